@@ -1,0 +1,47 @@
+# make run and make test are all a newcomer needs; each creates what it misses.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := layers/cosmicai/cosmicai layers/pytorch_fmi/fmilib workbench/cosmicai_workbench
+
+.PHONY: help setup run test test-slow lint types check format clean
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.installed ## create .venv with everything pinned
+
+$(VENV)/.installed: requirements.txt requirements-torch.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "CosmicAI needs Python 3.11 or newer; found $$($(PYTHON) --version). Set PYTHON=python3.x."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Python's venv module is missing: sudo apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --retries 1 -r requirements-torch.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: setup ## the main job: real galaxies through the whole state machine, on this machine
+	$(BIN)/cosmicai demo
+
+test: setup lint types ## lint, types and the fast tests
+	$(BIN)/python -m pytest -n 2
+
+test-slow: setup ## the tests marked slow
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+check: lint types
+
+format: setup ## let ruff rewrite the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove what the targets made, but never runs/
+	rm -rf $(VENV) .cosmicai .aws-sam build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""MPI-like messages between functions that cannot listen on a port."""

@@ -1,0 +1,1 @@
+"""What never deploys: command line, local cloud, data making, training, reports."""
