@@ -1,0 +1,1 @@
+"""The ``cosmicai`` command: one module a command group; parse, one call, print."""

@@ -1,0 +1,113 @@
+"""Entry of the ``cosmicai`` command: the list of command groups, and how errors become exit codes.
+
+A group is a module of this package with a ``typer.Typer`` called ``app``. It is imported only when
+its command is asked for, or for the list that ``--help`` prints; so it may import heavy libraries
+inside its commands only. A group of one command needs an ``@app.callback()`` if it is to be called
+as ``cosmicai GROUP COMMAND``; without one it is called as ``cosmicai GROUP``.
+"""
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
+
+import cosmicai
+import typer
+from cosmicai.errors import (
+    CosmicAIError,
+    FmiTimeout,
+    IncompleteResults,
+    TransientStorageError,
+)
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+GROUPS: tuple[str, ...] = ()
+"""Modules of this package, in the order of ``--help``; an underscore becomes a hyphen."""
+
+RUN_FAILED = 1
+BAD_INPUT = 2
+_RUN_ERRORS = (IncompleteResults, FmiTimeout, TransientStorageError)
+
+
+class _LazyGroups(TyperGroup):
+    """A group whose commands are the modules of ``GROUPS``, imported when they are looked up."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the signature is typer's
+        return [name.replace("_", "-") for name in GROUPS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module = import_module(f"{__package__}.{cmd_name.replace('-', '_')}")
+        group: typer.Typer = module.app
+        # Only the root offers to install shell completion.
+        group._add_completion = False
+        command = typer.main.get_command(group)
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(
+    cls=_LazyGroups,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cosmicai {cosmicai.__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="Exit codes: 0 success; 1 the run failed; 2 bad usage or input; 130 interrupted; "
+    "a command's own codes are in its --help."
+)
+def root(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Predict the redshifts of survey-sized sets of galaxies with serverless functions.
+
+    Start with `cosmicai demo`: real SDSS galaxies through the whole system, on this machine.
+    """
+
+
+def exit_code(error: CosmicAIError) -> int:
+    """Tell a run that failed (1) from input that could never have worked (2)."""
+    return RUN_FAILED if isinstance(error, _RUN_ERRORS) else BAD_INPUT
+
+
+def main(arguments: "Sequence[str] | None" = None) -> int:
+    """Run the command line and return its exit code.
+
+    Parameters
+    ----------
+    arguments
+        Words of the command line; ``sys.argv[1:]`` by default.
+    """
+    command = typer.main.get_command(app)
+    try:
+        command.main(args=arguments, prog_name="cosmicai")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except CosmicAIError as error:
+        typer.echo(f"cosmicai: {type(error).__name__}: {error}", err=True)
+        return exit_code(error)
+    except KeyboardInterrupt:
+        typer.echo("cosmicai: interrupted", err=True)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
