@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := layers/cosmicai/cosmicai layers/pytorch_fmi/fmilib workbench/cosmicai_workbench
 
-.PHONY: help setup run test test-slow lint types check format clean
+.PHONY: help setup system-packages run test test-slow lint types check format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -20,6 +20,9 @@ $(VENV)/.installed: requirements.txt requirements-torch.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
+
+system-packages: ## Debian packages that some tests use (as root or with sudo)
+	scripts/install-system-packages
 
 run: setup ## the main job: real galaxies through the whole state machine, on this machine
 	$(BIN)/cosmicai demo
