@@ -1,0 +1,101 @@
+"""The contract of an engine, and the table of those there are."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from cosmicai.errors import InvalidInput
+from cosmicai.model.bundle import Bundle
+from cosmicai.model.config import BANDS, IMAGE_SIZE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+PRECISIONS = ("float32", "bfloat16")
+ENGINES = {
+    "plain": "cosmicai.engines.plain_engine",
+}
+"""Name of each engine → module whose ``create(bundle, threads, precision)`` builds it."""
+
+
+class Engine(Protocol):
+    """A loaded model that predicts redshifts; NumPy in, NumPy out."""
+
+    @property
+    def name(self) -> str:
+        """The engine's name in ``ENGINES``."""
+
+    def predict(
+        self, image: NDArray[np.float32], magnitude: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Predict the redshifts of a batch of any size.
+
+        Parameters
+        ----------
+        image
+            float32 (B, 5, 32, 32).
+        magnitude
+            float32 (B, 5).
+
+        Returns
+        -------
+        NDArray[np.float32]
+            (B,).
+
+        Raises
+        ------
+        InvalidInput
+            The arrays have another shape or dtype.
+        """
+
+
+def load_engine(name: str, bundle: Path, *, threads: int, precision: str = "float32") -> Engine:
+    """Load the model in folder ``bundle`` into the engine called ``name``.
+
+    Parameters
+    ----------
+    name
+        One of ``ENGINES``.
+    bundle
+        Folder of the bundle.
+    threads
+        Threads that the engine computes with: the vCPUs of the function.
+    precision
+        ``float32``, or ``bfloat16`` where the engine and the processor support it.
+
+    Raises
+    ------
+    InvalidInput
+        No such engine or precision, or the engine does not offer the precision.
+    ModelNotFound, ModelMismatch
+        From the bundle.
+    """
+    if name not in ENGINES:
+        raise InvalidInput(f"engine {name!r} is not one of {', '.join(ENGINES)}")
+    if precision not in PRECISIONS:
+        raise InvalidInput(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if threads < 1:
+        raise InvalidInput(f"threads must be at least 1, not {threads}")
+    module = importlib.import_module(ENGINES[name])
+    engine: Engine = module.create(Bundle(bundle), threads, precision)
+    return engine
+
+
+def check_batch(image: NDArray[np.float32], magnitude: NDArray[np.float32]) -> None:
+    """Raise InvalidInput unless the two arrays are a batch in the contract's shapes and dtypes."""
+    for label, array, shape in (
+        ("image", image, (BANDS, IMAGE_SIZE, IMAGE_SIZE)),
+        ("magnitude", magnitude, (BANDS,)),
+    ):
+        if array.dtype != np.float32 or array.shape[1:] != shape:
+            expected = ", ".join(map(str, shape))
+            raise InvalidInput(
+                f"{label} must be float32 (B, {expected}), not {array.dtype} {array.shape}"
+            )
+    if len(image) != len(magnitude):
+        raise InvalidInput(f"{len(image)} images but {len(magnitude)} magnitude vectors")

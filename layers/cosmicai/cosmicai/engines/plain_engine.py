@@ -1,0 +1,48 @@
+"""The plain PyTorch module, run eagerly: the yardstick of every other engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from cosmicai.engines.base import check_batch
+from cosmicai.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cosmicai.model.bundle import Bundle
+
+
+def as_tensor(array: NDArray[np.float32]) -> torch.Tensor:
+    """Return the array as a tensor; without a copy unless it is read-only, which torch is not."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+class PlainEngine:
+    """Runs ``AstroMAE.forward`` as it is written, on batches as they come."""
+
+    name = "plain"
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._module = bundle.module()
+
+    def predict(
+        self, image: NDArray[np.float32], magnitude: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """See ``cosmicai.engines.base.Engine.predict``."""
+        check_batch(image, magnitude)
+        with torch.inference_mode():
+            redshift = self._module(as_tensor(image), as_tensor(magnitude))
+        predicted: NDArray[np.float32] = redshift[:, 0].numpy()
+        return predicted
+
+
+def create(bundle: Bundle, threads: int, precision: str) -> PlainEngine:
+    """Build the engine."""
+    if precision != "float32":
+        raise InvalidInput(f"engine 'plain' computes in float32 only, not {precision}")
+    return PlainEngine(bundle, threads)

@@ -1,0 +1,1 @@
+"""The AstroMAE redshift model: its architecture, its files and its inference graph."""

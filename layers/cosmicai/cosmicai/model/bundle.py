@@ -1,0 +1,188 @@
+"""A model on disk: ``config.json`` (the architecture) and ``model.safetensors`` (its tensors).
+
+Nothing in a bundle is executable, and reading one needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from cosmicai.errors import ModelMismatch, ModelNotFound
+from cosmicai.model.config import ModelConfig
+from cosmicai.model.layout import TensorSpec, state_dict_layout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from cosmicai.model.astromae import AstroMAE
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+
+_DTYPES = {"F32": "float32", "F64": "float64", "F16": "float16", "I64": "int64", "I32": "int32"}
+_NAMES_SHOWN = 8
+
+
+class Bundle:
+    """A bundle whose config is valid and whose tensors match it.
+
+    Parameters
+    ----------
+    path
+        The folder.
+
+    Raises
+    ------
+    ModelNotFound
+        A file of the bundle is absent.
+    ModelMismatch
+        The config is not valid, the weights are not a safetensors file, or tensors are
+        missing, unexpected, or of another shape or dtype; each is named.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = load_config(path)
+        self.weights_path = path / WEIGHTS_NAME
+        check_layout(_read_layout(self.weights_path), self.config, str(self.weights_path))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over both files: it names the model, whatever the folder is called."""
+        digest = hashlib.sha256()
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            with (self.path / name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Return the tensors as NumPy arrays."""
+        with safe_open(self.weights_path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+
+    def module(self) -> AstroMAE:
+        """Return the plain PyTorch module with the bundle's weights, in evaluation mode."""
+        import torch
+        from safetensors.torch import load_file
+
+        from cosmicai.model.astromae import AstroMAE
+
+        with torch.device("meta"):
+            module = AstroMAE(self.config)
+        module.load_state_dict(load_file(self.weights_path), assign=True)
+        return module.eval()
+
+
+def load_config(path: Path) -> ModelConfig:
+    """Read the architecture of the bundle in folder ``path``.
+
+    Raises
+    ------
+    ModelNotFound
+        There is no ``config.json``.
+    ModelMismatch
+        It does not describe an architecture.
+    """
+    file = path / CONFIG_NAME
+    try:
+        return ModelConfig.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        raise ModelNotFound(
+            f"{path} holds no model: expected {CONFIG_NAME} and {WEIGHTS_NAME}, "
+            f"found no {CONFIG_NAME}"
+        ) from None
+    except ValidationError as error:
+        raise ModelMismatch(f"{file} does not describe an architecture: {error}") from None
+
+
+def save_bundle(module: AstroMAE, path: Path) -> Bundle:
+    """Write ``module`` as a bundle into folder ``path`` (made if absent); return it.
+
+    The same weights give the same bytes. Each file is written whole or not at all.
+    """
+    state = {
+        name: np.array(tensor.detach().cpu().numpy(), order="C")
+        for name, tensor in module.state_dict().items()
+    }
+    return save_tensors(module.config, state, path)
+
+
+def save_tensors(config: ModelConfig, state: Mapping[str, NDArray[Any]], path: Path) -> Bundle:
+    """Write a state dict of NumPy arrays as a bundle into folder ``path``; return it.
+
+    Raises
+    ------
+    ModelMismatch
+        The tensors do not match ``config``; nothing is written.
+    """
+    from safetensors.numpy import save_file
+
+    found = {name: TensorSpec(array.shape, str(array.dtype)) for name, array in state.items()}
+    check_layout(found, config, "the state dict")
+    path.mkdir(parents=True, exist_ok=True)
+    weights = path / f"{WEIGHTS_NAME}.partial"
+    save_file(dict(state), weights)
+    weights.replace(path / WEIGHTS_NAME)
+    text = path / f"{CONFIG_NAME}.partial"
+    text.write_text(config.model_dump_json(indent=2) + "\n")
+    text.replace(path / CONFIG_NAME)
+    return Bundle(path)
+
+
+def check_layout(found: Mapping[str, TensorSpec], config: ModelConfig, source: str) -> None:
+    """Raise ModelMismatch, naming every difference, unless ``found`` is what ``config`` says."""
+    expected = state_dict_layout(config)
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    different = [
+        f"{name} is {_describe(found[name])}, expected {_describe(spec)}"
+        for name, spec in expected.items()
+        if name in found and found[name] != spec
+    ]
+    if missing or unexpected or different:
+        findings = (("missing", missing), ("unexpected", unexpected), ("different", different))
+        details = "; ".join(
+            f"{len(names)} {label}: {_shorten(names)}" for label, names in findings if names
+        )
+        raise ModelMismatch(
+            f"the tensors in {source} do not match the architecture (depth {config.depth}, "
+            f"width {config.width}): {details}. Correct {CONFIG_NAME} or use the weights it "
+            "was written for"
+        )
+
+
+def _read_layout(weights: Path) -> dict[str, TensorSpec]:
+    try:
+        with safe_open(weights, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+            return {
+                name: TensorSpec(
+                    tuple(part.get_shape()), _DTYPES.get(part.get_dtype(), part.get_dtype())
+                )
+                for name, part in slices.items()
+            }
+    except FileNotFoundError:
+        raise ModelNotFound(
+            f"{weights.parent} holds no model: expected {CONFIG_NAME} and {WEIGHTS_NAME}, "
+            f"found no {WEIGHTS_NAME}"
+        ) from None
+    except SafetensorError as error:
+        raise ModelMismatch(f"{weights} is not a whole safetensors file: {error}") from None
+
+
+def _describe(spec: TensorSpec) -> str:
+    return f"{spec.dtype}{list(spec.shape)}"
+
+
+def _shorten(names: list[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

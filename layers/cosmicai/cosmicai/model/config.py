@@ -1,0 +1,80 @@
+"""The architecture of a model, as ``config.json`` of a bundle holds it."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+BANDS = 5
+"""u, g, r, i, z: the channels of an image and the entries of a magnitude vector."""
+IMAGE_SIZE = 32
+"""Pixels on a side of a cutout."""
+PATCH_SIZE = 8
+"""Pixels on a side of a patch, which becomes one token."""
+GRID = IMAGE_SIZE // PATCH_SIZE
+"""Patches on a side of a cutout."""
+PATCHES = GRID * GRID
+TOKENS = PATCHES + 1
+"""The patches and, in front of them, the class token."""
+MAGNITUDE_LAYERS = 5
+"""Linear layers of the magnitude branch."""
+
+
+class ModelConfig(BaseModel):
+    """Sizes of an AstroMAE; the defaults are the published, full-size architecture.
+
+    The image is always 32×32 pixels in 5 bands, cut into 4×4 patches.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: Literal["AstroMAE"] = "AstroMAE"
+    depth: PositiveInt = Field(default=12, description="Transformer blocks of the encoder.")
+    width: PositiveInt = Field(default=192, description="Values of a token.")
+    heads: PositiveInt = Field(default=4, description="Attention heads of a block.")
+    mlp_width: PositiveInt = Field(default=768, description="Hidden units of a block's MLP.")
+    conv_width: PositiveInt = Field(
+        default=768, description="Hidden channels of a block's parallel convolution (PCM)."
+    )
+    norm_eps: PositiveFloat = Field(default=1e-6, description="Epsilon of every LayerNorm.")
+    batch_norm_eps: PositiveFloat = Field(default=1e-5, description="Epsilon of every BatchNorm.")
+    branch_width: PositiveInt = Field(
+        default=1096, description="Output of the encoder branch and of the inception branch."
+    )
+    magnitude_width: PositiveInt = Field(default=1024, description="Units of the magnitude branch.")
+    head_width: PositiveInt = Field(default=1024, description="Hidden units of the joint head.")
+    stem_width: PositiveInt = Field(
+        default=32, description="Channels of the first convolution of the inception branch."
+    )
+    inception_widths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (
+        Field(
+            default=(16, 16, 8, 8, 4),
+            description="Channels of one branch of each inception block; a block has four "
+            "branches, the last block uses three of them.",
+        )
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """Values of a token that one attention head sees."""
+        return self.width // self.heads
+
+    @property
+    def inception_inputs(self) -> tuple[int, ...]:
+        """Input channels of each inception block."""
+        return (self.stem_width, *(4 * width for width in self.inception_widths[:-1]))
+
+    @property
+    def inception_features(self) -> int:
+        """Length of the flattened output of the last inception block (a 4×4 map)."""
+        return 3 * self.inception_widths[-1] * GRID * GRID
+
+    @property
+    def concat_width(self) -> int:
+        """Input of the joint head: both image branches and the magnitudes."""
+        return 2 * self.branch_width + self.magnitude_width

@@ -1,0 +1,127 @@
+"""Bundles: what is written is read back; what does not match is refused by name."""
+
+import json
+
+import numpy as np
+import pytest
+from cosmicai.engines.base import load_engine
+from cosmicai.errors import InvalidInput, ModelMismatch, ModelNotFound
+from cosmicai.model.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, save_bundle, save_tensors
+from cosmicai.model.config import ModelConfig
+from model_fill import SMALL, filled_bundle, filled_state, galaxies
+
+
+def test_a_module_survives_the_round_trip(tmp_path):
+    first = filled_bundle(SMALL, tmp_path / "first")
+
+    second = save_bundle(first.module(), tmp_path / "second")
+
+    assert second.config == SMALL
+    assert second.digest == first.digest
+    for name, array in first.tensors().items():
+        np.testing.assert_array_equal(second.tensors()[name], array)
+
+
+def test_the_digest_names_the_weights_and_the_architecture(tmp_path):
+    state = filled_state(SMALL)
+    one = save_tensors(SMALL, state, tmp_path / "one")
+    other_heads = save_tensors(SMALL.model_copy(update={"heads": 2}), state, tmp_path / "heads")
+    state["head.bias"] = state["head.bias"] + 1
+    other_weights = save_tensors(SMALL, state, tmp_path / "weights")
+    assert len({one.digest, other_heads.digest, other_weights.digest}) == 3
+
+
+def test_a_wrong_architecture_names_what_differs(tmp_path):
+    bundle = filled_bundle(SMALL, tmp_path)
+    config = json.loads((bundle.path / CONFIG_NAME).read_text())
+    (bundle.path / CONFIG_NAME).write_text(json.dumps(config | {"depth": 3, "mlp_width": 41}))
+
+    with pytest.raises(ModelMismatch) as caught:
+        Bundle(bundle.path)
+
+    message = str(caught.value)
+    assert "missing: blocks.2.norm1.weight" in message
+    assert "blocks.0.mlp.fc1.weight is float32[40, 24], expected float32[41, 24]" in message
+
+
+def test_an_unexpected_tensor_is_named(tmp_path):
+    state = filled_state(SMALL) | {"decoder.weight": np.zeros(3, np.float32)}
+    with pytest.raises(ModelMismatch, match=r"1 unexpected: decoder\.weight"):
+        save_tensors(SMALL, state, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_wrong_dtype_is_named(tmp_path):
+    state = filled_state(SMALL)
+    state["head.bias"] = state["head.bias"].astype(np.float64)
+    with pytest.raises(ModelMismatch, match=r"head.bias is float64\[24\], expected float32\[24\]"):
+        save_tensors(SMALL, state, tmp_path)
+
+
+def test_an_empty_folder_is_no_model(tmp_path):
+    with pytest.raises(ModelNotFound, match=f"found no {CONFIG_NAME}"):
+        Bundle(tmp_path)
+
+
+def test_a_config_without_weights_is_no_model(tmp_path):
+    bundle = filled_bundle(SMALL, tmp_path)
+    bundle.weights_path.unlink()
+    with pytest.raises(ModelNotFound, match=f"found no {WEIGHTS_NAME}"):
+        Bundle(tmp_path)
+
+
+def test_truncated_weights_are_refused(tmp_path):
+    bundle = filled_bundle(SMALL, tmp_path)
+    whole = bundle.weights_path.read_bytes()
+    bundle.weights_path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelMismatch, match="not a whole safetensors file"):
+        Bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"heads": 5}, "width 24 is not divisible by heads 5"),
+        ({"depth": 0}, "greater than 0"),
+        ({"layers": 3}, "Extra inputs are not permitted"),
+        ({"architecture": "ResNet"}, "AstroMAE"),
+    ],
+)
+def test_a_bad_config_says_what_is_wrong(change, complaint, tmp_path):
+    bundle = filled_bundle(SMALL, tmp_path)
+    config = json.loads((bundle.path / CONFIG_NAME).read_text())
+    (bundle.path / CONFIG_NAME).write_text(json.dumps(config | change))
+    with pytest.raises(ModelMismatch, match=complaint):
+        Bundle(bundle.path)
+
+
+def test_the_defaults_are_the_full_architecture():
+    config = ModelConfig()
+    assert (config.depth, config.width, config.concat_width) == (12, 192, 3216)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"name": "cuda"}, "engine 'cuda' is not one of plain"),
+        ({"precision": "int8"}, "precision 'int8' is not one of"),
+        ({"precision": "bfloat16"}, "float32 only"),
+        ({"threads": 0}, "threads must be at least 1"),
+    ],
+)
+def test_engine_options_are_checked(options, complaint, tmp_path):
+    bundle = filled_bundle(SMALL, tmp_path)
+    arguments = {"name": "plain", "threads": 1} | options
+    with pytest.raises(InvalidInput, match=complaint):
+        load_engine(arguments.pop("name"), bundle.path, **arguments)
+
+
+def test_a_batch_of_another_shape_is_refused(tmp_path):
+    engine = load_engine("plain", filled_bundle(SMALL, tmp_path).path, threads=1)
+    image, magnitude = galaxies(3)
+    with pytest.raises(InvalidInput, match=r"image must be float32 \(B, 5, 32, 32\)"):
+        engine.predict(image[:, :4], magnitude)
+    with pytest.raises(InvalidInput, match="magnitude must be float32"):
+        engine.predict(image, magnitude.astype(np.float64))
+    with pytest.raises(InvalidInput, match="3 images but 2 magnitude vectors"):
+        engine.predict(image, magnitude[:2])
