@@ -1,0 +1,1 @@
+"""Simulate an execution before paying for it: events, calibration, plans."""

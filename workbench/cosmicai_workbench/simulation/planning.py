@@ -1,0 +1,162 @@
+"""Plan an execution before running it: simulate it several times and sum up what may happen."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from cosmicai.errors import InvalidInput
+from pydantic import BaseModel, ConfigDict
+
+from cosmicai_workbench.simulation.events import Trace, simulate
+from cosmicai_workbench.simulation.model import Limits, Profile, Retry, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MB_PER_VCPU = 1_769
+"""Lambda gives one full vCPU at this memory size and grows in proportion."""
+
+
+class Spread(BaseModel):
+    """Distribution of one figure over the simulated executions."""
+
+    model_config = ConfigDict(frozen=True)
+
+    p5: float
+    median: float
+    p95: float
+
+    @classmethod
+    def of(cls, values: "Iterable[float]") -> "Spread":
+        """Return the 5th, 50th and 95th percentile."""
+        low, middle, high = np.percentile(np.fromiter(values, float), [5, 50, 95])
+        return cls(p5=float(low), median=float(middle), p95=float(high))
+
+
+class Plan(BaseModel):
+    """What to expect of an execution; times in seconds, memory in MB, cost in US dollars."""
+
+    model_config = ConfigDict(frozen=True)
+
+    calibrated_from: str
+    seed: int
+    simulations: int
+    galaxies: int
+    data_bytes: int
+    partition_mb: float
+    work: Work
+    limits: Limits
+    memory_mb: int
+    vcpus: float
+    wall_seconds: Spread
+    initialize_seconds: float
+    map_seconds: Spread
+    rank_seconds: Spread
+    billed_seconds: Spread
+    cold_starts: Spread
+    throttled_invocations: Spread
+    failed_ranks: Spread
+    peak_concurrency: Spread
+    galaxies_per_second: Spread
+    cost: dict[str, float] = {}
+    """Dollars by item at the median, with ``total``."""
+    warnings: tuple[str, ...] = ()
+
+
+def work_for(
+    galaxies: float,
+    partition_mb: float,
+    bytes_per_galaxy: int,
+    *,
+    ranks: int | None = None,
+    barrier: bool = False,
+) -> Work:
+    """Divide galaxies over ranks: one a partition, or as many as asked for.
+
+    Raises
+    ------
+    InvalidInput
+        If a figure is not positive, or there are more ranks than galaxies.
+    """
+    if not (math.isfinite(galaxies) and galaxies >= 1):
+        raise InvalidInput(f"--galaxies: expected at least 1, found {galaxies:g}")
+    per_partition = int(partition_mb * 1e6 // bytes_per_galaxy)
+    if per_partition < 1:
+        raise InvalidInput(
+            f"--partition-mb: one galaxy takes {bytes_per_galaxy} bytes, so a partition of "
+            f"{partition_mb:g} MB holds none; choose a larger one"
+        )
+    count = round(galaxies)
+    ranks = ranks or math.ceil(count / per_partition)
+    if ranks > count:
+        raise InvalidInput(f"--ranks: {ranks} ranks for {count} galaxies leave some without work")
+    samples = math.ceil(count / ranks)
+    return Work(
+        ranks=ranks,
+        samples_per_rank=samples,
+        bytes_per_rank=samples * bytes_per_galaxy,
+        barrier=barrier,
+    )
+
+
+def plan(
+    work: Work,
+    profile: Profile,
+    limits: Limits,
+    retry: Retry,
+    *,
+    memory_mb: int,
+    simulations: int = 10,
+    seed: int = 0,
+) -> Plan:
+    """Simulate an execution ``simulations`` times; the same seed gives the same plan."""
+    vcpus = memory_mb / MB_PER_VCPU
+    scaled = profile.at(vcpus)
+    traces = [simulate(work, scaled, limits, retry, seed=seed + i) for i in range(simulations)]
+    galaxies = work.ranks * work.samples_per_rank
+    data_bytes = work.ranks * work.bytes_per_rank
+    return Plan(
+        calibrated_from=profile.source,
+        seed=seed,
+        simulations=simulations,
+        galaxies=galaxies,
+        data_bytes=data_bytes,
+        partition_mb=work.bytes_per_rank / 1e6,
+        work=work,
+        limits=limits,
+        memory_mb=memory_mb,
+        vcpus=vcpus,
+        wall_seconds=Spread.of(t.wall for t in traces),
+        initialize_seconds=traces[0].initialized,
+        map_seconds=Spread.of(t.map_end - t.initialized for t in traces),
+        rank_seconds=Spread.of(np.concatenate([t.end - t.started for t in traces])),
+        billed_seconds=Spread.of(t.billed.sum() for t in traces),
+        cold_starts=Spread.of(t.sandboxes for t in traces),
+        throttled_invocations=Spread.of(t.throttles for t in traces),
+        failed_ranks=Spread.of(t.failed.sum() for t in traces),
+        peak_concurrency=Spread.of(t.peak_concurrency for t in traces),
+        galaxies_per_second=Spread.of(galaxies / t.wall for t in traces),
+        warnings=tuple(_warnings(work, limits, traces)),
+    )
+
+
+def _warnings(work: Work, limits: Limits, traces: "list[Trace]") -> "Iterable[str]":
+    if work.barrier and work.ranks > min(limits.concurrency, limits.map_concurrency):
+        yield (
+            f"a barrier among {work.ranks} ranks needs them all running at once, and at most "
+            f"{min(limits.concurrency, limits.map_concurrency)} can be: Initialize will refuse it"
+        )
+    failed = max(int(t.failed.sum()) for t in traces)
+    late = max(int((t.end - t.queued > limits.child_seconds).sum()) for t in traces)
+    if late:
+        yield (
+            f"up to {late} ranks take longer than the {limits.child_seconds:g} s of an EXPRESS "
+            "child: choose smaller partitions, more memory or a lower MaxConcurrency"
+        )
+    if failed - late > 0:
+        yield f"up to {failed - late} ranks fail for good after their retries"
+    if any(t.throttles for t in traces) and limits.map_concurrency > limits.concurrency:
+        yield (
+            f"the Map may start {limits.map_concurrency} children at once but the account runs "
+            f"{limits.concurrency}: the rest is throttled; lower MaxConcurrency"
+        )
