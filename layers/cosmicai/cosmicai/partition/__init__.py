@@ -1,0 +1,1 @@
+"""Partitions: ``.pt`` files of galaxies, read and written without torch."""

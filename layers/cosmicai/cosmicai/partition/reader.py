@@ -1,0 +1,351 @@
+"""Batches of a partition, from a local file or streamed from S3, without torch.
+
+A partition is a ``.pt`` file of ``torch.save(TensorDataset(image, magnitude, redshift))``. Its
+tensors are read straight from the bytes that the zip archive stores, in blocks, by a few threads
+that read ahead: the first batch is out before the last byte has come, and memory is bounded by a
+few blocks, whatever the partition's size.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from cosmicai.errors import CorruptPartition, InvalidInput, UnsafePickle
+from cosmicai.partition.archive import (
+    ByteSource,
+    CorruptArchive,
+    TensorRef,
+    TorchArchive,
+    check_crc,
+)
+from cosmicai.partition.sources import FileSource, RequestStatistics, S3Object, S3Source
+from cosmicai.safe_pickle import Stub, kind, stub
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+BANDS: Final = 5
+PIXELS: Final = 32
+IMAGE_SHAPE: Final = (BANDS, PIXELS, PIXELS)
+MAGNITUDE_SHAPE: Final = (BANDS,)
+
+_PICKLE_BYTES: Final = 64 * 1024  # that of a partition has about 340
+_DATASET: Final = "torch.utils.data.dataset.TensorDataset"
+_BLOCK_BYTES: Final = 4 * 1024 * 1024  # of images; a batch that is larger is its own block
+_SMALL_BLOCK_BYTES: Final = 1024 * 1024  # of magnitudes and redshifts
+_PART_BYTES: Final = 4 * 1024 * 1024  # of one request
+_AHEAD_BYTES: Final = 16 * 1024 * 1024
+_STRIDED_SPAN_BYTES: Final = 64 * 1024 * 1024
+_THREADS: Final = 6
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive galaxies of a partition.
+
+    The arrays stay valid after the next batch is taken.
+    """
+
+    start: int
+    """Index in the partition of the first galaxy."""
+    image: NDArray[np.float32]
+    """(b, 5, 32, 32), bands u, g, r, i, z, C-contiguous."""
+    magnitude: NDArray[np.float32]
+    """(b, 5), C-contiguous."""
+    redshift: NDArray[np.float32]
+    """(b,), NaN where unknown."""
+
+    def __len__(self) -> int:
+        return len(self.redshift)
+
+
+def open_partition(source: Path | S3Object, *, batch_size: int) -> PartitionReader:
+    """Open a partition and check everything about it but the values.
+
+    Parameters
+    ----------
+    source
+        A local file or an object in S3.
+    batch_size
+        Galaxies a batch; the last one has what is left.
+
+    Returns
+    -------
+    PartitionReader
+        A context manager that iterates over :class:`Batch` es.
+
+    Raises
+    ------
+    PartitionNotFound
+        There is no such file or object, or it may not be read.
+    CorruptPartition
+        It is not a whole ``.pt`` file of galaxies; the message says what was expected and found.
+    UnsafePickle
+        Its pickle asks for anything but tensors; nothing of it was executed.
+    TransientStorageError
+        S3 kept failing.
+    InvalidInput
+        The batch size is not positive.
+    """
+    if batch_size < 1:
+        raise InvalidInput(f"batch size: a positive number expected, found {batch_size}")
+    opened = S3Source(source) if isinstance(source, S3Object) else FileSource(Path(source))
+    try:
+        return PartitionReader(opened, str(source), batch_size)
+    except BaseException:
+        opened.close()
+        raise
+
+
+class PartitionReader:
+    """An opened partition; see :func:`open_partition`.
+
+    Attributes
+    ----------
+    num_samples
+        Galaxies in it.
+    nbytes
+        Size of the file in bytes.
+    batch_size
+        Galaxies a batch.
+    name
+        Path or S3 address.
+    s3
+        Statistics of the requests; None for a local file.
+    wait_seconds
+        How long the consumer has waited for data so far: the reading that was not hidden.
+    """
+
+    def __init__(self, source: FileSource | S3Source, name: str, batch_size: int) -> None:
+        self.name = name
+        self.batch_size = batch_size
+        self.nbytes = source.size
+        self.wait_seconds = 0.0
+        self._source = source
+        try:
+            self.tensors = _tensors(source)
+        except CorruptArchive as error:
+            raise CorruptPartition(f"{name}: {error}") from error
+        except UnsafePickle as error:
+            raise UnsafePickle(f"{name}: {error}") from error
+        self.num_samples: int = self.tensors[0].shape[0]
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="partition")
+
+    @property
+    def s3(self) -> RequestStatistics | None:
+        """Statistics of the S3 requests so far."""
+        return self._source.statistics
+
+    @property
+    def num_batches(self) -> int:
+        """How many batches an iteration yields."""
+        return math.ceil(self.num_samples / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches in order, from the first.
+
+        A storage's checksum is compared when its last block has come, so a damaged image ends the
+        iteration with CorruptPartition before its last batch.
+        """
+        try:
+            image, magnitude, *redshift = [
+                _Column(tensor, self.batch_size, self._source, self._pool, small=index > 0)
+                for index, tensor in enumerate(self.tensors)
+            ]
+            for start in range(0, self.num_samples, self.batch_size):
+                stop = min(start + self.batch_size, self.num_samples)
+                started = time.perf_counter()
+                images = image.take(start, stop)
+                magnitudes = magnitude.take(start, stop)
+                if redshift:
+                    redshifts = redshift[0].take(start, stop).reshape(stop - start)
+                else:
+                    redshifts = np.full(stop - start, np.nan, np.float32)
+                if stop == self.num_samples:
+                    self._source.check_unchanged()
+                self.wait_seconds += time.perf_counter() - started
+                yield Batch(start, images, magnitudes, redshifts)
+        except CorruptArchive as error:
+            raise CorruptPartition(f"{self.name}: {error}") from error
+
+    def close(self) -> None:
+        """Stop reading ahead and let go of the file."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._source.close()
+
+    def __enter__(self) -> PartitionReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+# -- what the tensors must be -------------------------------------------------------------------
+
+
+def _tensors(source: ByteSource) -> tuple[TensorRef, ...]:
+    """Return the references of image, magnitude and, where there is one, redshift, checked."""
+    dataset = TorchArchive(source).load({_DATASET: stub(_DATASET)}, max_bytes=_PICKLE_BYTES)
+    if not isinstance(dataset, Stub):
+        raise CorruptArchive(f"a TensorDataset expected, found {kind(dataset)}")
+    tensors = dataset.state.get("tensors")
+    if (
+        not isinstance(tensors, tuple)
+        or len(tensors) not in (2, 3)
+        or not all(isinstance(tensor, TensorRef) for tensor in tensors)
+    ):
+        count = len(tensors) if isinstance(tensors, tuple) else 0
+        raise CorruptArchive(
+            "a TensorDataset of image, magnitude and redshift (or without redshift) expected, "
+            f"found one of {count} tensors"
+        )
+    image, magnitude, *redshift = tensors
+    count = image.shape[0] if image.shape else 0
+    exact = ("float32", "float16")
+    _check(image, "image", [(count, *IMAGE_SHAPE)], exact)
+    _check(magnitude, "magnitude", [(count, *MAGNITUDE_SHAPE)], (*exact, "float64"))
+    if redshift:
+        _check(redshift[0], "redshift", [(count,), (count, 1)], (*exact, "float64"))
+    return tensors
+
+
+def _check(
+    tensor: TensorRef, name: str, shapes: list[tuple[int, ...]], dtypes: tuple[str, ...]
+) -> None:
+    if tensor.shape not in shapes:
+        expected = " or ".join(str(shape) for shape in shapes)
+        raise CorruptArchive(f"{name}: shape {expected} expected, found {tensor.shape}")
+    if tensor.dtype not in dtypes:
+        raise CorruptArchive(f"{name}: {' or '.join(dtypes)} expected, found {tensor.dtype}")
+    if tensor.numel and not _by_galaxy(tensor):
+        _, span = tensor.row_bytes(0, tensor.shape[0])
+        if span > _STRIDED_SPAN_BYTES:
+            raise CorruptArchive(
+                f"{name}: rows of galaxies expected, found stride {tensor.stride} over {span} "
+                "bytes, which cannot be streamed; save the tensors .contiguous()"
+            )
+
+
+def _by_galaxy(tensor: TensorRef) -> bool:
+    """Whether each galaxy's values lie together, one galaxy after the other."""
+    _, row = tensor.row_bytes(0, 1)
+    return tensor.shape[0] == 1 or tensor.stride[0] * tensor.storage.itemsize >= row
+
+
+# -- reading ahead ------------------------------------------------------------------------------
+
+
+@dataclass
+class _Block:
+    """Rows ``start`` to ``stop`` of one tensor, under way or there."""
+
+    start: int
+    stop: int
+    raw: NDArray[np.uint8]
+    parts: list[Future[None]]
+
+
+class _Column:
+    """One tensor, read in blocks of whole batches, some blocks ahead of the consumer."""
+
+    def __init__(
+        self,
+        tensor: TensorRef,
+        batch_size: int,
+        source: ByteSource,
+        pool: ThreadPoolExecutor,
+        *,
+        small: bool,
+    ) -> None:
+        self._tensor = tensor
+        self._source = source
+        self._pool = pool
+        rows = tensor.shape[0]
+        row_bytes = math.prod(tensor.shape[1:]) * tensor.storage.itemsize
+        if rows and _by_galaxy(tensor):
+            target = _SMALL_BLOCK_BYTES if small else _BLOCK_BYTES
+            span = max(row_bytes, tensor.stride[0] * tensor.storage.itemsize)
+            self._rows = batch_size * max(1, target // (batch_size * span))
+            self._ahead = max(2, min(8, _AHEAD_BYTES // (self._rows * span)))
+        else:
+            self._rows = max(rows, 1)  # one block, whose size was checked
+            self._ahead = 1
+        self._next = 0
+        self._blocks: deque[_Block] = deque()
+        self._crc: int | None = 0 if tensor.covers_storage else None
+        self._start = self._stop = 0
+        self._values: NDArray[np.float32] = np.empty(0, np.float32)
+        self._read_ahead()
+
+    def take(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return rows ``start`` to ``stop``; calls go forward through the tensor."""
+        while stop > self._stop:
+            block = self._blocks.popleft()
+            self._read_ahead()
+            for part in block.parts:
+                part.result()
+            self._verify(block)
+            self._start, self._stop = block.start, block.stop
+            rows = block.stop - block.start
+            view = self._tensor.view(block.raw.data, rows)
+            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, and is counted
+                self._values = np.ascontiguousarray(view, dtype=np.float32)
+        return self._values[start - self._start : stop - self._start]
+
+    def _read_ahead(self) -> None:
+        rows = self._tensor.shape[0]
+        while len(self._blocks) < self._ahead and self._next < rows:
+            start, stop = self._next, min(self._next + self._rows, rows)
+            offset, length = self._tensor.row_bytes(start, stop)
+            raw: NDArray[np.uint8] = np.empty(length, np.uint8)
+            buffer = memoryview(raw.data)
+            parts = [
+                self._pool.submit(self._source.readinto, offset + at, buffer[at : at + _PART_BYTES])
+                for at in range(0, length, _PART_BYTES)
+            ]
+            self._blocks.append(_Block(start, stop, raw, parts))
+            self._next = stop
+
+    def _verify(self, block: _Block) -> None:
+        if self._crc is None:
+            return
+        self._crc = zlib.crc32(block.raw.data, self._crc)
+        if block.stop == self._tensor.shape[0]:
+            check_crc(self._tensor.storage, self._crc)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Describe a local partition without reading its values, for ``cosmicai data inspect``."""
+    with open_partition(path, batch_size=1) as reader:
+        names = ("image", "magnitude", "redshift")
+        return {
+            "path": str(path),
+            "bytes": reader.nbytes,
+            "galaxies": reader.num_samples,
+            "tensors": {
+                name: {
+                    "shape": list(tensor.shape),
+                    "dtype": tensor.dtype,
+                    "contiguous": tensor.is_contiguous,
+                    "checksum": tensor.storage.crc is not None and tensor.covers_storage,
+                }
+                for name, tensor in zip(names, reader.tensors, strict=False)
+            },
+        }
