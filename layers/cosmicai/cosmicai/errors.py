@@ -48,3 +48,15 @@ class FmiTimeout(CosmicAIError):
 
 class TransientStorageError(CosmicAIError):
     """Object storage failed in a way that a retry may mend."""
+
+
+class ObjectNotFound(CosmicAIError):
+    """An object, or its bucket, does not exist."""
+
+
+class StorageDenied(CosmicAIError):
+    """Object storage refuses access: a policy is missing, or the credentials are wrong."""
+
+
+class PreconditionFailed(CosmicAIError):
+    """A conditional write lost: the object is not in the state that the writer expected."""

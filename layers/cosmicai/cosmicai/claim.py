@@ -1,0 +1,122 @@
+"""Whose result path it is: one execution's, claimed by a conditional write.
+
+S3's ``If-None-Match`` lets exactly one of several racing executions create the claim, and
+``If-Match`` lets exactly one of several overwriting ones replace it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from cosmicai import keys, storage
+from cosmicai.errors import ObjectNotFound, PreconditionFailed, ResultPathInUse
+from cosmicai.observability import logger
+from cosmicai.schema import Claim, Execution, parse
+
+
+def claim(execution: Execution, bucket: str, result_path: str, *, overwrite: bool) -> None:
+    """Take the result path for an execution; a repeat finds its own claim.
+
+    With ``overwrite`` another execution's claim is replaced and the files it left are deleted.
+    Its ranks, should it still run, see the new claim and stop before they write.
+
+    Raises
+    ------
+    ResultPathInUse
+        If another execution holds the path, or took it at the same moment.
+    """
+    key = keys.claim(result_path)
+    document = Claim(execution=execution.id, claimed_at=datetime.now(UTC), cleared=False)
+    if not overwrite and (left := _left(bucket, result_path)):
+        holder = holder_of(bucket, result_path)
+        if holder is None:
+            raise ResultPathInUse(
+                f"key 'result_path': s3://{bucket}/{result_path} already holds {len(left)} result "
+                f"files, e.g. {left[0]}, that no execution claims; choose another result_path, or "
+                "set overwrite to true to discard them"
+            )
+        if holder.execution != execution.id:
+            raise ResultPathInUse(_refusal(bucket, result_path, holder))
+    try:
+        etag = _put(bucket, key, document, if_none_match=True)
+    except PreconditionFailed:
+        held, etag = storage.get_json_and_etag(bucket, key)
+        holder = parse(Claim, held)
+        if holder.execution == execution.id:
+            if holder.cleared:
+                return
+        elif not overwrite:
+            raise ResultPathInUse(_refusal(bucket, result_path, holder)) from None
+        else:
+            etag = _put(bucket, key, document, if_match=etag)
+            logger.warning("took over the result path", extra={"from": holder.execution})
+    if overwrite:
+        _clear(bucket, result_path)
+    # Only now may a retry of this execution go on without clearing.
+    _put(bucket, key, document.model_copy(update={"cleared": True}), if_match=etag)
+
+
+def require_claim(execution: str, bucket: str, result_path: str) -> None:
+    """Make sure that no other execution holds the result path.
+
+    A path without any claim passes: a function invoked by hand has no Initialize before it.
+
+    Raises
+    ------
+    ResultPathInUse
+        If another execution took the path over.
+    """
+    holder = holder_of(bucket, result_path)
+    if holder is not None and holder.execution != execution:
+        raise ResultPathInUse(_refusal(bucket, result_path, holder))
+
+
+def holder_of(bucket: str, result_path: str) -> Claim | None:
+    """Return the claim on a result path, or None."""
+    try:
+        return parse(Claim, storage.get_json(bucket, keys.claim(result_path)))
+    except ObjectNotFound:
+        return None
+
+
+def _put(
+    bucket: str, key: str, document: Claim, *, if_none_match: bool = False, if_match: str = ""
+) -> str:
+    """Write the claim on a condition; losing against another writer of ``if_match`` is final."""
+    try:
+        return storage.put_json(
+            bucket,
+            key,
+            document.model_dump(mode="json"),
+            if_none_match=if_none_match,
+            if_match=if_match or None,
+        )
+    except PreconditionFailed as error:
+        if if_none_match:
+            raise
+        raise ResultPathInUse(
+            f"s3://{bucket}/{key} was taken over by another execution at this moment"
+        ) from error
+
+
+def _left(bucket: str, result_path: str) -> list[str]:
+    """Return the keys of results in the path: never anything else that may lie there."""
+    return [
+        item.key
+        for item in storage.list_objects(bucket, keys.folder(result_path))
+        if keys.is_result(result_path, item.key) and item.key != keys.claim(result_path)
+    ]
+
+
+def _clear(bucket: str, result_path: str) -> None:
+    if left := _left(bucket, result_path):
+        storage.delete_many(bucket, left)
+        logger.warning("cleared the result path", extra={"objects": len(left)})
+
+
+def _refusal(bucket: str, result_path: str, holder: Claim) -> str:
+    return (
+        f"key 'result_path': s3://{bucket}/{result_path} belongs to execution "
+        f"{holder.execution} (since {holder.claimed_at:%Y-%m-%d %H:%M:%S %Z}); choose another "
+        "result_path, or set overwrite to true to discard what it wrote"
+    )

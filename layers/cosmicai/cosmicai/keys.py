@@ -1,0 +1,89 @@
+"""The only place that builds the S3 keys of an execution, all under its result path."""
+
+from __future__ import annotations
+
+import re
+
+MODEL_FILES = ("config.json", "model.safetensors")
+"""The two files of a model bundle."""
+
+_OURS = re.compile(
+    r"(claim|manifest|plan|combined_data|summary|fmi)\.json"
+    r"|\d+\.json"
+    r"|predictions/\d+\.npz"
+    r"|failures/\d+\.json"
+    r"|map/.+"
+    r"|fmi/.+"
+)
+
+
+def folder(path: str) -> str:
+    """Return a folder's listing prefix: ``100MB`` must not match ``100MB-old/1.pt``."""
+    return path.strip("/") + "/"
+
+
+def claim(result_path: str) -> str:
+    """Return the key of whose result path it is; written before anything else."""
+    return folder(result_path) + "claim.json"
+
+
+def manifest(result_path: str) -> str:
+    """Return the key of one item a rank: what the Map reads."""
+    return folder(result_path) + "manifest.json"
+
+
+def plan(result_path: str) -> str:
+    """Return the key of what Initialize decided."""
+    return folder(result_path) + "plan.json"
+
+
+def rank(result_path: str, number: int) -> str:
+    """Return the key of one rank's record."""
+    return f"{folder(result_path)}{number}.json"
+
+
+def predictions(result_path: str, number: int) -> str:
+    """Return the key of one rank's predictions."""
+    return f"{folder(result_path)}predictions/{number}.npz"
+
+
+def failure(result_path: str, number: int) -> str:
+    """Return the key of why one rank failed for good; written by the state machine itself."""
+    return f"{folder(result_path)}failures/{number}.json"
+
+
+def combined_data(result_path: str) -> str:
+    """Return the key of all rank records, in rank order."""
+    return folder(result_path) + "combined_data.json"
+
+
+def summary(result_path: str) -> str:
+    """Return the key of what the execution amounts to."""
+    return folder(result_path) + "summary.json"
+
+
+def fmi(result_path: str) -> str:
+    """Return the key of what the ranks agreed on through FMI."""
+    return folder(result_path) + "fmi.json"
+
+
+def map_results(result_path: str) -> str:
+    """Return the prefix of what the Map's ResultWriter writes."""
+    return folder(result_path) + "map"
+
+
+def model_file(model_folder: str, name: str) -> str:
+    """Return the key of one file of a model bundle."""
+    return folder(model_folder) + name
+
+
+def is_result(result_path: str, key: str) -> bool:
+    """Say whether an execution writes this key: what ``overwrite`` may delete, and only that."""
+    prefix = folder(result_path)
+    return key.startswith(prefix) and _OURS.fullmatch(key.removeprefix(prefix)) is not None
+
+
+def rank_of(result_path: str, key: str) -> int | None:
+    """Return the number in the key of a rank's record, or None for any other key."""
+    match = re.fullmatch(r"(\d+)\.json", key.removeprefix(folder(result_path)))
+    return int(match[1]) if match else None

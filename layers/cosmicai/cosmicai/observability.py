@@ -1,0 +1,61 @@
+"""Logger, tracer and metrics of the functions, by Powertools.
+
+Each is made once a sandbox, at first use, from the environment that the template sets
+(``POWERTOOLS_SERVICE_NAME``, ``POWERTOOLS_METRICS_NAMESPACE``, ``POWERTOOLS_LOG_LEVEL``).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from aws_lambda_powertools import Logger, Metrics, Tracer
+from aws_lambda_powertools.metrics import MetricUnit
+
+if TYPE_CHECKING:
+    from cosmicai.schema import Execution, ManifestItem, RankRecord
+
+NAMESPACE = "CosmicAI"
+
+logger = Logger()
+metrics = Metrics(namespace=os.environ.get("POWERTOOLS_METRICS_NAMESPACE", NAMESPACE))
+# Lambda sets the daemon's address wherever X-Ray can be reached. Elsewhere (local cloud, tests)
+# there is no segment to write to, and the SDK would complain on every call.
+tracer = Tracer(disabled="AWS_XRAY_DAEMON_ADDRESS" not in os.environ)
+
+
+def log_execution(execution: Execution) -> None:
+    """Put the execution on every following log line and trace of this invocation."""
+    logger.append_keys(execution=execution.name)
+    tracer.put_annotation("execution", execution.name)
+
+
+def log_rank(item: ManifestItem) -> None:
+    """Put execution, rank and world size on every following log line and trace."""
+    logger.append_keys(execution=item.EXECUTION_NAME, rank=item.RANK, world_size=item.WORLD_SIZE)
+    tracer.put_annotation("execution", item.EXECUTION_NAME)
+    tracer.put_annotation("rank", str(item.RANK))
+
+
+def record_rank(record: RankRecord) -> None:
+    """Emit one rank's metrics, as one EMF record when the handler returns.
+
+    The rank and the execution are metadata, not dimensions: a dimension a rank would be a
+    billed metric a rank. Logs Insights finds them all the same.
+    """
+    values = (
+        ("Samples", MetricUnit.Count, record.num_samples),
+        ("Batches", MetricUnit.Count, record.num_batches),
+        ("InferenceTime", MetricUnit.Seconds, record.total_cpu_time),
+        ("S3Time", MetricUnit.Seconds, record.s3_total_time),
+        ("Throughput", MetricUnit.BitsPerSecond, record.throughput_bps),
+        ("PeakMemory", MetricUnit.Megabytes, record.total_cpu_memory),
+        ("ColdStart", MetricUnit.Count, int(record.cold_start)),
+        ("Unpredicted", MetricUnit.Count, record.num_unpredicted),
+    )
+    for name, unit, value in values:
+        metrics.add_metric(name=name, unit=unit, value=value)
+    metrics.add_metadata("rank", record.rank)
+    metrics.add_metadata("world_size", record.world_size)
+    metrics.add_metadata("execution", record.execution)
+    metrics.add_metadata("engine", record.engine)

@@ -1,0 +1,473 @@
+"""The contracts between the steps, each defined once, as pydantic models.
+
+Unknown keys are errors everywhere, so that a misspelt key is reported instead of ignored.
+Use :func:`parse`, which turns pydantic's report into one :class:`~cosmicai.errors.InvalidInput`
+that names every offending key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from cosmicai.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SCRIPTS: dict[str, bool] = {"inference.py": False, "inference_fmi.py": True}
+"""Built-in entries by base name (compared without case): does the entry use FMI?
+
+Code is never downloaded and run: a payload's ``script`` only chooses one of these.
+"""
+
+EngineName = Literal["plain", "torch", "openvino"]
+Precision = Literal["float32", "bfloat16"]
+FmiChannel = Literal["direct", "redis", "s3"]
+
+
+def _integer(value: object) -> object:
+    """Accept an integer or its decimal text (the seeds write ``"11"``); nothing else."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip()):
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError("expected an integer, or an integer written as a string")
+
+
+def _path(value: object) -> object:
+    """Normalise an S3 folder or key: no slash at either end, no empty or dotted steps."""
+    if not isinstance(value, str):
+        return value  # pydantic names the wrong type
+    path = value.strip("/")
+    if not path:
+        raise ValueError("expected a folder in S3, found nothing")
+    if any(step in {"", ".", ".."} for step in path.split("/")):
+        raise ValueError("expected a plain S3 folder, without '//', '.' or '..' steps")
+    if any(ord(character) < 32 or ord(character) == 127 for character in path):
+        raise ValueError("expected a plain S3 folder, without control characters")
+    return path
+
+
+Integer = Annotated[int, BeforeValidator(_integer)]
+Path = Annotated[str, BeforeValidator(_path), Field(min_length=1, max_length=900)]
+Bucket = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]$")]
+
+
+def uses_fmi(script: str) -> bool:
+    """Say whether a payload's ``script`` asks for FMI.
+
+    Raises
+    ------
+    ValueError
+        If its base name is not one of the built-in entries.
+    """
+    name = script.rsplit("/", 1)[-1]
+    try:
+        return SCRIPTS[name.casefold()]
+    except KeyError:
+        raise ValueError(
+            f"{name!r} is not a built-in entry; allowed: inference.py (without FMI), "
+            "inference_FMI.py (with FMI). Code is never downloaded and run"
+        ) from None
+
+
+class Contract(BaseModel):
+    """Base of every contract: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+ContractT = TypeVar("ContractT", bound=Contract)
+
+
+class ExecutionInput(Contract):
+    """What a user starts an execution with: the seeds' nine keys, and our optional ones."""
+
+    bucket: Bucket = Field(description="Bucket of the model bundle and of the results.")
+    file_limit: Annotated[Integer, Field(ge=1)] = Field(
+        description="At most this many partitions, the first in natural order."
+    )
+    batch_size: Annotated[Integer, Field(ge=1, le=65_536)] = Field(
+        description="Galaxies predicted at once."
+    )
+    object_type: Literal["folder"] = Field(description="What S3_object_name is: a folder.")
+    S3_object_name: Path = Field(
+        description="Folder of the model bundle (model.safetensors and config.json) in bucket."
+    )
+    script: str = Field(
+        description="Built-in entry, by base name: inference.py, or inference_FMI.py for FMI."
+    )
+    result_path: Path = Field(description="Folder in bucket that this execution alone writes to.")
+    data_bucket: Bucket = Field(description="Bucket of the partitions.")
+    data_prefix: Path = Field(description="Folder of the partitions (*.pt) in data_bucket.")
+
+    world_size: Annotated[Integer, Field(ge=1, le=100_000)] | None = Field(
+        default=None,
+        description="Number of ranks; default one a partition. Fewer ranks share consecutive "
+        "partitions out evenly; of more, the rest get no data and still take part.",
+    )
+    overwrite: bool = Field(
+        default=False,
+        strict=True,
+        description="Take over a result_path that another execution holds, and clear its files.",
+    )
+    engine: EngineName | None = Field(
+        default=None, description="Inference engine; default the stack's parameter."
+    )
+    precision: Precision = Field(default="float32", description="Arithmetic of the engine.")
+    max_concurrency: Annotated[Integer, Field(ge=1, le=10_000)] | None = Field(
+        default=None, description="Ranks at once; default and upper bound the stack's parameter."
+    )
+    tolerated_failure_percentage: Annotated[float, Field(ge=0, le=100)] | None = Field(
+        default=None,
+        description="Up to this share of ranks may fail and leave a result marked partial; "
+        "default the stack's parameter.",
+    )
+    fmi_channel: FmiChannel | None = Field(
+        default=None, description="How ranks exchange messages; default the stack's parameter."
+    )
+
+    @field_validator("script")
+    @classmethod
+    def _known_script(cls, script: str) -> str:
+        uses_fmi(script)
+        return script
+
+    @model_validator(mode="after")
+    def _results_apart(self) -> ExecutionInput:
+        sources = {"S3_object_name": (self.bucket, self.S3_object_name)}
+        sources["data_prefix"] = (self.data_bucket, self.data_prefix)
+        for key, source in sources.items():
+            if source == (self.bucket, self.result_path):
+                raise ValueError(f"result_path must differ from {key} ({self.result_path!r})")
+        return self
+
+    @property
+    def fmi(self) -> bool:
+        """Whether the ranks exchange messages after inference."""
+        return uses_fmi(self.script)
+
+
+class Execution(Contract):
+    """Which run of the state machine a step serves, from the Step Functions context object."""
+
+    id: str = Field(min_length=1, description="ARN of the execution: its identity.")
+    name: str = Field(min_length=1, description="Name of the execution.")
+    start_time: datetime = Field(description="When the execution started.")
+    state_machine: str | None = Field(default=None, description="ARN of the state machine.")
+
+
+class ManifestItem(Contract):
+    """One rank's task: the seeds' upper-case keys, and ours."""
+
+    S3_BUCKET: Bucket = Field(description="Bucket of the model bundle and of the results.")
+    S3_OBJECT_NAME: Path = Field(description="Folder of the model bundle.")
+    SCRIPT: str = Field(description="The built-in entry, as in the input.")
+    S3_OBJECT_TYPE: Literal["folder"]
+    WORLD_SIZE: Annotated[Integer, Field(ge=1)]
+    RANK: Annotated[Integer, Field(ge=0)]
+    DATA_BUCKET: Bucket
+    DATA_PREFIX: Path
+    DATA_PATH: str | list[str] | None = Field(description="Key of the partition, keys, or none.")
+    RESULT_PATH: Path
+    BATCH_SIZE: Annotated[Integer, Field(ge=1)]
+
+    EXECUTION: str = Field(min_length=1, description="ARN of the execution that planned this.")
+    EXECUTION_NAME: str = Field(min_length=1)
+    MODEL_VERSION: str = Field(description="ETags of the bundle's two files when it was planned.")
+    ENGINE: EngineName
+    PRECISION: Precision = "float32"
+    FMI: bool = Field(default=False, description="Whether Invoke FMI follows.")
+    FMI_CHANNEL: FmiChannel | None = None
+    FAILURE_KEY: str = Field(description="Where the state machine records this rank's failure.")
+
+    @model_validator(mode="after")
+    def _rank_in_world(self) -> ManifestItem:
+        if self.RANK >= self.WORLD_SIZE:
+            raise ValueError(f"RANK {self.RANK} is outside of WORLD_SIZE {self.WORLD_SIZE}")
+        return self
+
+    @property
+    def data_paths(self) -> list[str]:
+        """Keys of the partitions of this rank, possibly none."""
+        if self.DATA_PATH is None:
+            return []
+        return [self.DATA_PATH] if isinstance(self.DATA_PATH, str) else list(self.DATA_PATH)
+
+
+class Claim(Contract):
+    """``claim.json``: whose result path it is."""
+
+    execution: str = Field(min_length=1, description="ARN of the execution that holds the path.")
+    claimed_at: datetime
+    cleared: bool = Field(description="Whether the files of an earlier execution are gone.")
+
+
+class StackSettings(Contract):
+    """What the template's parameters decide, from the environment of Initialize."""
+
+    default_engine: EngineName = "torch"
+    max_concurrency: Annotated[Integer, Field(ge=1, le=10_000)] = 1000
+    tolerated_failure_percentage: Annotated[float, Field(ge=0, le=100)] = 0.0
+    fmi_channel: FmiChannel = "s3"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return the settings that the environment holds, under their field names."""
+        names = {name: name.upper() for name in cls.model_fields}
+        return {
+            name: environment[variable]
+            for name, variable in names.items()
+            if variable in environment
+        }
+
+
+class Plan(Contract):
+    """What Initialize decided: the output of its state, and ``plan.json``."""
+
+    execution: Execution
+    input: ExecutionInput
+    bucket: Bucket
+    result_path: Path
+    manifest_key: str
+    map_results_prefix: str = Field(description="Where the Map's ResultWriter writes.")
+    world_size: int = Field(ge=1)
+    num_partitions: int = Field(ge=1)
+    num_bytes: int = Field(ge=0, description="Total size of the planned partitions.")
+    max_concurrency: int = Field(ge=1)
+    tolerated_failure_percentage: float = Field(ge=0, le=100)
+    engine: EngineName
+    fmi: bool
+    model_version: str
+    warnings: list[str] = Field(description="What the user should know, e.g. gaps in numbering.")
+
+
+class Failure(Contract):
+    """A caught error, as Step Functions passes it on."""
+
+    Error: str
+    Cause: str = ""
+
+    @property
+    def message(self) -> str:
+        """The reason in words: Lambda wraps it in JSON as ``errorMessage``."""
+        try:
+            cause = json.loads(self.Cause)
+        except ValueError:
+            return self.Cause
+        if isinstance(cause, dict) and "errorMessage" in cause:
+            return str(cause["errorMessage"])
+        return self.Cause
+
+
+class InitializeEvent(Contract):
+    """Event of the Initialize function; the input is checked in the step itself."""
+
+    execution: Execution
+    input: dict[str, Any]
+
+
+class SummarizeEvent(Contract):
+    """Event of the Summarize function: after the Map, or (with ``failure``) instead of it."""
+
+    execution: Execution
+    input: dict[str, Any]
+    failure: Failure | None = None
+
+
+class CollectiveEvent(ManifestItem):
+    """Event of the Invoke FMI function: a rank's item; with ``failure``, why it gave up."""
+
+    failure: Failure | None = None
+
+
+class QualityStatistics(Contract):
+    """Mergeable statistics of predicted minus true redshift; see :mod:`cosmicai.quality`."""
+
+    count: int = Field(default=0, ge=0, description="Galaxies with finite true and predicted z.")
+    sum_true: float = 0.0
+    sum_true_squared: float = 0.0
+    sum_error: float = 0.0
+    sum_absolute_error: float = 0.0
+    sum_squared_error: float = 0.0
+    outliers: int = Field(default=0, ge=0, description="Galaxies with |Δz|/(1+z) > 0.05.")
+    below: int = Field(default=0, ge=0, description="Galaxies under the histogram's range.")
+    above: int = Field(default=0, ge=0, description="Galaxies over the histogram's range.")
+    histogram: str = Field(default="", description="Packed counts of Δz/(1+z) in fixed bins.")
+
+
+class Quality(Contract):
+    """Figures of merit over all galaxies with a known redshift; None where undefined."""
+
+    num_galaxies: int
+    mae: float | None = Field(description="Mean of |Δz|, Δz = predicted - true.")
+    mse: float | None = Field(description="Mean of Δz².")
+    bias: float | None = Field(description="Mean of Δz.")
+    nmad: float | None = Field(description="1.4826 · median |Δz/(1+z) - median(Δz/(1+z))|.")
+    r2: float | None = Field(description="Coefficient of determination.")
+    outlier_fraction: float | None = Field(description="Share with |Δz|/(1+z) > 0.05.")
+
+
+class RankRecord(Contract):
+    """``<rank>.json``: the reference's fields to the letter (by alias), then ours.
+
+    Unlike the reference's, the times are wall time and the memory is the peak resident set:
+    its CPU time counts nested operators twice, its memory adds up every allocation ever made.
+    """
+
+    total_cpu_time: float = Field(
+        alias="total_cpu_time (seconds)",
+        ge=0,
+        description="Wall time of predicting all batches, without reading; what the analysis "
+        "scripts divide by. (The processor time is process_cpu_seconds.)",
+    )
+    total_cpu_memory: float = Field(
+        alias="total_cpu_memory (MB)",
+        ge=0,
+        description="Peak resident memory of the sandbox's process, in MB of 10^6 bytes.",
+    )
+    execution_time: float = Field(
+        alias="execution_time (seconds/batch)", ge=0, description="total_cpu_time / num_batches."
+    )
+    num_batches: int = Field(ge=0)
+    batch_size: int = Field(ge=1)
+    device: str = "cpu"
+    throughput_bps: float = Field(
+        ge=0, description="Bits of image and magnitudes predicted per second of total_cpu_time."
+    )
+    sample_persec: float = Field(ge=0, description="Galaxies per second of total_cpu_time.")
+    result_path: str
+    data_path: str | list[str] | None
+    s3_num_requests: int = Field(default=0, ge=0, description="Requests that read partitions.")
+    s3_total_time: float = Field(default=0.0, ge=0, description="Sum of their seconds.")
+    s3_avg_time: float = Field(default=0.0, ge=0)
+    s3_min_time: float = Field(default=0.0, ge=0)
+    s3_max_time: float = Field(default=0.0, ge=0)
+
+    execution: str = Field(description="ARN of the execution this record belongs to.")
+    rank: int = Field(ge=0)
+    world_size: int = Field(ge=1)
+    num_samples: int = Field(ge=0)
+    num_bytes: int = Field(ge=0, description="Size of the partitions read.")
+    engine: str
+    precision: str
+    threads: int = Field(ge=1)
+    model_digest: str
+    architecture: str
+    memory_limit_mb: int = Field(ge=0, description="The function's memory size; 0 if unknown.")
+    cold_start: bool
+    request_id: str
+    started_at: datetime
+    finished_at: datetime
+    model_load_seconds: float = Field(ge=0, description="0 when the sandbox had it loaded.")
+    wait_seconds: float = Field(ge=0, description="Time predicting stood still for data.")
+    process_cpu_seconds: float = Field(ge=0, description="Processor time, user and system.")
+    billed_duration_ms: int = Field(
+        ge=0,
+        description="Handler time up to this record, rounded up to 1 ms as Lambda bills. The "
+        "REPORT log line is authoritative: it adds writing this file and a cold start's init.",
+    )
+    num_nonfinite_pixels: int = Field(default=0, ge=0, description="NaN or infinite pixels.")
+    num_nonfinite_magnitudes: int = Field(default=0, ge=0)
+    num_unpredicted: int = Field(
+        default=0, ge=0, description="Galaxies whose prediction is NaN: non-finite input or output."
+    )
+    predictions_key: str
+    predictions_etag: str
+    quality: QualityStatistics = QualityStatistics()
+
+
+class FailedRank(Contract):
+    """A rank that left no result, and why as far as anyone knows."""
+
+    rank: int = Field(ge=0)
+    data_path: str | list[str] | None
+    error: str
+    cause: str
+
+
+class Summary(Contract):
+    """``summary.json``: what an execution amounts to.
+
+    ``status`` is SUCCEEDED only when every rank was received; PARTIAL when ranks are missing
+    and the execution tolerates that many; FAILED otherwise.
+    """
+
+    status: Literal["SUCCEEDED", "PARTIAL", "FAILED"]
+    execution: Execution
+    input: dict[str, Any]
+    failure: Failure | None = None
+    warnings: list[str] = []
+    world_size: int = Field(default=0, ge=0)
+    ranks_received: int = Field(default=0, ge=0)
+    num_failed_ranks: int = Field(default=0, ge=0)
+    failed_ranks: list[FailedRank] = []
+    num_partitions: int = Field(default=0, ge=0)
+    num_samples: int = Field(default=0, ge=0)
+    num_bytes: int = Field(default=0, ge=0)
+    num_nonfinite_pixels: int = Field(default=0, ge=0)
+    num_nonfinite_magnitudes: int = Field(default=0, ge=0)
+    num_unpredicted: int = Field(default=0, ge=0)
+    wall_seconds: float = Field(default=0.0, ge=0, description="Start of execution to summary.")
+    inference_seconds: float = Field(
+        default=0.0, ge=0, description="First rank's start to last rank's finish."
+    )
+    samples_per_second: float = Field(
+        default=0.0, ge=0, description="num_samples / inference_seconds."
+    )
+    throughput_bps: float = Field(default=0.0, ge=0, description="Sum of the ranks' throughputs.")
+    peak_memory_mb: float = Field(default=0.0, ge=0, description="Largest of the ranks.")
+    cold_starts: int = Field(default=0, ge=0)
+    billed_seconds: float = Field(default=0.0, ge=0, description="Sum over the ranks.")
+    engine: str | None = None
+    model_digest: str | None = None
+    quality: Quality | None = None
+    cost: dict[str, Any] | None = Field(
+        default=None, description="Estimated dollars; see cosmicai.cost.CostBreakdown."
+    )
+    fmi: dict[str, Any] | None = Field(default=None, description="What the ranks agreed on.")
+    finished_at: datetime
+
+
+def parse(model: type[ContractT], data: object) -> ContractT:
+    """Validate ``data`` as ``model``.
+
+    Raises
+    ------
+    InvalidInput
+        Naming every key that is missing, unknown, or has a wrong value, and what was found.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise InvalidInput(f"{model.__name__}: {_explain(error, model)}") from None
+
+
+def _explain(error: ValidationError, model: type[Contract]) -> str:
+    problems = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(step) for step in problem["loc"] if not str(step).startswith("function"))
+        found = json.dumps(problem["input"], default=str)[:80]
+        if problem["type"] == "missing":
+            problems.append(f"key {key!r} is missing")
+        elif problem["type"] == "extra_forbidden":
+            known = ", ".join(field.alias or name for name, field in model.model_fields.items())
+            problems.append(f"unknown key {key!r}; known keys: {known}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            where = f"key {key!r}: " if key else ""
+            problems.append(f"{where}{message}" + (f" (found {found})" if key else ""))
+    return "; ".join(problems)
