@@ -1,0 +1,1 @@
+"""Models: import of checkpoints, training, the model card."""
