@@ -14,10 +14,10 @@ from cosmicai.claim import claim
 from cosmicai.errors import (
     CorruptPartition,
     InvalidInput,
-    ModelNotFound,
     ObjectNotFound,
     PartitionNotFound,
 )
+from cosmicai.model_cache import current_version
 from cosmicai.observability import logger
 from cosmicai.schema import (
     EngineName,
@@ -122,7 +122,7 @@ def _decide(request: ExecutionInput, settings: StackSettings) -> _Decisions:
         ),
         engine=request.engine or settings.default_engine,
         fmi_channel=(request.fmi_channel or settings.fmi_channel) if request.fmi else None,
-        model_version=_model_version(request),
+        model_version=current_version(request.bucket, request.S3_object_name),
         warnings=warnings,
     )
 
@@ -160,21 +160,6 @@ def _partitions(request: ExecutionInput) -> tuple[list[storage.StoredObject], li
             "upload them again"
         )
     return chosen, warnings
-
-
-def _model_version(request: ExecutionInput) -> str:
-    """Return the ETags of the bundle's files: every rank must load this version."""
-    etags = []
-    for name in keys.MODEL_FILES:
-        key = keys.model_file(request.S3_object_name, name)
-        try:
-            etags.append(storage.head(request.bucket, key).etag)
-        except ObjectNotFound as error:
-            raise ModelNotFound(
-                f"key 'S3_object_name': s3://{request.bucket}/{key} does not exist; upload a "
-                f"model bundle ({' and '.join(keys.MODEL_FILES)}) there"
-            ) from error
-    return " ".join(etags)
 
 
 def _plan(execution: Execution, request: ExecutionInput, decisions: _Decisions) -> Plan:

@@ -22,6 +22,7 @@ from cosmicai.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
 
@@ -29,6 +30,7 @@ CONNECT_TIMEOUT = 5
 READ_TIMEOUT = 60
 ATTEMPTS = 5
 PARALLEL_READS = 32
+_CHUNK_BYTES = 1024 * 1024
 
 _MISSING = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
@@ -128,6 +130,16 @@ def get_bytes(bucket: str, key: str, *, if_match: str | None = None) -> bytes:
     """
     condition: dict[str, Any] = {"IfMatch": if_match} if if_match else {}
     return client().get_object(Bucket=bucket, Key=key, **condition)["Body"].read()
+
+
+@translated
+def download(bucket: str, key: str, path: Path, *, if_match: str | None = None) -> None:
+    """Write an object to a local file, in bounded memory; see :func:`get_bytes` for the errors."""
+    condition: dict[str, Any] = {"IfMatch": if_match} if if_match else {}
+    body = client().get_object(Bucket=bucket, Key=key, **condition)["Body"]
+    with path.open("wb") as file:
+        for chunk in body.iter_chunks(_CHUNK_BYTES):
+            file.write(chunk)
 
 
 def get_json(bucket: str, key: str) -> Any:

@@ -1,0 +1,307 @@
+"""The Model Inference step: one rank reads its partitions, predicts, and writes two files.
+
+A rank may run more than once (EXPRESS children run at least once, and retries repeat): the
+predictions are the same bytes again, and the record that was there first stays.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import platform
+import resource
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from cosmicai import keys, model_cache, storage
+from cosmicai.claim import require_claim
+from cosmicai.errors import ObjectNotFound, PreconditionFailed
+from cosmicai.observability import logger, record_rank
+from cosmicai.schema import ManifestItem, RankRecord, parse
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cosmicai.engines.base import Engine
+    from cosmicai.partition.reader import Batch
+    from cosmicai.partition.sources import RequestStatistics
+
+MB_PER_VCPU = 1769
+"""Lambda gives one full vCPU per so many MB of memory size."""
+
+R_BAND = 2
+_COLUMNS = {
+    "partition": "int32",
+    "index": "int32",
+    "redshift": "float32",
+    "true_redshift": "float32",
+    "magnitude_r": "float32",
+}
+_cold = True  # cleared by the sandbox's first rank
+
+
+@dataclass
+class _Totals:
+    """What a rank adds up over its batches and partitions."""
+
+    num_samples: int = 0
+    num_bytes: int = 0
+    num_batches: int = 0
+    input_bytes: int = 0
+    predict_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    nonfinite_pixels: int = 0
+    nonfinite_magnitudes: int = 0
+    s3: list[RequestStatistics] = field(default_factory=list)
+    columns: dict[str, list[NDArray[Any]]] = field(
+        default_factory=lambda: {name: [] for name in _COLUMNS}
+    )
+
+
+def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
+    """Predict one rank's galaxies; write ``predictions/<rank>.npz``, then ``<rank>.json``.
+
+    A rank without data writes both as well. A rank whose record this execution already has
+    does nothing again.
+
+    Returns
+    -------
+    dict
+        What the child execution reports: rank, number of samples, key of the record.
+
+    Raises
+    ------
+    PartitionNotFound, CorruptPartition, UnsafePickle
+        From reading a partition.
+    ModelNotFound, ModelMismatch
+        From loading the model.
+    ResultPathInUse
+        If another execution took over the result path meanwhile; nothing was written.
+    TransientStorageError
+        If S3 failed in a way that a retry may mend.
+    """
+    global _cold
+    cold_start, _cold = _cold, False
+    started_at, started = datetime.now(UTC), time.perf_counter()
+    cpu_started = time.process_time()
+    earlier = _earlier_record(item)
+    if earlier and earlier[0].execution == item.EXECUTION:
+        logger.info("this rank's record is already there")
+        return _report(item, earlier[0])
+
+    totals = _Totals()
+    threads, digest, load_seconds = available_vcpus(), "", 0.0
+    if item.data_paths:
+        model, load_seconds = model_cache.load(item, threads)
+        digest = model.digest
+        for position, path in enumerate(item.data_paths):
+            _predict_partition(item, position, path, model.engine, totals)
+
+    columns = _columns(item, totals)
+    require_claim(item.EXECUTION, item.S3_BUCKET, item.RESULT_PATH)
+    predictions_key = keys.predictions(item.RESULT_PATH, item.RANK)
+    etag = storage.put_bytes(item.S3_BUCKET, predictions_key, _npz(columns))
+    record = _record(
+        item,
+        totals,
+        columns,
+        cold_start=cold_start,
+        request_id=request_id,
+        threads=threads,
+        model_digest=digest,
+        started_at=started_at,
+        finished_at=datetime.now(UTC),
+        model_load_seconds=load_seconds,
+        process_cpu_seconds=time.process_time() - cpu_started,
+        billed_duration_ms=math.ceil((time.perf_counter() - started) * 1000),
+        predictions_key=predictions_key,
+        predictions_etag=etag,
+    )
+    record = _write_record(item, record, replaces=earlier[1] if earlier else None)
+    record_rank(record)
+    logger.info(
+        "rank done",
+        extra={
+            "samples": record.num_samples,
+            "seconds": round(record.total_cpu_time, 3),
+            "samples_per_second": round(record.sample_persec, 1),
+            "unpredicted": record.num_unpredicted,
+        },
+    )
+    return _report(item, record)
+
+
+def available_vcpus() -> int:
+    """Return the vCPUs that this function's memory size pays for, at least 1.
+
+    ``INFERENCE_THREADS`` in the environment overrides it, e.g. for sandboxes sharing a machine.
+    """
+    if override := os.environ.get("INFERENCE_THREADS"):
+        return max(1, int(override))
+    cores = len(os.sched_getaffinity(0))
+    memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0))
+    return max(1, min(cores, math.ceil(memory / MB_PER_VCPU)) if memory else cores)
+
+
+def peak_memory_mb() -> float:
+    """Return the peak resident memory of this process so far, in MB of 10^6 bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def _predict_partition(
+    item: ManifestItem, position: int, path: str, engine: Engine, totals: _Totals
+) -> None:
+    import numpy as np
+
+    from cosmicai.partition.reader import open_partition
+    from cosmicai.partition.sources import S3Object
+
+    source = S3Object(item.DATA_BUCKET, path, storage.client())
+    with open_partition(source, batch_size=item.BATCH_SIZE) as reader:
+        for batch in reader:
+            redshift = _predict(batch, engine, totals)
+            count = len(redshift)
+            columns = totals.columns
+            columns["partition"].append(np.full(count, position, np.int32))
+            columns["index"].append(np.arange(batch.start, batch.start + count, dtype=np.int32))
+            columns["redshift"].append(redshift)
+            columns["true_redshift"].append(batch.redshift)
+            columns["magnitude_r"].append(batch.magnitude[:, R_BAND].copy())
+        totals.num_samples += reader.num_samples
+        totals.num_bytes += reader.nbytes
+        totals.wait_seconds += reader.wait_seconds
+        if reader.s3 is not None:
+            totals.s3.append(reader.s3)
+
+
+def _predict(batch: Batch, engine: Engine, totals: _Totals) -> NDArray[np.float32]:
+    """Predict a batch; galaxies with NaN or infinite input are counted and predicted as NaN.
+
+    An engine may turn a NaN into a plausible number (a maximum with NaN, say), so such galaxies
+    are blanked before and after it.
+    """
+    import numpy as np
+
+    started = time.perf_counter()
+    image, magnitude = batch.image, batch.magnitude
+    # A sum is finite only if every term is: one cheap pass instead of a mask of all pixels.
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspect = ~np.isfinite(image.sum(axis=(1, 2, 3)) + magnitude.sum(axis=1))
+    bad = np.zeros(len(image), bool)
+    if suspect.any():
+        pixels = ~np.isfinite(image[suspect])
+        magnitudes = ~np.isfinite(magnitude[suspect])
+        totals.nonfinite_pixels += int(pixels.sum())
+        totals.nonfinite_magnitudes += int(magnitudes.sum())
+        bad[suspect] = pixels.any(axis=(1, 2, 3)) | magnitudes.any(axis=1)
+        image, magnitude = image.copy(), magnitude.copy()
+        image[bad], magnitude[bad] = 0, 0
+    redshift = engine.predict(image, magnitude)
+    redshift = np.where(bad | ~np.isfinite(redshift), np.float32(np.nan), redshift)
+    totals.predict_seconds += time.perf_counter() - started
+    totals.num_batches += 1
+    totals.input_bytes += image.nbytes + magnitude.nbytes
+    return redshift
+
+
+def _columns(item: ManifestItem, totals: _Totals) -> dict[str, NDArray[Any]]:
+    """Return the arrays of the predictions file."""
+    import numpy as np
+
+    columns: dict[str, NDArray[Any]] = {
+        name: np.concatenate(parts) if parts else np.empty(0, _COLUMNS[name])
+        for name, parts in totals.columns.items()
+    }
+    columns["data_paths"] = np.array(item.data_paths, dtype=np.str_)
+    return columns
+
+
+def _npz(columns: dict[str, NDArray[Any]]) -> bytes:
+    """Write the arrays as an .npz file; the same arrays give the same bytes."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **columns)
+    return buffer.getvalue()
+
+
+def _record(
+    item: ManifestItem, totals: _Totals, columns: dict[str, NDArray[Any]], **measured: Any
+) -> RankRecord:
+    import numpy as np
+
+    from cosmicai.quality import statistics
+
+    seconds = totals.predict_seconds
+    requests = sum(statistic.requests for statistic in totals.s3)
+    s3_seconds = math.fsum(statistic.total_seconds for statistic in totals.s3)
+    return RankRecord(
+        total_cpu_time=seconds,
+        total_cpu_memory=peak_memory_mb(),
+        execution_time=seconds / totals.num_batches if totals.num_batches else 0.0,
+        num_batches=totals.num_batches,
+        batch_size=item.BATCH_SIZE,
+        throughput_bps=totals.input_bytes * 8 / seconds if seconds else 0.0,
+        sample_persec=totals.num_samples / seconds if seconds else 0.0,
+        result_path=item.RESULT_PATH,
+        data_path=item.DATA_PATH,
+        s3_num_requests=requests,
+        s3_total_time=s3_seconds,
+        s3_avg_time=s3_seconds / requests if requests else 0.0,
+        s3_min_time=min((statistic.min_seconds for statistic in totals.s3), default=0.0),
+        s3_max_time=max((statistic.max_seconds for statistic in totals.s3), default=0.0),
+        execution=item.EXECUTION,
+        rank=item.RANK,
+        world_size=item.WORLD_SIZE,
+        num_samples=totals.num_samples,
+        num_bytes=totals.num_bytes,
+        engine=item.ENGINE,
+        precision=item.PRECISION,
+        architecture={"aarch64": "arm64"}.get(platform.machine(), platform.machine()),
+        memory_limit_mb=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)),
+        wait_seconds=totals.wait_seconds,
+        num_nonfinite_pixels=totals.nonfinite_pixels,
+        num_nonfinite_magnitudes=totals.nonfinite_magnitudes,
+        num_unpredicted=int(np.isnan(columns["redshift"]).sum()),
+        quality=statistics(columns["redshift"], columns["true_redshift"]),
+        **measured,
+    )
+
+
+def _earlier_record(item: ManifestItem) -> tuple[RankRecord, str] | None:
+    """Return the record that lies where this rank's goes, and its ETag, or None."""
+    try:
+        document, etag = storage.get_json_and_etag(
+            item.S3_BUCKET, keys.rank(item.RESULT_PATH, item.RANK)
+        )
+    except ObjectNotFound:
+        return None
+    return parse(RankRecord, document), etag
+
+
+def _write_record(item: ManifestItem, record: RankRecord, replaces: str | None) -> RankRecord:
+    """Write the record unless this rank, run twice, was faster; return the one that stays."""
+    key = keys.rank(item.RESULT_PATH, item.RANK)
+    document = record.model_dump(mode="json", by_alias=True)
+    try:
+        storage.put_json(
+            item.S3_BUCKET, key, document, if_none_match=replaces is None, if_match=replaces
+        )
+    except PreconditionFailed:
+        first = _earlier_record(item)
+        if first is None or first[0].execution != item.EXECUTION:
+            raise
+        return first[0]
+    return record
+
+
+def _report(item: ManifestItem, record: RankRecord) -> dict[str, Any]:
+    return {
+        "rank": item.RANK,
+        "num_samples": record.num_samples,
+        "record": keys.rank(item.RESULT_PATH, item.RANK),
+    }

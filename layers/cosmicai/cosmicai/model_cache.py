@@ -1,0 +1,124 @@
+"""The loaded model of a sandbox: downloaded and built once, kept while the sandbox lives."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cosmicai import keys, storage
+from cosmicai.errors import ModelMismatch, ModelNotFound, ObjectNotFound, PreconditionFailed
+from cosmicai.observability import logger
+
+if TYPE_CHECKING:
+    from cosmicai.engines.base import Engine
+    from cosmicai.schema import ManifestItem
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """An engine with a model in it, and which model that is."""
+
+    engine: Engine
+    digest: str
+
+
+def load(item: ManifestItem, threads: int) -> tuple[LoadedModel, float]:
+    """Return the rank's model and the seconds it took to load: 0.0 if the sandbox has it.
+
+    Raises
+    ------
+    ModelNotFound
+        If the folder lacks a file of the bundle.
+    ModelMismatch
+        If the bundle changed since the execution was planned, or its tensors do not match its
+        config.
+    InvalidInput
+        If the engine does not offer the precision.
+    """
+    version = item.MODEL_VERSION or current_version(item.S3_BUCKET, item.S3_OBJECT_NAME)
+    arguments = (
+        item.S3_BUCKET, item.S3_OBJECT_NAME, version, item.ENGINE, item.PRECISION, threads,
+    )  # fmt: skip
+    hits = _load.cache_info().hits
+    started = time.perf_counter()
+    model = _load(*arguments)
+    if _load.cache_info().hits > hits:
+        return model, 0.0
+    seconds = time.perf_counter() - started
+    logger.info("model loaded", extra={"engine": item.ENGINE, "seconds": round(seconds, 3)})
+    return model, seconds
+
+
+def current_version(bucket: str, folder: str) -> str:
+    """Return the ETags of the bundle's files, which name this version of it.
+
+    Raises
+    ------
+    ModelNotFound
+        If a file of the bundle is missing.
+    """
+    etags = []
+    for name in keys.MODEL_FILES:
+        key = keys.model_file(folder, name)
+        try:
+            etags.append(storage.head(bucket, key).etag)
+        except ObjectNotFound as error:
+            raise ModelNotFound(
+                f"key 'S3_object_name': s3://{bucket}/{key} does not exist; upload a model "
+                f"bundle ({' and '.join(keys.MODEL_FILES)}) there"
+            ) from error
+    return " ".join(etags)
+
+
+@functools.lru_cache(maxsize=1)  # a second model would not fit beside the first
+def _load(
+    bucket: str, folder: str, version: str, engine: str, precision: str, threads: int
+) -> LoadedModel:
+    from cosmicai.engines.base import load_engine
+    from cosmicai.model.bundle import Bundle
+
+    path = _download(bucket, folder, version)
+    return LoadedModel(
+        engine=load_engine(engine, path, threads=threads, precision=precision),
+        digest=Bundle(path).digest,
+    )
+
+
+def _download(bucket: str, folder: str, version: str) -> Path:
+    """Return a local folder with this version of the bundle.
+
+    Sandboxes on one machine share it: it appears whole, by renaming, or not at all.
+    """
+    root = Path(tempfile.gettempdir()) / f"cosmicai-models-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    name = hashlib.sha256("\n".join((bucket, folder, version)).encode()).hexdigest()[:32]
+    target = root / name
+    if target.is_dir():
+        return target
+    partial = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=root))
+    try:
+        for file, etag in zip(keys.MODEL_FILES, version.split(), strict=True):
+            key = keys.model_file(folder, file)
+            try:
+                storage.download(bucket, key, partial / file, if_match=etag)
+            except ObjectNotFound as error:
+                raise ModelNotFound(f"s3://{bucket}/{key} does not exist any more") from error
+            except PreconditionFailed as error:
+                raise ModelMismatch(
+                    f"s3://{bucket}/{key} changed since this execution was planned; start another"
+                ) from error
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.is_dir():  # otherwise another sandbox was first, with the same files
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
