@@ -1,1 +1,1 @@
-"""Models: import of checkpoints, training, the model card."""
+"""Models: training and import of checkpoints."""

@@ -1,0 +1,192 @@
+"""Data sets as files: made, split, inspected, read back by torch."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cosmicai.errors import InvalidInput
+from cosmicai.partition.reader import open_partition
+from cosmicai_workbench.cli.main import main
+from cosmicai_workbench.data.catalogue import read_catalogue
+from cosmicai_workbench.data.partition_writer import PartitionWriter, write_partition
+from cosmicai_workbench.data.photometry import is_test_parent
+from cosmicai_workbench.data.splitting import galaxies_per_partition
+from cosmicai_workbench.data.synthesis import synthesize
+
+
+def torch_tensors(path: Path) -> list[np.ndarray]:
+    import torch
+    from torch.utils.data import TensorDataset
+
+    with torch.serialization.safe_globals([TensorDataset]):
+        dataset = torch.load(path, weights_only=True)
+    assert isinstance(dataset, TensorDataset)
+    return [tensor.numpy() for tensor in dataset.tensors]
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("made") / "survey.pt"
+    assert main(["data", "make", "-n", "23", "--seed", "5", str(path)]) == 0
+    return path
+
+
+def test_torch_reads_what_was_made_and_metadata_says_what_is_real(survey: Path) -> None:
+    image, magnitude, redshift = torch_tensors(survey)
+    assert (image.shape, magnitude.shape, redshift.shape) == ((23, 5, 32, 32), (23, 5), (23,))
+    assert {array.dtype for array in (image, magnitude, redshift)} == {np.dtype("float32")}
+    expected = next(synthesize(23, "test", 5))
+    np.testing.assert_array_equal(image, expected.image)
+    np.testing.assert_array_equal(redshift, expected.redshift)
+    metadata = json.loads(survey.with_suffix(".json").read_text())
+    assert metadata["images"] == "painted"
+    assert "real" in metadata["notice"]
+    rows = [*read_catalogue(survey)]
+    assert [row.index for row in rows] == list(range(23))
+    assert all(is_test_parent(int(row.object_id.split("-")[1])) for row in rows)
+
+
+def test_torch_maps_the_file_and_python_reads_its_checksums(survey: Path) -> None:
+    import zipfile
+
+    import torch
+    from torch.utils.data import TensorDataset
+
+    with torch.serialization.safe_globals([TensorDataset]):
+        mapped = torch.load(survey, weights_only=True, mmap=True)
+    np.testing.assert_array_equal(mapped.tensors[2].numpy(), torch_tensors(survey)[2])
+    with zipfile.ZipFile(survey) as archive:
+        assert archive.testzip() is None
+
+
+def test_same_seed_makes_the_same_bytes(survey: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.pt"
+    assert main(["data", "make", "-n", "23", "--seed", "5", str(again)]) == 0
+    assert again.read_bytes() == survey.read_bytes()
+
+
+def test_split_keeps_every_galaxy_in_order(survey: Path, tmp_path: Path) -> None:
+    assert main(["data", "split", "--galaxies", "10", str(survey), str(tmp_path)]) == 0
+    parts = [tmp_path / f"{number}.pt" for number in (1, 2, 3)]
+    assert sorted(tmp_path.glob("*.pt")) == parts
+    assert [len(torch_tensors(part)[2]) for part in parts] == [10, 10, 3]
+    for whole, pieces in zip(
+        torch_tensors(survey), zip(*map(torch_tensors, parts), strict=True), strict=True
+    ):
+        np.testing.assert_array_equal(np.concatenate(pieces), whole)
+    names = [row.object_id for part in parts for row in read_catalogue(part)]
+    assert names == [row.object_id for row in read_catalogue(survey)]
+    assert [row.index for row in read_catalogue(parts[1])] == list(range(10))
+
+
+def test_split_reads_what_torch_wrote(tmp_path: Path) -> None:
+    import torch
+    from torch.utils.data import TensorDataset
+
+    source = tmp_path / "source.pt"
+    tensors = (torch.randn(300, 5, 32, 32), torch.randn(300, 5), torch.rand(300))
+    torch.save(TensorDataset(*tensors), source)
+    assert main(["data", "split", "--galaxies", "290", str(source), str(tmp_path / "parts")]) == 0
+    second = torch_tensors(tmp_path / "parts" / "2.pt")
+    np.testing.assert_array_equal(second[0], tensors[0][290:].numpy())
+    np.testing.assert_array_equal(second[2], tensors[2][290:].numpy())
+
+
+def test_split_refuses_to_mix_with_other_partitions(
+    survey: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "7.pt").write_bytes(b"other")
+    command = ["data", "split", "--galaxies", "20", str(survey), str(tmp_path)]
+    assert main(command) == 2
+    assert "7.pt" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["1.pt", "2.pt"]
+
+
+def test_truncated_source_leaves_no_partial_partition(survey: Path, tmp_path: Path) -> None:
+    source = tmp_path / "cut.pt"
+    source.write_bytes(survey.read_bytes()[:-5000])
+    assert main(["data", "split", "--galaxies", "9", str(source), str(tmp_path / "parts")]) == 2
+    assert not (tmp_path / "parts").exists()
+
+
+def test_writer_leaves_nothing_when_galaxies_are_missing(tmp_path: Path) -> None:
+    galaxies = next(synthesize(2, "test", 0))
+    with (
+        pytest.raises(ValueError, match="3 galaxies announced, 2 came"),
+        PartitionWriter(tmp_path / "1.pt", 3, {}) as writer,
+    ):
+        writer.write(galaxies.image, galaxies.magnitude, galaxies.redshift)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_sizes_are_the_references() -> None:
+    assert galaxies_per_partition(100) == 5113
+    with pytest.raises(InvalidInput, match="one galaxy"):
+        galaxies_per_partition(0.001)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["-n", "0", "a.pt"], "positive"),
+        (["--split", "all", "a.pt"], "train, test"),
+        (["a.fits"], ".pt"),
+        (["--seed", "-1", "a.pt"], "seed"),
+    ],
+)
+def test_make_refuses_bad_options(
+    options: list[str],
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "make", *options]) == 2
+    assert reason in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_make_does_not_replace_a_file_unasked(survey: Path) -> None:
+    before = survey.read_bytes()
+    assert main(["data", "make", "-n", "2", str(survey)]) == 2
+    assert survey.read_bytes() == before
+
+
+def test_inspect_counts_missing_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    galaxies = next(synthesize(4, "test", 0))
+    galaxies.image[0, 1, 3, 3] = np.nan
+    galaxies.image[0, 1, 3, 4] = np.inf
+    galaxies.magnitude[2, 4] = np.nan
+    galaxies.redshift[3] = np.nan
+    path = tmp_path / "1.pt"
+    write_partition(path, galaxies, {"notice": "a test"})
+    assert main(["data", "inspect", "--json", str(path)]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["galaxies"] == 4
+    assert summary["galaxies_with_nonfinite_inputs"] == 2
+    assert summary["galaxies_without_redshift"] == 1
+    image = summary["tensors"]["image"]
+    assert image["shape"] == [4, 5, 32, 32]
+    assert (image["ranges"]["g"]["nan"], image["ranges"]["g"]["infinite"]) == (1, 1)
+    assert summary["tensors"]["magnitude"]["ranges"]["z"]["nan"] == 1
+    assert summary["metadata"] == {"notice": "a test"}
+    assert main(["data", "inspect", str(path)]) == 0
+    assert "a test" in capsys.readouterr().out
+
+
+def test_inspect_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "1.pt"
+    assert main(["data", "inspect", str(path)]) == 2
+    assert "PartitionNotFound" in capsys.readouterr().err
+    path.write_bytes(b"not a partition")
+    assert main(["data", "inspect", str(path)]) == 2
+    assert "CorruptPartition" in capsys.readouterr().err
+
+
+def test_reader_streams_what_was_written(survey: Path) -> None:
+    with open_partition(survey, batch_size=9) as reader:
+        assert reader.num_samples == 23
+        assert sum(len(batch) for batch in reader) == 23

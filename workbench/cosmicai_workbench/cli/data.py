@@ -1,0 +1,110 @@
+"""``cosmicai data``: make, split, inspect and upload data sets of galaxies."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cosmicai_workbench.cli.progress import progress_bar
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Make, split, inspect and upload data sets of galaxies.",
+    epilog="Example: `cosmicai data make --galaxies 2000 survey.pt && "
+    "cosmicai data split survey.pt partitions --size 25`",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+@app.command(epilog="Example: `cosmicai data make --galaxies 2000 --split test survey.pt`")
+def make(
+    output: Annotated[Path, typer.Argument(help="The .pt file to write.")],
+    galaxies: Annotated[int, typer.Option("--galaxies", "-n", help="How many to make.")] = 2000,
+    split: Annotated[
+        str,
+        typer.Option(help="Side of the train/test split; the shipped model has seen `train` only."),
+    ] = "test",
+    seed: Annotated[int, typer.Option(help="The same seed makes the same galaxies.")] = 0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Make a data set: real SDSS magnitudes and redshifts, **painted** images.
+
+    Writes OUTPUT (a TensorDataset of image, magnitude, redshift), its metadata beside it
+    (`.json`), and its catalogue (`.catalogue.csv`). Beyond the survey's rows (2,501 in `test`),
+    galaxies are real ones moved to another redshift.
+    """
+    from cosmicai_workbench.data.making import made_files, make_dataset
+    from cosmicai_workbench.data.photometry import as_split
+
+    side = as_split(split)
+    with progress_bar("painting", galaxies, "galaxies") as advance:
+        metadata = make_dataset(
+            output, galaxies, side, seed, overwrite=overwrite, on_galaxies=advance
+        )
+    files = [str(path) for path in made_files(output)]
+    if as_json:
+        typer.echo(json.dumps({"files": files, "metadata": metadata}, indent=2))
+        return
+    typer.echo(f"{output}: {galaxies:,} galaxies, {output.stat().st_size / 2**20:,.1f} MB")
+    typer.echo(f"  {metadata['notice']}")
+
+
+@app.command(epilog="Example: `cosmicai data split survey.pt partitions --size 25`")
+def split(
+    source: Annotated[Path, typer.Argument(help="A .pt file of a TensorDataset of galaxies.")],
+    folder: Annotated[Path, typer.Argument(help="Receives 1.pt, 2.pt, …")],
+    size: Annotated[
+        float | None,
+        typer.Option(help="Size of a partition in MB (1024² bytes): 100 MB hold 5,113 galaxies."),
+    ] = None,
+    galaxies: Annotated[
+        int | None, typer.Option(help="Galaxies in a partition, instead of --size.")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Split a data set into numbered partitions; memory stays flat.
+
+    The catalogue beside SOURCE, if there is one, is split with it.
+    """
+    from cosmicai.errors import InvalidInput
+    from cosmicai.partition.reader import open_partition
+
+    from cosmicai_workbench.data.splitting import galaxies_per_partition, split_dataset
+
+    if (size is None) == (galaxies is None):
+        raise InvalidInput("pass either --size (MB) or --galaxies, such as --size 25")
+    count = galaxies if galaxies is not None else galaxies_per_partition(size or 0)
+    with open_partition(source, batch_size=1) as reader:
+        total = reader.num_samples
+    with progress_bar("splitting", total, "galaxies") as advance:
+        partitions = split_dataset(source, folder, count, overwrite=overwrite, on_galaxies=advance)
+    if as_json:
+        typer.echo(json.dumps({"partitions": [str(path) for path in partitions]}, indent=2))
+        return
+    typer.echo(
+        f"{folder}: {len(partitions):,} partitions of up to {count:,} galaxies, {total:,} in all"
+    )
+
+
+@app.command(epilog="Example: `cosmicai data inspect partitions/1.pt`")
+def inspect(
+    partition: Annotated[Path, typer.Argument(help="A .pt file.")],
+    as_json: Json = False,
+) -> None:
+    """Show shapes, ranges, missing values and origin of a partition.
+
+    The whole file is read, and its checksums are verified; nothing in it is executed.
+    """
+    from cosmicai_workbench.data.inspecting import inspect_partition, render_summary
+
+    summary = inspect_partition(partition)
+    if as_json:
+        typer.echo(json.dumps(summary.to_dict(), indent=2))
+    else:
+        render_summary(summary)

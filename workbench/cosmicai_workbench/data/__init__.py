@@ -1,0 +1,1 @@
+"""Data sets of galaxies: real photometry, painted or real cutouts, partitions."""

@@ -1,0 +1,164 @@
+"""What is in a partition: sizes, ranges, missing values, origin."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cosmicai.partition.reader import open_partition
+from numpy.typing import NDArray
+
+from cosmicai_workbench.data.catalogue import catalogue_path
+from cosmicai_workbench.data.partition_writer import read_metadata
+
+_BATCH = 256
+BAND_NAMES = ("u", "g", "r", "i", "z")
+
+
+@dataclass
+class _Range:
+    """Running range of one array; values that are not finite are counted, not ranged."""
+
+    minimum: float = np.inf
+    maximum: float = -np.inf
+    total: float = 0.0
+    finite: int = 0
+    nan: int = 0
+    infinite: int = 0
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        finite = np.isfinite(values)
+        nan = int(np.isnan(values).sum())
+        self.nan += nan
+        self.infinite += int(values.size - finite.sum()) - nan
+        if finite.any():
+            good = values[finite]
+            self.minimum = min(self.minimum, float(good.min()))
+            self.maximum = max(self.maximum, float(good.max()))
+            self.total += float(good.sum(dtype=np.float64))
+            self.finite += good.size
+
+    def summary(self) -> dict[str, float | int | None]:
+        known = self.finite > 0
+        return {
+            "min": self.minimum if known else None,
+            "mean": self.total / self.finite if known else None,
+            "max": self.maximum if known else None,
+            "nan": self.nan,
+            "infinite": self.infinite,
+        }
+
+
+@dataclass(frozen=True)
+class TensorSummary:
+    """One tensor of a partition; ranges by band where it has bands, else under ``all``."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    ranges: dict[str, dict[str, float | int | None]]
+
+
+@dataclass(frozen=True)
+class PartitionSummary:
+    """What ``cosmicai data inspect`` reports of one partition."""
+
+    path: str
+    bytes: int
+    galaxies: int
+    galaxies_with_nonfinite_inputs: int
+    galaxies_without_redshift: int
+    tensors: dict[str, TensorSummary]
+    catalogue: str | None
+    metadata: dict[str, Any] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary as plain JSON values."""
+        return asdict(self)
+
+
+def inspect_partition(
+    path: Path, *, on_galaxies: Callable[[int, int], None] = lambda *_: None
+) -> PartitionSummary:
+    """Read a whole partition, batch by batch, and summarize it.
+
+    Parameters
+    ----------
+    path
+        A ``.pt`` file.
+    on_galaxies
+        Called with galaxies read so far and in all.
+
+    Raises
+    ------
+    PartitionNotFound, CorruptPartition, UnsafePickle
+        It cannot be read.
+    """
+    image = [_Range() for _ in BAND_NAMES]
+    magnitude = [_Range() for _ in BAND_NAMES]
+    redshift = _Range()
+    nonfinite = 0
+    with open_partition(path, batch_size=_BATCH) as reader:
+        for batch in reader:
+            for band in range(len(BAND_NAMES)):
+                image[band].add(batch.image[:, band])
+                magnitude[band].add(batch.magnitude[:, band])
+            redshift.add(batch.redshift)
+            good = np.isfinite(batch.image).all(axis=(1, 2, 3))
+            good &= np.isfinite(batch.magnitude).all(axis=1)
+            nonfinite += int((~good).sum())
+            on_galaxies(batch.start + len(batch), reader.num_samples)
+        ranges = (
+            {name: band.summary() for name, band in zip(BAND_NAMES, image, strict=True)},
+            {name: band.summary() for name, band in zip(BAND_NAMES, magnitude, strict=True)},
+            {"all": redshift.summary()},
+        )
+        # A partition may lack redshifts, so there may be one tensor fewer.
+        tensors = {
+            name: TensorSummary(tensor.shape, tensor.dtype, summary)
+            for name, tensor, summary in zip(
+                ("image", "magnitude", "redshift"), reader.tensors, ranges, strict=False
+            )
+        }
+        catalogue = catalogue_path(path)
+        return PartitionSummary(
+            path=str(path),
+            bytes=reader.nbytes,
+            galaxies=reader.num_samples,
+            galaxies_with_nonfinite_inputs=nonfinite,
+            galaxies_without_redshift=redshift.nan,
+            tensors=tensors,
+            catalogue=str(catalogue) if catalogue.exists() else None,
+            metadata=read_metadata(path),
+        )
+
+
+def render_summary(summary: PartitionSummary) -> None:
+    """Print a summary for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(
+        f"[bold]{summary.path}[/]: {summary.galaxies:,} galaxies, "
+        f"{summary.bytes / 2**20:,.1f} MB, "
+        f"catalogue: {summary.catalogue or 'none'}"
+    )
+    table = Table("tensor", "min", "mean", "max", "NaN", "infinite")
+    for name, tensor in summary.tensors.items():
+        shape = " × ".join(f"{size:,}" for size in tensor.shape)
+        table.add_section()
+        table.add_row(f"[bold]{name}[/] {shape} {tensor.dtype}")
+        for band, values in tensor.ranges.items():
+            numbers = [
+                "–" if values[key] is None else f"{values[key]:.4g}"
+                for key in ("min", "mean", "max")
+            ]
+            table.add_row(f"  {band}", *numbers, f"{values['nan']:,}", f"{values['infinite']:,}")
+    console.print(table)
+    console.print(
+        f"galaxies with a missing input: {summary.galaxies_with_nonfinite_inputs:,}; "
+        f"without redshift: {summary.galaxies_without_redshift:,}"
+    )
+    notice = (summary.metadata or {}).get("notice")
+    console.print(notice or "no metadata of its origin", style="dim")

@@ -1,0 +1,191 @@
+"""Partitions written as a stream, so that memory stays flat whatever their size.
+
+The file is what ``torch.save(TensorDataset(image, magnitude, redshift))`` writes, and torch reads
+it, but no torch is needed to write it: an uncompressed zip with one record a tensor and a pickle
+that names them (see ``cosmicai.partition.archive`` for the layout). One record more,
+``extra/metadata.json``, says where the galaxies come from; torch leaves it alone.
+"""
+
+import json
+import pickle
+import shutil
+import struct
+import tempfile
+import zipfile
+from contextlib import ExitStack
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+from cosmicai.model.config import BANDS, IMAGE_SIZE
+from numpy.typing import NDArray
+
+from cosmicai_workbench.data.synthesis import Galaxies
+
+GALAXY_BYTES = 4 * (BANDS * IMAGE_SIZE**2 + BANDS + 1)
+"""Bytes of one galaxy's image, magnitudes and redshift."""
+ARCHIVE_BYTES = 4096
+"""More than the rest of the file takes: headers, pickle, metadata."""
+METADATA_RECORD = "extra/metadata.json"
+
+_PREFIX = "archive"
+_ALIGNMENT = 64
+_ZIP64_EXTRA = 20
+_PADDING_ID = 0x4246  # "FB", the field torch pads records with
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same galaxies give the same bytes
+_SPOOL = 8 * 2**20
+
+
+class PartitionWriter:
+    """Writes one partition, batch by batch.
+
+    A context manager: the file appears under its name only when the block ends without an error and
+    every galaxy announced has come.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    count
+        Galaxies it will hold.
+    metadata
+        JSON object for the file's metadata record.
+    """
+
+    def __init__(self, path: Path, count: int, metadata: dict[str, Any]) -> None:
+        self.path = path
+        self.count = count
+        self.written = 0
+        self._metadata = metadata
+        self._partial = path.with_name(f"{path.name}.partial")
+
+    def __enter__(self) -> Self:
+        self._files = ExitStack()
+        # Magnitudes and redshifts come with their images but lie behind them in the file.
+        self._magnitude = self._files.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
+        self._redshift = self._files.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
+        self._file = self._files.enter_context(self._partial.open("wb"))
+        self._zip = self._files.enter_context(zipfile.ZipFile(self._file, "w"))
+        self._put("data.pkl", _pickle(self.count))
+        self._put("byteorder", b"little")
+        self._put(METADATA_RECORD, json.dumps(self._metadata, indent=1).encode())
+        self._image = self._open("data/0", self.count * 4 * BANDS * IMAGE_SIZE**2)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        whole = kind is None and self.written == self.count
+        with self._files:
+            self._image.close()
+            if whole:
+                self._put_column("data/1", self._magnitude, BANDS)
+                self._put_column("data/2", self._redshift, 1)
+                self._put("version", b"3\n")
+        if whole:
+            self._partial.replace(self.path)
+            return
+        self._partial.unlink()
+        if kind is None:
+            raise ValueError(f"{self.path}: {self.count} galaxies announced, {self.written} came")
+
+    def write(
+        self,
+        image: NDArray[np.float32],
+        magnitude: NDArray[np.float32],
+        redshift: NDArray[np.float32],
+    ) -> None:
+        """Append galaxies: (b, 5, 32, 32), (b, 5) and (b,)."""
+        count = len(redshift)
+        if image.shape != (count, BANDS, IMAGE_SIZE, IMAGE_SIZE) or magnitude.shape != (
+            count,
+            BANDS,
+        ):
+            raise ValueError(
+                f"expected image ({count}, 5, 32, 32) and magnitude ({count}, 5), found "
+                f"{image.shape} and {magnitude.shape}"
+            )
+        self._image.write(_little_endian(image))
+        self._magnitude.write(_little_endian(magnitude))
+        self._redshift.write(_little_endian(redshift))
+        self.written += count
+
+    def _open(self, name: str, size: int) -> IO[bytes]:
+        """Open a record whose bytes begin at a multiple of 64, as torch's do, for mapped reads."""
+        info = zipfile.ZipInfo(f"{_PREFIX}/{name}", _EPOCH)
+        large = size >= zipfile.ZIP64_LIMIT
+        header = 30 + len(info.filename) + 4 + (_ZIP64_EXTRA if large else 0)
+        padding = -(self._file.tell() + header) % _ALIGNMENT
+        info.extra = struct.pack("<HH", _PADDING_ID, padding) + bytes(padding)
+        return self._zip.open(info, "w", force_zip64=large)
+
+    def _put(self, name: str, content: bytes) -> None:
+        with self._open(name, len(content)) as record:
+            record.write(content)
+
+    def _put_column(self, name: str, column: IO[bytes], width: int) -> None:
+        column.seek(0)
+        with self._open(name, self.count * 4 * width) as record:
+            shutil.copyfileobj(column, record)
+
+
+def write_partition(path: Path, galaxies: Galaxies, metadata: dict[str, Any]) -> None:
+    """Write galaxies that are all in memory as one partition."""
+    with PartitionWriter(path, len(galaxies), metadata) as writer:
+        writer.write(galaxies.image, galaxies.magnitude, galaxies.redshift)
+
+
+def read_metadata(path: Path) -> dict[str, Any] | None:
+    """Return the metadata record of a partition; None where another program wrote it."""
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.filename.endswith(f"/{METADATA_RECORD}") and info.file_size < _SPOOL:
+                metadata: dict[str, Any] = json.loads(archive.read(info))
+                return metadata
+    return None
+
+
+def _little_endian(array: NDArray[np.float32]) -> memoryview:
+    return np.ascontiguousarray(array, dtype="<f4").data
+
+
+def _pickle(count: int) -> bytes:
+    """Pickle of a TensorDataset of three tensors, protocol 2, as torch.save writes it.
+
+    Put together by hand because Python's pickler would have to import torch, which costs 200 MB.
+    """
+    shapes = ((count, BANDS, IMAGE_SIZE, IMAGE_SIZE), (count, BANDS), (count,))
+    tensors = b"".join(_tensor(str(key), shape) for key, shape in enumerate(shapes))
+    dataset = _global("torch.utils.data.dataset", "TensorDataset") + b")\x81"
+    return b"\x80\x02" + dataset + b"}" + _text("tensors") + b"(" + tensors + b"tsb."
+
+
+def _tensor(key: str, shape: tuple[int, ...]) -> bytes:
+    strides = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    storage = (
+        b"(" + _text("storage") + _global("torch", "FloatStorage") + _text(key) + _text("cpu")
+    ) + (_integer(prod(shape)) + b"tQ")
+    hooks = _global("collections", "OrderedDict") + b")R"
+    arguments = storage + _integer(0) + _integers(shape) + _integers(strides) + b"\x89" + hooks
+    return _global("torch._utils", "_rebuild_tensor_v2") + b"(" + arguments + b"tR"
+
+
+def _global(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+def _text(text: str) -> bytes:
+    return b"X" + struct.pack("<I", len(text)) + text.encode()
+
+
+def _integers(values: tuple[int, ...]) -> bytes:
+    return b"(" + b"".join(map(_integer, values)) + b"t"
+
+
+def _integer(value: int) -> bytes:
+    return pickle.dumps(value, 2)[2:-1]  # without PROTO and STOP

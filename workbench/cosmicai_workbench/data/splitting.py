@@ -1,0 +1,161 @@
+"""One data set into partitions of a given size."""
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from cosmicai.errors import InvalidInput
+from cosmicai.partition.reader import Batch, open_partition
+
+from cosmicai_workbench.data.catalogue import (
+    CatalogueRow,
+    catalogue_path,
+    read_catalogue,
+    write_catalogue,
+)
+from cosmicai_workbench.data.partition_writer import (
+    ARCHIVE_BYTES,
+    GALAXY_BYTES,
+    PartitionWriter,
+    read_metadata,
+)
+
+MEGABYTE = 1024 * 1024
+_BATCH = 256
+_NUMBERED = re.compile(r"[1-9][0-9]*\.(pt|catalogue\.csv)")
+
+
+def galaxies_per_partition(megabytes: float) -> int:
+    """Return how many galaxies fit into a partition: 5,113 into 100 MB, as the reference has it.
+
+    Raises
+    ------
+    InvalidInput
+        Not even one fits.
+    """
+    count = int((megabytes * MEGABYTE - ARCHIVE_BYTES) // GALAXY_BYTES)
+    if count < 1:
+        raise InvalidInput(
+            "partition size: room for one galaxy expected, "
+            f"{(GALAXY_BYTES + ARCHIVE_BYTES) / MEGABYTE:.3f} MB, found {megabytes} MB"
+        )
+    return count
+
+
+def split_dataset(
+    source: Path,
+    folder: Path,
+    galaxies: int,
+    *,
+    overwrite: bool = False,
+    on_galaxies: Callable[[int], None] = lambda _: None,
+) -> list[Path]:
+    """Split a data set into partitions 1.pt, 2.pt, …, its catalogue with it.
+
+    Memory stays at a few megabytes, whatever the sizes.
+
+    Parameters
+    ----------
+    source
+        Any ``.pt`` file of a TensorDataset of image, magnitude and redshift.
+    folder
+        Receives the partitions.
+    galaxies
+        Galaxies in a partition; the last one holds what is left.
+    overwrite
+        Remove the numbered partitions that ``folder`` already has.
+    on_galaxies
+        Called with the number of galaxies in each batch copied.
+
+    Returns
+    -------
+    list of Path
+        The partitions, in order.
+
+    Raises
+    ------
+    InvalidInput
+        ``galaxies`` is not positive, ``folder`` already holds partitions, the data set lies among
+        the partitions it would make, or its catalogue has another length.
+    PartitionNotFound, CorruptPartition, UnsafePickle
+        ``source`` cannot be read.
+    """
+    if galaxies < 1:
+        raise InvalidInput(f"galaxies a partition: a positive number expected, found {galaxies}")
+    with open_partition(source, batch_size=_BATCH) as reader:
+        _clear(folder, source, overwrite=overwrite)
+        total = reader.num_samples
+        batches = _Rebatched(iter(reader))
+        metadata = read_metadata(source) or {"split_from": source.name}
+        catalogue = read_catalogue(source) if catalogue_path(source).exists() else None
+        partitions: list[Path] = []
+        for first in range(0, total, galaxies):
+            count = min(galaxies, total - first)
+            path = folder / f"{len(partitions) + 1}.pt"
+            place = {"first_galaxy": first, "partition_galaxies": count}
+            with PartitionWriter(path, count, metadata | place) as writer:
+                for batch in batches.take(count):
+                    writer.write(batch.image, batch.magnitude, batch.redshift)
+                    on_galaxies(len(batch))
+            if catalogue is not None:
+                _split_catalogue(path, catalogue, count)
+            partitions.append(path)
+        if catalogue is not None and next(catalogue, None) is not None:
+            raise InvalidInput(f"{catalogue_path(source)} has more rows than {total} galaxies")
+    return partitions
+
+
+class _Rebatched:
+    """Batches cut anew at the borders of partitions."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self._left: Batch | None = None
+
+    def take(self, count: int) -> Iterator[Batch]:
+        """Yield the next ``count`` galaxies."""
+        while count:
+            batch = self._left or next(self._batches)
+            head, self._left = _cut(batch, count)
+            count -= len(head)
+            yield head
+
+
+def _cut(batch: Batch, count: int) -> tuple[Batch, Batch | None]:
+    if count >= len(batch):
+        return batch, None
+    return (
+        Batch(batch.start, batch.image[:count], batch.magnitude[:count], batch.redshift[:count]),
+        Batch(
+            batch.start + count,
+            batch.image[count:],
+            batch.magnitude[count:],
+            batch.redshift[count:],
+        ),
+    )
+
+
+def _split_catalogue(path: Path, catalogue: Iterator[CatalogueRow], count: int) -> None:
+    rows = [
+        CatalogueRow(index, row.object_id, row.ra, row.dec)
+        for index, row in enumerate(islice(catalogue, count))
+    ]
+    if len(rows) != count:
+        raise InvalidInput(f"the catalogue ends before the galaxies of {path.name}")
+    write_catalogue(path, rows)
+
+
+def _clear(folder: Path, source: Path, *, overwrite: bool) -> None:
+    """Make sure that ``folder`` will hold this split's partitions and no other's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    there = [path for path in folder.iterdir() if _NUMBERED.fullmatch(path.name)]
+    if any(path.samefile(source) for path in there):
+        raise InvalidInput(f"{source} lies in {folder}, where its partitions would replace it")
+    if there and not overwrite:
+        raise InvalidInput(
+            f"{folder} already holds {len(there)} partition files, such as {there[0].name}; "
+            "choose an empty folder or pass --overwrite"
+        )
+    for path in there:
+        path.unlink()
