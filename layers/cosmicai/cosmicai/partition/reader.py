@@ -42,7 +42,7 @@ IMAGE_SHAPE: Final = (BANDS, PIXELS, PIXELS)
 MAGNITUDE_SHAPE: Final = (BANDS,)
 
 _PICKLE_BYTES: Final = 64 * 1024  # that of a partition has about 340
-_DATASET: Final = "torch.utils.data.dataset.TensorDataset"
+DATASET_CLASS: Final = "torch.utils.data.dataset.TensorDataset"
 _BLOCK_BYTES: Final = 4 * 1024 * 1024  # of images; a batch that is larger is its own block
 _SMALL_BLOCK_BYTES: Final = 1024 * 1024  # of magnitudes and redshifts
 _PART_BYTES: Final = 4 * 1024 * 1024  # of one request
@@ -202,7 +202,9 @@ class PartitionReader:
 
 def _tensors(source: ByteSource) -> tuple[TensorRef, ...]:
     """Return the references of image, magnitude and, where there is one, redshift, checked."""
-    dataset = TorchArchive(source).load({_DATASET: stub(_DATASET)}, max_bytes=_PICKLE_BYTES)
+    dataset = TorchArchive(source).load(
+        {DATASET_CLASS: stub(DATASET_CLASS)}, max_bytes=_PICKLE_BYTES
+    )
     if not isinstance(dataset, Stub):
         raise CorruptArchive(f"a TensorDataset expected, found {kind(dataset)}")
     tensors = dataset.state.get("tensors")

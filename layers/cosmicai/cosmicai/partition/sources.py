@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from cosmicai.errors import (
     CorruptPartition,
+    ObjectNotFound,
     PartitionNotFound,
+    PreconditionFailed,
     TransientStorageError,
 )
+from cosmicai.storage import raise_ours
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from botocore.exceptions import ClientError
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
@@ -216,10 +218,8 @@ class S3Source:
                     if not count:
                         raise _Interrupted(f"ended after {progress.received} of {wanted} bytes")
                     progress.received += count
-        except ClientError as error:
-            self._raise_refusal(error)
-        except (BotoCoreError, OSError) as error:
-            raise _Interrupted(f"{type(error).__name__}: {error}") from error
+        except (ClientError, BotoCoreError, OSError) as error:
+            self._raise_ours(error)
 
     def _check_version(self, response: GetObjectOutputTypeDef) -> None:
         """Take size and ETag from the first answer; hold every later one to them."""
@@ -234,20 +234,20 @@ class S3Source:
     def _changed(self) -> str:
         return f"{self._location} was changed while it was read; nothing of it was mixed"
 
-    def _raise_refusal(self, error: ClientError) -> NoReturn:
-        code = error.response.get("Error", {}).get("Code", "")
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if code in {"NoSuchKey", "NoSuchBucket"} or status == 404:
-            if self._etag is not None:
-                raise CorruptPartition(f"{self._location} was deleted while it was read") from error
-            raise PartitionNotFound(f"{self._location} does not exist ({code})") from error
-        if status == 412:
-            raise CorruptPartition(self._changed()) from error
-        if status == 416:
+    def _raise_ours(self, error: Exception) -> NoReturn:
+        """Raise what a failed request means for the partition."""
+        if getattr(error, "response", {}).get("Error", {}).get("Code") == "InvalidRange":
             raise CorruptPartition(f"{self._location} is empty: 0 bytes") from error
-        if status >= 500 or status == 429 or code == "RequestTimeout":
-            raise _Interrupted(f"{code}: {error}") from error
-        raise PartitionNotFound(f"{self._location} cannot be read: {error}") from error
+        try:
+            raise_ours(error, str(self._location))
+        except ObjectNotFound as found:
+            if self._etag is not None:
+                raise CorruptPartition(f"{self._location} was deleted while it was read") from found
+            raise PartitionNotFound(str(found)) from error
+        except PreconditionFailed as found:
+            raise CorruptPartition(self._changed()) from found
+        except TransientStorageError as found:
+            raise _Interrupted(str(found)) from error
 
 
 @dataclass
