@@ -12,7 +12,7 @@ import math
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, ConfigDict, Field
 
 from cosmicai.errors import InvalidInput
 
@@ -80,12 +80,7 @@ class CostBreakdown(_Model):
     currency: Literal["USD"] = "USD"
     prices_date: str
     items: dict[str, float] = Field(description="Item, e.g. 'lambda model_inference' → dollars.")
-
-    @computed_field  # type: ignore[prop-decorator]  # pydantic's documented order
-    @property
-    def total(self) -> float:
-        """The sum of the items."""
-        return math.fsum(self.items.values())
+    total: float = Field(description="The sum of the items.")
 
 
 @functools.cache
@@ -150,6 +145,7 @@ def cost(usage: Usage) -> CostBreakdown:
         architecture=architecture,
         prices_date=prices()["date"],
         items=items,
+        total=math.fsum(items.values()),
     )
 
 

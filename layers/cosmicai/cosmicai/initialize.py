@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import dataclass
 
 from cosmicai import keys, planning, storage
@@ -64,6 +65,7 @@ def initialize(event: InitializeEvent) -> Plan:
     ResultPathInUse
         If another execution holds the result path and ``overwrite`` is not asked for.
     """
+    started = time.perf_counter()
     request = parse(ExecutionInput, event.input)
     settings = parse(StackSettings, StackSettings.from_environment(os.environ))
     decisions = _decide(request, settings)
@@ -75,6 +77,7 @@ def initialize(event: InitializeEvent) -> Plan:
         _manifest(event.execution, request, decisions),
         content_type="application/json",
     )
+    plan = plan.model_copy(update={"initialize_seconds": time.perf_counter() - started})
     storage.put_json(
         plan.bucket, keys.plan(plan.result_path), plan.model_dump(mode="json", by_alias=True)
     )
@@ -179,6 +182,7 @@ def _plan(execution: Execution, request: ExecutionInput, decisions: _Decisions) 
         fmi=request.fmi,
         model_version=decisions.model_version,
         warnings=decisions.warnings,
+        initialize_memory_mb=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)),
     )
 
 

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from cosmicai.cost import CostBreakdown
 from cosmicai.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -253,6 +254,8 @@ class Plan(Contract):
     fmi: bool
     model_version: str
     warnings: list[str] = Field(description="What the user should know, e.g. gaps in numbering.")
+    initialize_seconds: float = Field(default=0.0, ge=0, description="Time that planning took.")
+    initialize_memory_mb: int = Field(default=0, ge=0, description="Its function's memory size.")
 
 
 class Failure(Contract):
@@ -292,6 +295,14 @@ class CollectiveEvent(ManifestItem):
     """Event of the Invoke FMI function: a rank's item; with ``failure``, why it gave up."""
 
     failure: Failure | None = None
+
+
+class RankFailure(Contract):
+    """``failures/<rank>.json``: written by the state machine when a rank fails for good."""
+
+    execution: str
+    rank: int = Field(ge=0)
+    failure: Failure
 
 
 class QualityStatistics(Contract):
@@ -435,8 +446,8 @@ class Summary(Contract):
     engine: str | None = None
     model_digest: str | None = None
     quality: Quality | None = None
-    cost: dict[str, Any] | None = Field(
-        default=None, description="Estimated dollars; see cosmicai.cost.CostBreakdown."
+    cost: CostBreakdown | None = Field(
+        default=None, description="Dollars, estimated from the records at list prices."
     )
     fmi: dict[str, Any] | None = Field(default=None, description="What the ranks agreed on.")
     finished_at: datetime

@@ -250,10 +250,10 @@ def list_objects(bucket: str, prefix: str, *, recursive: bool = True) -> Iterato
         raise_ours(error, f"s3://{bucket}/{prefix}")
 
 
-def get_many_json(bucket: str, keys: Iterable[str]) -> Iterator[Any]:
-    """Read JSON objects in parallel; yield them in the order of ``keys``."""
+def get_many(bucket: str, keys: Iterable[str]) -> Iterator[bytes]:
+    """Read objects in parallel; yield them in the order of ``keys``."""
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        yield from pool.map(functools.partial(get_json, bucket), keys)
+        yield from pool.map(functools.partial(get_bytes, bucket), keys)
 
 
 def delete_many(bucket: str, keys: Iterable[str]) -> int:

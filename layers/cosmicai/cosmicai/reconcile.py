@@ -1,0 +1,105 @@
+"""Which ranks of a plan are there, whole and of this execution, and what became of the others."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cosmicai import keys, storage
+from cosmicai.errors import InvalidInput
+from cosmicai.schema import FailedRank, ManifestItem, Plan, RankFailure, RankRecord, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_VANISHED = ("NotReceived", "it left neither a record nor a failure: it never ran, or was lost")
+
+
+@dataclass
+class Reconciled:
+    """The ranks received, as files and as records in rank order, and the ranks that were not."""
+
+    files: list[bytes] = field(default_factory=list)
+    records: list[RankRecord] = field(default_factory=list)
+    failed: list[FailedRank] = field(default_factory=list)
+
+
+def reconcile(plan: Plan) -> Reconciled:
+    """Hold what lies under the result path against the manifest.
+
+    A rank is received when its record is there, belongs to this execution, and names the very
+    predictions file that is there. With FMI it must not have failed at the collective either.
+    """
+    etags = {
+        item.key: item.etag
+        for item in storage.list_objects(plan.bucket, keys.folder(plan.result_path))
+    }
+    failures = _failures(plan, etags)
+    result = Reconciled()
+    missing: dict[int, tuple[str, str]] = {}
+    present = [
+        rank for rank in range(plan.world_size) if keys.rank(plan.result_path, rank) in etags
+    ]
+    files = storage.get_many(plan.bucket, (keys.rank(plan.result_path, rank) for rank in present))
+    for rank, file in zip(present, files, strict=True):
+        problem = _problem(plan, rank, file, etags)
+        if isinstance(problem, RankRecord):
+            if plan.fmi and rank in failures:
+                missing[rank] = failures[rank]
+            else:
+                result.files.append(file)
+                result.records.append(problem)
+        else:
+            missing[rank] = ("DamagedRecord", problem)
+    for rank in range(plan.world_size):
+        if keys.rank(plan.result_path, rank) not in etags:
+            missing[rank] = failures.get(
+                rank,
+                (
+                    "NotReceived",
+                    "it left neither a record nor a failure: it never ran, or was lost",
+                ),
+            )
+    if missing:
+        result.failed = list(_name(plan, missing))
+    return result
+
+
+def _problem(plan: Plan, rank: int, file: bytes, etags: dict[str, str]) -> RankRecord | str:
+    """Return the record if it can be trusted, else why it cannot."""
+    try:
+        record = parse(RankRecord, json.loads(file))
+    except (InvalidInput, ValueError) as error:
+        return f"its record cannot be read: {error}"
+    if record.execution != plan.execution.id:
+        return f"its record belongs to another execution, {record.execution}"
+    if record.rank != rank:
+        return f"its record is that of rank {record.rank}"
+    if etags.get(record.predictions_key) != record.predictions_etag:
+        return "its predictions file is missing, or is not the one that its record names"
+    return record
+
+
+def _failures(plan: Plan, etags: dict[str, str]) -> dict[int, tuple[str, str]]:
+    """Return error and cause of the ranks of this execution that the state machine gave up."""
+    candidates = [
+        key
+        for rank in range(plan.world_size)
+        if (key := keys.failure(plan.result_path, rank)) in etags
+    ]
+    found = {}
+    for file in storage.get_many(plan.bucket, candidates):
+        entry = parse(RankFailure, json.loads(file))
+        if entry.execution == plan.execution.id:
+            found[entry.rank] = (entry.failure.Error, entry.failure.message)
+    return found
+
+
+def _name(plan: Plan, missing: dict[int, tuple[str, str]]) -> Iterator[FailedRank]:
+    """Look the data of the missing ranks up in the manifest."""
+    for item in storage.get_json(plan.bucket, plan.manifest_key):
+        if item["RANK"] in missing:
+            error, cause = missing[item["RANK"]]
+            path = parse(ManifestItem, item).DATA_PATH
+            yield FailedRank(rank=item["RANK"], data_path=path, error=error, cause=cause)

@@ -1,0 +1,266 @@
+"""The Summarize step: from the ranks' records to one summary, or to the reason there is none."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from cosmicai import keys, quality, storage
+from cosmicai.claim import holder_of, require_claim
+from cosmicai.cost import FunctionUsage, cost, execution_usage, round_up_express
+from cosmicai.errors import IncompleteResults, InvalidInput, ObjectNotFound
+from cosmicai.observability import logger
+from cosmicai.reconcile import Reconciled, reconcile
+from cosmicai.schema import (
+    ExecutionInput,
+    Failure,
+    Plan,
+    RankRecord,
+    SummarizeEvent,
+    Summary,
+    parse,
+)
+
+if TYPE_CHECKING:
+    from cosmicai.cost import CostBreakdown
+
+NAMED_RANKS = 20
+"""Failed ranks named in messages and in the state's output; ``summary.json`` names them all."""
+
+
+def summarize(event: SummarizeEvent) -> Summary:
+    """Reconcile the ranks, write ``combined_data.json`` and ``summary.json``.
+
+    With a ``failure`` in the event, record it in ``summary.json`` instead, if the result path
+    belongs to this execution.
+
+    Returns
+    -------
+    Summary
+        As written, but naming at most ``NAMED_RANKS`` failed ranks: a state's output is limited.
+
+    Raises
+    ------
+    IncompleteResults
+        If more ranks are missing than the execution tolerates; the summary then says FAILED.
+    ResultPathInUse
+        If another execution took over the result path.
+    """
+    summary = _record_failure(event, event.failure) if event.failure else _conclude(event)
+    return summary.model_copy(update={"failed_ranks": summary.failed_ranks[:NAMED_RANKS]})
+
+
+def _conclude(event: SummarizeEvent) -> Summary:
+    started = time.perf_counter()
+    request = parse(ExecutionInput, event.input)
+    require_claim(event.execution.id, request.bucket, request.result_path)
+    plan = parse(Plan, storage.get_json(request.bucket, keys.plan(request.result_path)))
+    found = reconcile(plan)
+    failure = _failure(plan, found)
+    status = "FAILED" if failure else "PARTIAL" if found.failed else "SUCCEEDED"
+    summary = Summary(
+        status=status, failure=failure, **_figures(event, plan, found, started=started)
+    )
+    if failure:
+        _write(request, summary)
+        raise IncompleteResults(failure.Cause)
+    storage.put_bytes(
+        plan.bucket,
+        keys.combined_data(plan.result_path),
+        b"[" + b",\n".join(found.files) + b"]",
+        content_type="application/json",
+    )
+    _write(request, summary)
+    logger.info(
+        "summarized",
+        extra={
+            "status": status,
+            "ranks": f"{summary.ranks_received}/{summary.world_size}",
+            "samples": summary.num_samples,
+        },
+    )
+    return summary
+
+
+def _failure(plan: Plan, found: Reconciled) -> Failure | None:
+    """Return why the result may not be used, or None if enough ranks are there."""
+    missing = len(found.failed)
+    if not missing:
+        return None
+    tolerated = plan.tolerated_failure_percentage
+    if found.records and missing * 100 <= tolerated * plan.world_size:
+        return None
+    named = "; ".join(
+        f"rank {rank.rank} ({rank.error}: {rank.cause})" for rank in found.failed[:NAMED_RANKS]
+    )
+    more = f"; and {missing - NAMED_RANKS} more" if missing > NAMED_RANKS else ""
+    return Failure(
+        Error=IncompleteResults.__name__,
+        Cause=f"{missing} of {plan.world_size} ranks left no result, and {tolerated:g}% may: "
+        f"{named}{more}",
+    )
+
+
+def _record_failure(event: SummarizeEvent, failure: Failure) -> Summary:
+    """Write the reason and what there is to ``summary.json``, if the path is ours to write to."""
+    started = time.perf_counter()
+    failure = Failure(Error=failure.Error, Cause=failure.message)
+    summary = Summary(
+        status="FAILED",
+        failure=failure,
+        execution=event.execution,
+        input=event.input,
+        finished_at=datetime.now(UTC),
+    )
+    try:
+        request = parse(ExecutionInput, event.input)
+        holder = holder_of(request.bucket, request.result_path)
+    except (InvalidInput, ObjectNotFound) as error:
+        logger.warning("no result path to record the failure in", extra={"reason": str(error)})
+        return summary
+    if holder is None or holder.execution != event.execution.id:
+        logger.warning("the result path is not this execution's: nothing is written to it")
+        return summary
+    try:
+        plan = parse(Plan, storage.get_json(request.bucket, keys.plan(request.result_path)))
+    except ObjectNotFound:
+        logger.warning("the execution failed before it had a plan")
+    else:
+        summary = Summary(
+            status="FAILED",
+            failure=failure,
+            **_figures(event, plan, reconcile(plan), started=started),
+        )
+    _write(request, summary)
+    return summary
+
+
+def _figures(
+    event: SummarizeEvent, plan: Plan, found: Reconciled, *, started: float
+) -> dict[str, Any]:
+    """Return what a summary says about the ranks, apart from whether it is whole."""
+    records = found.records
+    samples = sum(record.num_samples for record in records)
+    with_data = [record for record in records if record.num_samples]
+    inference_seconds = 0.0
+    if with_data:
+        first = min(record.started_at for record in with_data)
+        last = max(record.finished_at for record in with_data)
+        inference_seconds = (last - first).total_seconds()
+    now = datetime.now(UTC)
+    warnings = [*plan.warnings, *_warnings(records)]
+    dollars, trouble = _cost(plan, records, time.perf_counter() - started)
+    digests = sorted({record.model_digest for record in with_data})
+    return {
+        "execution": event.execution,
+        "input": event.input,
+        "warnings": warnings + trouble,
+        "world_size": plan.world_size,
+        "ranks_received": len(records),
+        "num_failed_ranks": len(found.failed),
+        "failed_ranks": found.failed,
+        "num_partitions": plan.num_partitions,
+        "num_samples": samples,
+        "num_bytes": sum(record.num_bytes for record in records),
+        "num_nonfinite_pixels": sum(record.num_nonfinite_pixels for record in records),
+        "num_nonfinite_magnitudes": sum(record.num_nonfinite_magnitudes for record in records),
+        "num_unpredicted": sum(record.num_unpredicted for record in records),
+        "wall_seconds": max(0.0, (now - event.execution.start_time).total_seconds()),
+        "inference_seconds": inference_seconds,
+        "samples_per_second": samples / inference_seconds if inference_seconds else 0.0,
+        "throughput_bps": math.fsum(record.throughput_bps for record in records),
+        "peak_memory_mb": max((record.total_cpu_memory for record in records), default=0.0),
+        "cold_starts": sum(record.cold_start for record in records),
+        "billed_seconds": math.fsum(record.billed_duration_ms for record in records) / 1000,
+        "engine": plan.engine,
+        "model_digest": digests[0] if len(digests) == 1 else None,
+        "quality": quality.figures(quality.merge(record.quality for record in records)),
+        "cost": dollars,
+        "fmi": _fmi(plan),
+        "finished_at": now,
+    }
+
+
+def _warnings(records: list[RankRecord]) -> list[str]:
+    warnings = []
+    if unpredicted := sum(record.num_unpredicted for record in records):
+        pixels = sum(record.num_nonfinite_pixels for record in records)
+        magnitudes = sum(record.num_nonfinite_magnitudes for record in records)
+        ranks = [record.rank for record in records if record.num_unpredicted]
+        warnings.append(
+            f"{unpredicted} galaxies have no prediction (NaN): {pixels} pixels and {magnitudes} "
+            f"magnitudes are NaN or infinite, in {len(ranks)} ranks, the first is {ranks[0]}"
+        )
+    if len({record.model_digest for record in records if record.num_samples}) > 1:
+        warnings.append("the ranks did not all use the same model")
+    return warnings
+
+
+def _cost(
+    plan: Plan, records: list[RankRecord], seconds: float
+) -> tuple[CostBreakdown | None, list[str]]:
+    """Estimate what the execution costs on AWS, from the records; or say why that is unknown."""
+    memory = max((record.memory_limit_mb for record in records), default=0)
+    if not memory:
+        return None, ["cost unknown: no rank ran in a function with a memory size"]
+    own_memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)) or 128
+    ranks = len(records)
+    functions = [
+        FunctionUsage(
+            name="initialize",
+            requests=1,
+            billed_seconds=plan.initialize_seconds,
+            memory_mb=plan.initialize_memory_mb or 128,
+        ),
+        FunctionUsage(
+            name="model_inference",
+            requests=ranks,
+            billed_seconds=math.fsum(record.billed_duration_ms for record in records) / 1000,
+            memory_mb=memory,
+        ),
+        FunctionUsage(name="summarize", requests=1, billed_seconds=seconds, memory_mb=own_memory),
+    ]
+    pages = math.ceil(plan.num_partitions / 1000) + math.ceil(3 * ranks / 1000)
+    usage = execution_usage(
+        functions,
+        ranks=plan.world_size,
+        child_seconds=math.fsum(
+            round_up_express((record.finished_at - record.started_at).total_seconds())
+            for record in records
+        ),
+        # A rank looks for an earlier record and checks the claim; cold, it reads the model.
+        s3_get_requests=sum(
+            record.s3_num_requests + 2 + 2 * record.cold_start for record in records
+        )
+        + ranks
+        + 10,
+        s3_put_requests=2 * ranks + pages + 10,
+        region=os.environ.get("AWS_REGION", "us-east-1"),
+        architecture="x86_64" if os.environ.get("INFERENCE_ARCHITECTURE") == "x86_64" else "arm64",
+    )
+    try:
+        return cost(usage), []
+    except InvalidInput as error:
+        return None, [f"cost unknown: {error}"]
+
+
+def _fmi(plan: Plan) -> dict[str, Any] | None:
+    """Return what the ranks agreed on through FMI, if they did."""
+    if not plan.fmi:
+        return None
+    try:
+        agreed: dict[str, Any] = storage.get_json(plan.bucket, keys.fmi(plan.result_path))
+    except ObjectNotFound:
+        return None
+    return agreed
+
+
+def _write(request: ExecutionInput, summary: Summary) -> None:
+    storage.put_json(
+        request.bucket,
+        keys.summary(request.result_path),
+        summary.model_dump(mode="json", by_alias=True),
+    )
