@@ -1,0 +1,77 @@
+"""Two changes to moto's Step Functions interpreter, each for a measured need.
+
+All concern how it runs, not what it computes. They are here, and nowhere else, so that a newer
+moto can be checked against this one file.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def enable() -> None:
+    """Turn the interpreter on and apply the changes; call once, before the server starts."""
+    from moto.core.config import default_user_config
+
+    default_user_config["stepfunctions"] = {"execute_state_machine": True}
+    _share_clients()
+    _iterate_map_workers()
+
+
+def _share_clients() -> None:
+    """Make one boto3 client a service, instead of one a task.
+
+    A client costs some 10 ms to make and a new connection to use, for every rank; and the default
+    session that makes it is not safe to share between the threads of a Map.
+    """
+    # The parser imports every kind of task, each of which holds the function by name.
+    from moto.stepfunctions.parser.asl.utils import boto_client
+
+    shared = _once_per_arguments(boto_client.boto_client_for)
+    for module in list(sys.modules.values()):
+        if getattr(module, "boto_client_for", None) is boto_client.boto_client_for:
+            module.boto_client_for = shared  # type: ignore[attr-defined]
+
+
+def _once_per_arguments(make: Callable[..., Any]) -> Callable[..., Any]:
+    clients: dict[tuple[str, str], Any] = {}
+    lock = threading.Lock()
+
+    @functools.wraps(make)
+    def client(region: str, service: str, state_credentials: Any = None) -> Any:
+        with lock:
+            if (region, service) not in clients:
+                clients[region, service] = make(region, service, state_credentials)
+            return clients[region, service]
+
+    return client
+
+
+def _iterate_map_workers() -> None:
+    """Let a worker of a distributed Map take its items in a loop.
+
+    moto's worker calls itself once an item, so that 2,000 items on 2 workers overflow the stack.
+    """
+    from moto.stepfunctions.parser.asl.component.state.exec.state_map.iteration.itemprocessor import (  # noqa: E501
+        distributed_item_processor_worker as module,
+    )
+
+    def eval_pool(self: Any, job: Any, worker_frame: Any) -> None:
+        while job is not None:
+            job_frame = worker_frame.open_inner_frame()
+            self._eval_job(env=job_frame, job=job)
+            worker_frame.delete_frame(job_frame)
+            last = isinstance(job.job_output, Exception) or self.stopped()
+            following = None if last else self._job_pool.next_job()
+            if following is None:
+                self._env.delete_frame(worker_frame)
+            self._job_pool.close_job(job)
+            job = following
+
+    module.DistributedItemProcessorWorker._eval_pool = eval_pool  # type: ignore[method-assign]

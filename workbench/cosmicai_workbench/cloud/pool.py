@@ -1,0 +1,200 @@
+"""A pool of sandboxes for each function: warm ones first, new ones up to the concurrency."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from cosmicai_workbench.cloud.records import LogStream
+from cosmicai_workbench.cloud.sandbox import Outcome, Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from cosmicai_workbench.cloud.template import Function
+
+MEMORY_MB_PER_VCPU = 1769
+_WATCH_SECONDS = 0.02
+
+
+def vcpus(memory_size: int, concurrency: int, cores: int) -> int:
+    """Return how many threads a sandbox should use.
+
+    Lambda gives one vCPU for each 1,769 MB. Here, sandboxes share the machine's cores too.
+    """
+    return max(1, min(memory_size // MEMORY_MB_PER_VCPU, cores // concurrency))
+
+
+class Pools:
+    """The sandboxes of all functions of a stack.
+
+    Parameters
+    ----------
+    functions
+        The functions to serve.
+    environment
+        Variables for every sandbox (region, endpoint, credentials).
+    concurrency
+        At most this many sandboxes a function; a call beyond that waits for one to be free.
+    logs
+        Folder of the log streams.
+    """
+
+    def __init__(
+        self,
+        functions: tuple[Function, ...],
+        environment: Mapping[str, str],
+        concurrency: int,
+        logs: Path,
+    ) -> None:
+        # One thread that outlives every sandbox starts them all; see Sandbox's ``launch``.
+        self._launcher = ThreadPoolExecutor(1, thread_name_prefix="launcher")
+        self._pools = {
+            function.name: _Pool(
+                function,
+                sandbox_environment(function, environment, concurrency),
+                concurrency,
+                logs / function.name,
+                self._launcher,
+            )
+            for function in functions
+        }
+        self._closed = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True, name="memory watch")
+        self._watcher.start()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._pools
+
+    def invoke(self, name: str, payload: bytes) -> Outcome:
+        """Call a function by its name."""
+        return self._pools[name].invoke(payload)
+
+    def close(self) -> None:
+        """End every sandbox; calls under way fail."""
+        self._closed.set()
+        for pool in self._pools.values():
+            pool.close()
+        self._launcher.shutdown(wait=False)
+
+    def _watch(self) -> None:
+        """Hold the sandboxes that are at work to their memory size."""
+        while not self._closed.wait(_WATCH_SECONDS):
+            for pool in self._pools.values():
+                pool.watch_memory()
+
+
+class _Pool:
+    """The sandboxes of one function."""
+
+    def __init__(
+        self,
+        function: Function,
+        environment: dict[str, str],
+        limit: int,
+        logs: Path,
+        launcher: ThreadPoolExecutor,
+    ) -> None:
+        self._function = function
+        self._environment = environment
+        self._logs = logs
+        self._launcher = launcher
+        self._places = threading.BoundedSemaphore(limit)
+        self._lock = threading.Lock()
+        self._idle: list[Sandbox] = []
+        self._busy: set[Sandbox] = set()
+        self._numbers = itertools.count()
+        self._closed = False
+
+    def invoke(self, payload: bytes) -> Outcome:
+        with self._places:
+            sandbox = self._take()
+            try:
+                outcome = sandbox.invoke(payload)
+            except BaseException:
+                self._discard(sandbox)
+                raise
+            if outcome.usable:
+                with self._lock:
+                    self._busy.discard(sandbox)
+                    self._idle.append(sandbox)
+            else:
+                self._discard(sandbox)
+            return outcome
+
+    def _take(self) -> Sandbox:
+        """Return the sandbox that was used last, as it is the warmest, or a new one."""
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the local cloud is shutting down")
+            sandbox = self._idle.pop() if self._idle else self._start()
+            self._busy.add(sandbox)
+            return sandbox
+
+    def _start(self) -> Sandbox:
+        log = LogStream(self._logs / f"{next(self._numbers)}.log")
+
+        def launch(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
+            def start() -> subprocess.Popen[bytes]:
+                return subprocess.Popen(*args, **options)  # noqa: S603 - Sandbox's own command
+
+            return self._launcher.submit(start).result()
+
+        return Sandbox(self._function, self._environment, log, launch)
+
+    def _discard(self, sandbox: Sandbox) -> None:
+        with self._lock:
+            self._busy.discard(sandbox)
+        sandbox.close()
+
+    def watch_memory(self) -> None:
+        with self._lock:
+            busy = list(self._busy)
+        for sandbox in busy:
+            sandbox.watch_memory()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            sandboxes = [*self._idle, *self._busy]
+            self._idle.clear()
+        for sandbox in sandboxes:
+            sandbox.close()
+
+
+def sandbox_environment(
+    function: Function, shared: Mapping[str, str], concurrency: int
+) -> dict[str, str]:
+    """Return the variables of a function's sandboxes: Lambda's, the cloud's, the function's."""
+    threads = str(vcpus(function.memory_size, concurrency, os.cpu_count() or 1))
+    layers = [
+        str(folder)
+        for layer in function.layers
+        for folder in (layer, layer / "python")
+        if folder.is_dir()
+    ]
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": "/tmp",  # noqa: S108 - Lambda's only writable folder
+        "LANG": "C.UTF-8",
+        "TZ": ":UTC",
+        "LAMBDA_TASK_ROOT": str(function.code),
+        "PYTHONPATH": os.pathsep.join([str(function.code), *layers]),
+        "AWS_LAMBDA_FUNCTION_NAME": function.name,
+        "AWS_LAMBDA_FUNCTION_TIMEOUT": str(function.timeout),
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_size),
+        "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.name}",
+        "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info.major}.{sys.version_info.minor}",
+        # As `sam local` sets it: Powertools then leaves tracing out.
+        "AWS_SAM_LOCAL": "true",
+        "COSMICAI_VCPUS": threads,
+        "OMP_NUM_THREADS": threads,
+        **shared,
+        **function.environment,
+    }

@@ -1,0 +1,202 @@
+"""Log streams of the local cloud: one file a sandbox, as CloudWatch Logs has one stream.
+
+A line of a file is a timestamp (UTC, milliseconds), a tab, and what the function or the platform
+wrote. Between ``START`` and ``REPORT`` lies one invocation.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_MEBIBYTE = 1024 * 1024
+_REPORT = re.compile(
+    r"REPORT RequestId: (?P<request_id>\S+)\tDuration: (?P<duration>[\d.]+) ms\t"
+    r"Billed Duration: (?P<billed>\d+) ms\tMemory Size: (?P<size>\d+) MB\t"
+    r"Max Memory Used: (?P<used>\d+) MB"
+    r"(?:\tInit Duration: (?P<init>[\d.]+) ms)?(?:\tStatus: (?P<status>\S+))?"
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one invocation used: Lambda's REPORT line, measured.
+
+    Durations are milliseconds. ``max_memory_used`` is the peak resident memory of the sandbox's
+    runtime since it started, in MB of 1,048,576 bytes.
+    """
+
+    request_id: str
+    duration: float
+    memory_size: int
+    max_memory_used: int
+    init_duration: float | None = None
+    status: str | None = None
+
+    @property
+    def billed_duration(self) -> int:
+        """Whole milliseconds that AWS bills: since August 2025 the init phase counts too."""
+        return math.ceil(self.duration + (self.init_duration or 0.0))
+
+    def line(self) -> str:
+        """Return the line as Lambda writes it."""
+        fields = [
+            f"REPORT RequestId: {self.request_id}",
+            f"Duration: {self.duration:.2f} ms",
+            f"Billed Duration: {self.billed_duration} ms",
+            f"Memory Size: {self.memory_size} MB",
+            f"Max Memory Used: {self.max_memory_used} MB",
+        ]
+        if self.init_duration is not None:
+            fields.append(f"Init Duration: {self.init_duration:.2f} ms")
+        if self.status is not None:
+            fields.append(f"Status: {self.status}")
+        return "\t".join(fields)
+
+
+def parse_report(line: str) -> Report | None:
+    """Read a REPORT line, of the local cloud or of AWS; None if it is something else."""
+    match = _REPORT.search(line)
+    if match is None:
+        return None
+    return Report(
+        request_id=match["request_id"],
+        duration=float(match["duration"]),
+        memory_size=int(match["size"]),
+        max_memory_used=int(match["used"]),
+        init_duration=float(match["init"]) if match["init"] else None,
+        status=match["status"],
+    )
+
+
+def peak_memory(process_id: int) -> int | None:
+    """Return the peak resident memory of a process in MB, rounded up; None if it is gone."""
+    try:
+        with open(f"/proc/{process_id}/status") as status:  # noqa: PTH123 - a hot path
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return math.ceil(int(line.split()[1]) * 1024 / _MEBIBYTE)
+    except OSError:
+        return None
+    return None  # a zombie has no memory left to report
+
+
+class LogStream:
+    """Appends timestamped lines to one file; safe to share between threads."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._lock = threading.Lock()
+
+    def write(self, line: str) -> None:
+        """Append a line; after :meth:`close`, drop it."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        with self._lock:
+            if not self._file.closed:
+                self._file.write(f"{now}\t{line}\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._file.close()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a stream."""
+
+    timestamp: str
+    stream: str
+    text: str
+
+
+@dataclass
+class _Stream:
+    """Reads a growing file, one invocation at a time."""
+
+    path: Path
+    name: str
+    position: int = 0
+    rest: str = ""
+    pending: list[Entry] = field(default_factory=list)
+    rank_seen: bool = False
+
+
+class LogReader:
+    """Reads all streams under a folder, oldest line first, and again as they grow.
+
+    Parameters
+    ----------
+    folder
+        Folder of the streams, as :class:`LogStream` wrote them.
+    rank
+        Show only the invocations that served this rank: those with a JSON line whose ``rank`` is
+        this number. They are shown once they are over, for their first lines do not name it.
+    """
+
+    def __init__(self, folder: Path, *, rank: int | None = None) -> None:
+        self._folder = folder
+        self._rank = rank
+        self._streams: dict[Path, _Stream] = {}
+
+    def read(self) -> list[Entry]:
+        """Return what has come since the last call."""
+        entries: list[Entry] = []
+        for path in sorted(self._folder.rglob("*.log")):
+            stream = self._streams.setdefault(
+                path, _Stream(path, str(path.relative_to(self._folder).with_suffix("")))
+            )
+            entries.extend(self._new_entries(stream))
+        return sorted(entries, key=lambda entry: entry.timestamp)
+
+    def follow(self, interval: float = 0.2) -> Iterator[Entry]:
+        """Yield lines as they come, for ever."""
+        while True:
+            yield from self.read()
+            time.sleep(interval)
+
+    def _new_entries(self, stream: _Stream) -> Iterator[Entry]:
+        with stream.path.open(encoding="utf-8", errors="replace") as file:
+            file.seek(stream.position)
+            text = stream.rest + file.read()
+            stream.position = file.tell()
+        *lines, stream.rest = text.split("\n")
+        for line in lines:
+            timestamp, _, rest = line.partition("\t")
+            entry = Entry(timestamp, stream.name, rest)
+            if self._rank is None:
+                yield entry
+            else:
+                yield from self._of_rank(stream, entry)
+
+    def _of_rank(self, stream: _Stream, entry: Entry) -> Iterator[Entry]:
+        if entry.text.startswith("START RequestId"):
+            stream.pending, stream.rank_seen = [], False
+        stream.pending.append(entry)
+        stream.rank_seen = stream.rank_seen or _rank(entry.text) == self._rank
+        if entry.text.startswith("REPORT RequestId"):
+            if stream.rank_seen:
+                yield from stream.pending
+            stream.pending, stream.rank_seen = [], False
+
+
+def _rank(text: str) -> int | None:
+    """Return the rank that a JSON log line names, if it does."""
+    if not text.startswith("{"):
+        return None
+    try:
+        rank = json.loads(text).get("rank")
+    except ValueError:
+        return None
+    return int(rank) if isinstance(rank, int | str) and str(rank).isdigit() else None

@@ -1,0 +1,158 @@
+"""The process of a local cloud: ``python -m cosmicai_workbench.cloud.server STATE_FOLDER``.
+
+It reads ``settings.json`` there, brings the stack up, and tells by ``cloud.json`` that it is ready.
+With a parent (``--tethered``) it ends when the parent closes its standard input, which the kernel
+does for a parent that crashed; in any case it ends on SIGTERM and SIGINT. Its sandboxes are
+tethered to it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cosmicai.errors import InvalidInput
+
+from cosmicai_workbench.cloud.definition import load_definition
+from cosmicai_workbench.cloud.gateway import Gateway
+from cosmicai_workbench.cloud.pool import Pools
+from cosmicai_workbench.cloud.state import CREDENTIALS, Settings, Status, logs_folder
+from cosmicai_workbench.cloud.template import ACCOUNT, REGION, load_stack
+
+if TYPE_CHECKING:
+    from werkzeug.serving import BaseWSGIServer
+
+    from cosmicai_workbench.cloud.template import Stack
+
+LOG = logging.getLogger(__name__)
+
+
+def main(arguments: list[str]) -> None:
+    """Run a local cloud until it is told to end."""
+    folder = Path(arguments[0])
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    if "--tethered" in arguments:
+        threading.Thread(target=_wait_for_end_of_input, args=(ended,), daemon=True).start()
+    settings = Settings.model_validate_json((folder / "settings.json").read_text())
+    stack = load_stack(
+        Path(settings.template),
+        name=settings.stack,
+        parameters=settings.parameters,
+        preferred={"MaxConcurrency": str(settings.concurrency)},
+    )
+    server, pools = _listen(stack, folder, settings)
+    try:
+        threading.Thread(target=server.serve_forever, daemon=True, name="server").start()
+        endpoint = f"http://127.0.0.1:{server.port}"
+        _create_resources(stack, endpoint, settings)
+        status = Status(
+            endpoint=endpoint,
+            process_id=os.getpid(),
+            stack=stack.name,
+            region=REGION,
+            concurrency=settings.concurrency,
+            outputs=stack.outputs,
+        )
+        status.write(folder)
+        ended.wait()
+    finally:
+        Status.remove(folder)
+        pools.close()
+    # Threads of the interpreter may still wait for their sandboxes; nothing of theirs is kept.
+    os._exit(0)
+
+
+def _wait_for_end_of_input(ended: threading.Event) -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    ended.set()
+
+
+def _listen(stack: Stack, folder: Path, settings: Settings) -> tuple[BaseWSGIServer, Pools]:
+    """Bind a free port and put functions and moto behind it."""
+    # moto reads these when it is imported.
+    os.environ |= {**CREDENTIALS, "AWS_DEFAULT_REGION": REGION, "MOTO_ACCOUNT_ID": ACCOUNT}
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from werkzeug.serving import make_server
+
+    from cosmicai_workbench.cloud import interpreter
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    interpreter.enable()
+
+    class Handler(MotoRequestHandler):
+        # Small answers must not wait for the client's delayed acknowledgement (40 ms).
+        disable_nagle_algorithm = True
+        wbufsize = -1
+
+    applications: dict[str, Any] = {}
+    server = make_server(
+        "127.0.0.1",
+        0,
+        lambda environ, start: applications["gateway"](environ, start),
+        threaded=True,
+        request_handler=Handler,
+    )
+    # The interpreter calls Lambda and S3 at this port of localhost.
+    os.environ["MOTO_PORT"] = str(server.port)
+    shared = {
+        **CREDENTIALS,
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}",
+        **settings.environment,
+    }
+    pools = Pools(stack.functions, shared, settings.concurrency, logs_folder(folder))
+    applications["gateway"] = Gateway(pools, DomainDispatcherApplication(create_backend_app))
+    return server, pools
+
+
+def _create_resources(stack: Stack, endpoint: str, settings: Settings) -> None:
+    """Create what the stack deploys: buckets, state machines, and the stack's own outputs."""
+    import boto3
+
+    session = boto3.Session(
+        aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        region_name=REGION,
+    )
+    s3 = session.client("s3", endpoint_url=endpoint)
+    for bucket in dict.fromkeys([*stack.buckets, *settings.buckets]):
+        s3.create_bucket(Bucket=bucket)
+    machines = session.client("stepfunctions", endpoint_url=endpoint)
+    for machine in stack.state_machines:
+        machines.create_state_machine(
+            name=machine.name,
+            definition=load_definition(machine),
+            roleArn=f"arn:aws:iam::{ACCOUNT}:role/{machine.name}",
+        )
+    # A stack of nothing but its outputs: clients find names as they do on AWS.
+    session.client("cloudformation", endpoint_url=endpoint).create_stack(
+        StackName=stack.name,
+        TemplateBody=json.dumps(
+            {
+                "Resources": {"Handle": {"Type": "AWS::CloudFormation::WaitConditionHandle"}},
+                "Outputs": {key: {"Value": value} for key, value in stack.outputs.items()},
+            }
+        ),
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except InvalidInput as error:
+        sys.exit(f"{type(error).__name__}: {error}")
