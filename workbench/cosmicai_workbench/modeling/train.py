@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import cosmicai
 import numpy as np
 import torch
 from cosmicai.errors import InvalidInput
@@ -23,13 +24,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cosmicai_workbench.data.photometry import concatenate, load_split
 from cosmicai_workbench.data.resampling import Resampler
-from cosmicai_workbench.data.synthesis import paint_galaxies
+from cosmicai_workbench.data.synthesis import paint_galaxies, synthesize
+from cosmicai_workbench.modeling.evaluation import HELD_OUT, evaluate
 from cosmicai_workbench.modeling.normalisation import Normalisation, fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from cosmicai.schema import Quality
     from torch import Tensor
 
     from cosmicai_workbench.data.photometry import Photometry
@@ -62,7 +65,7 @@ class TrainingConfig(BaseModel):
 
     model: ModelConfig = SMALL_MODEL
     seed: NonNegativeInt = 0
-    epochs: PositiveInt = 40
+    epochs: PositiveInt = 20
     resampled: NonNegativeInt = Field(
         default=7500, description="Resampled galaxies in an epoch, beside every survey row."
     )
@@ -72,6 +75,22 @@ class TrainingConfig(BaseModel):
     average: float = Field(
         default=0.995, ge=0, lt=1, description="Decay, a step, of the averaged weights."
     )
+
+
+def batches_per_epoch(config: TrainingConfig) -> int:
+    """Return the number of whole batches in an epoch.
+
+    Raises
+    ------
+    InvalidInput
+        There is none.
+    """
+    galaxies = len(load_split("train")) + config.resampled
+    if galaxies < config.batch_size:
+        raise InvalidInput(
+            f"batch_size {config.batch_size} is above the {galaxies} galaxies of an epoch"
+        )
+    return galaxies // config.batch_size
 
 
 class Trainer:
@@ -101,12 +120,7 @@ class Trainer:
         self._optimiser = torch.optim.AdamW(
             self._model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        galaxies = len(self._originals) + config.resampled
-        self.batches_per_epoch = galaxies // config.batch_size
-        if not self.batches_per_epoch:
-            raise InvalidInput(
-                f"batch_size {config.batch_size} is above the {galaxies} galaxies of an epoch"
-            )
+        self.batches_per_epoch = batches_per_epoch(config)
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
             self._optimiser,
             max_lr=config.learning_rate,
@@ -116,8 +130,8 @@ class Trainer:
         self.epoch = 0
         self.losses: list[float] = []
 
-    def run_epoch(self, on_batch: Callable[[], None] = lambda: None) -> float:
-        """Train for one epoch and return its mean loss."""
+    def run_epoch(self, on_batch: Callable[[int], None] = lambda _: None) -> None:
+        """Train for one epoch; ``on_batch`` is called after each batch with 1."""
         self._model.train()
         total = 0.0
         for image, magnitude, redshift in self._batches():
@@ -131,10 +145,9 @@ class Trainer:
             self._schedule.step()
             self._average.update_parameters(self._model)
             total += float(loss.detach())
-            on_batch()
+            on_batch(1)
         self.epoch += 1
         self.losses.append(total / self.batches_per_epoch)
-        return self.losses[-1]
 
     def model(self) -> AstroMAE:
         """Return the averaged model, taking raw inputs."""
@@ -228,39 +241,65 @@ def train(
     folder: Path,
     *,
     resume: bool = False,
-    on_batch: Callable[[int, int, float | None], None] = lambda *_: None,
-) -> Trainer:
-    """Train a model and write it as a bundle.
+    threads: int = 1,
+    on_start: Callable[[Trainer], None] = lambda _: None,
+    on_epoch: Callable[[Trainer], None] = lambda _: None,
+    on_batch: Callable[[int], None] = lambda _: None,
+) -> Quality:
+    """Train a model, write it as a bundle, and measure it on held-out galaxies.
 
     Parameters
     ----------
     config
         What to train and how.
     folder
-        Receives the bundle and ``training.json``; ``checkpoint.pt`` while the run lasts.
+        Receives the bundle and ``training.json`` (settings, losses, figures); ``checkpoint.pt``
+        while the run lasts.
     resume
         Go on from the checkpoint in ``folder``.
+    threads
+        CPU threads. The weights are the same to the bit for the same number of threads only.
+    on_start, on_epoch
+        Called with the run before its first epoch, and after each.
     on_batch
-        Called after each batch with batches done, batches in all and the last epoch's loss.
+        Called after each batch with the number of batches, one.
+
+    Returns
+    -------
+    Quality
+        Figures on ``HELD_OUT`` galaxies of the test split.
+
+    Raises
+    ------
+    InvalidInput
+        ``folder`` holds an unfinished run and ``resume`` is not set, or the other way round, or
+        the unfinished run has other settings.
     """
     checkpoint = folder / CHECKPOINT_NAME
-    folder.mkdir(parents=True, exist_ok=True)
+    if checkpoint.exists() != resume:
+        raise InvalidInput(
+            f"{folder} holds an unfinished run: pass --resume, or remove {CHECKPOINT_NAME}"
+            if checkpoint.exists()
+            else f"nothing to resume: {checkpoint} does not exist"
+        )
+    torch.set_num_threads(threads)
     trainer = Trainer(config)
     if resume:
         trainer.load(checkpoint)
-    total = config.epochs * trainer.batches_per_epoch
-    done = trainer.epoch * trainer.batches_per_epoch
-
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        on_batch(done, total, trainer.losses[-1] if trainer.losses else None)
-
+    folder.mkdir(parents=True, exist_ok=True)
+    on_start(trainer)
     while trainer.epoch < config.epochs:
-        trainer.run_epoch(advance)
+        trainer.run_epoch(on_batch)
         trainer.save(checkpoint)
+        on_epoch(trainer)
     save_bundle(trainer.model(), folder)
-    record = {"config": config.model_dump(mode="json"), "losses": trainer.losses}
+    quality = evaluate(folder, synthesize(HELD_OUT, "test", config.seed), threads=threads)
+    record = {
+        "made_by": f"cosmicai {cosmicai.__version__}, torch {torch.__version__}",
+        "config": config.model_dump(mode="json"),
+        "losses": [round(loss, 5) for loss in trainer.losses],
+        "held_out": quality.model_dump(mode="json"),
+    }
     (folder / TRAINING_NAME).write_text(json.dumps(record, indent=2) + "\n")
     checkpoint.unlink()
-    return trainer
+    return quality

@@ -1,0 +1,43 @@
+"""How good a model is on galaxies whose parents it has never seen."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from cosmicai.engines.base import load_engine
+from cosmicai.quality import figures, statistics
+from cosmicai.schema import Quality
+
+from cosmicai_workbench.data.synthesis import Galaxies
+
+HELD_OUT = 2000
+"""Galaxies of the test split that a model's figures are measured on; all are survey rows."""
+
+
+def evaluate(
+    bundle: Path, galaxies: Iterable[Galaxies], *, engine: str = "plain", threads: int = 1
+) -> Quality:
+    """Predict galaxies and compare with their true redshifts.
+
+    Parameters
+    ----------
+    bundle
+        Folder of the model.
+    galaxies
+        Blocks of galaxies, as :func:`~cosmicai_workbench.data.synthesis.synthesize` yields them.
+    engine
+        Name of the engine that predicts.
+    threads
+        Threads of the engine.
+
+    Raises
+    ------
+    ModelNotFound, ModelMismatch
+        The bundle cannot be used.
+    """
+    model = load_engine(engine, bundle, threads=threads)
+    predicted, true = [], []
+    for block in galaxies:
+        predicted.append(model.predict(block.image, block.magnitude))
+        true.append(block.redshift)
+    return figures(statistics(np.concatenate(predicted), np.concatenate(true)))
