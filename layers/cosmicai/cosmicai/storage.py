@@ -98,7 +98,7 @@ def raise_ours(error: Exception, where: str) -> NoReturn:
     TransientStorageError
         For time-outs, throttling, and failures of the server or the network.
     """
-    response = getattr(error, "response", {})
+    response = getattr(error, "response", None) or {}  # None in errors of the HTTP library
     code = str(response.get("Error", {}).get("Code", ""))
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in _MISSING:

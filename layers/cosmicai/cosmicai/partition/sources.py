@@ -29,7 +29,7 @@ HEAD_BYTES: Final = 1024 * 1024
 TAIL_BYTES: Final = 512 * 1024
 ATTEMPTS: Final = 5
 REQUEST_SECONDS: Final = 60.0
-_CHUNK: Final = 256 * 1024
+_CHUNK: Final = 64 * 1024
 _BACKOFF_SECONDS: Final = (0.05, 5.0)  # of the first wait, of any wait
 
 
@@ -236,7 +236,8 @@ class S3Source:
 
     def _raise_ours(self, error: Exception) -> NoReturn:
         """Raise what a failed request means for the partition."""
-        if getattr(error, "response", {}).get("Error", {}).get("Code") == "InvalidRange":
+        response = getattr(error, "response", None) or {}
+        if response.get("Error", {}).get("Code") == "InvalidRange":
             raise CorruptPartition(f"{self._location} is empty: 0 bytes") from error
         try:
             raise_ours(error, str(self._location))
