@@ -1,7 +1,7 @@
-"""Two changes to moto's Step Functions interpreter, each for a measured need.
+"""Three changes to moto's Step Functions interpreter, each for a measured need.
 
-All concern how it runs, not what it computes. They are here, and nowhere else, so that a newer
-moto can be checked against this one file.
+Two concern how it runs, one corrects what it computes. They are here, and nowhere else, so that a
+newer moto can be checked against this one file.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ def enable() -> None:
     default_user_config["stepfunctions"] = {"execute_state_machine": True}
     _share_clients()
     _iterate_map_workers()
+    _give_result_writer_the_input()
 
 
 def _share_clients() -> None:
@@ -75,3 +76,24 @@ def _iterate_map_workers() -> None:
             job = following
 
     module.DistributedItemProcessorWorker._eval_pool = eval_pool  # type: ignore[method-assign]
+
+
+def _give_result_writer_the_input() -> None:
+    """Resolve a ResultWriter's paths against the Map's input, as Step Functions does.
+
+    moto resolves them against the list of results.
+    """
+    from moto.stepfunctions.parser.asl.component.state.exec.state_map.result_writer import (
+        result_writer_decl as module,
+    )
+
+    def eval_body(self: Any, env: Any) -> None:
+        results = env.stack.pop()
+        env.stack.append(env.states.get_input())
+        self.parargs.eval(env=env)
+        parameters = env.stack.pop()
+        env.stack[-1] = results
+        env.stack.append(parameters)
+        self.resource_eval.eval_resource(env=env)
+
+    module.ResultWriter._eval_body = eval_body  # type: ignore[method-assign]

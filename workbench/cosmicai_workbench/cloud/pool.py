@@ -60,7 +60,7 @@ class Pools:
                 function,
                 sandbox_environment(function, environment, concurrency),
                 concurrency,
-                logs / function.name,
+                logs / function.code.name,  # the step's one noun
                 self._launcher,
             )
             for function in functions
@@ -193,7 +193,7 @@ def sandbox_environment(
         "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info.major}.{sys.version_info.minor}",
         # As `sam local` sets it: Powertools then leaves tracing out.
         "AWS_SAM_LOCAL": "true",
-        "COSMICAI_VCPUS": threads,
+        "INFERENCE_THREADS": threads,
         "OMP_NUM_THREADS": threads,
         **shared,
         **function.environment,

@@ -200,3 +200,13 @@ def _rank(text: str) -> int | None:
     except ValueError:
         return None
     return int(rank) if isinstance(rank, int | str) and str(rank).isdigit() else None
+
+
+def latest_logs(root: Path) -> Path | None:
+    """Return the log folder, of those of all local clouds, that was written to last."""
+    folders = {path.parents[1] for path in root.glob("*/logs/*/*.log")}
+    return max(folders, key=_last_written, default=None)
+
+
+def _last_written(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in folder.rglob("*.log"))

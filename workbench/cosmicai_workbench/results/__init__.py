@@ -1,1 +1,1 @@
-"""Run folders: read, compared, exported."""
+"""What an execution left: run folders, plots, export, comparison."""

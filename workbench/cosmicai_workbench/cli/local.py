@@ -1,0 +1,98 @@
+"""``cosmicai local``: a local cloud that stays up."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Keep a local cloud up: the whole application on this machine.",
+    epilog="Example: `cosmicai local up && eval $(cosmicai local status --env) && aws s3 ls`",
+)
+
+Name = Annotated[str, typer.Option("--name", help="Name of the cloud: several may be up.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command(epilog="Example: `cosmicai local up --concurrency 4 --parameter Engine=openvino`")
+def up(
+    name: Name = "local",
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="Sandboxes a function. Default: the number of cores."),
+    ] = None,
+    parameters: Annotated[
+        list[str] | None, typer.Option("--parameter", help="NAME=VALUE for the template.")
+    ] = None,
+    buckets: Annotated[
+        list[str] | None, typer.Option("--bucket", help="A bucket to create.")
+    ] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="SAM template. Default: the application's own.")
+    ] = None,
+    stack: Annotated[str, typer.Option(help="Name of the stack.")] = "cosmicai",
+    as_json: Json = False,
+) -> None:
+    """Start a local cloud and leave it running.
+
+    Prints the environment with which any AWS client (`aws`, boto3, another terminal's
+    `cosmicai run --local`) talks to it. Its buckets are in memory: `down` forgets them.
+    """
+    from cosmicai_workbench.client.inputs import pairs
+    from cosmicai_workbench.cloud.local import TEMPLATE, LocalCloud
+
+    cloud = LocalCloud(
+        template=template or TEMPLATE,
+        stack=stack,
+        parameters=pairs(parameters or [], "--parameter"),
+        concurrency=concurrency,
+        buckets=buckets or ["cosmicai-data"],
+        name=name,
+    )
+    status = cloud.start(detached=True)
+    if as_json:
+        typer.echo(status.model_dump_json(indent=2))
+        return
+    typer.echo(f"Local cloud {name!r} is up: {status.endpoint}, stack {status.stack}")
+    for key, value in status.outputs.items():
+        typer.echo(f"  {key}: {value}")
+    typer.echo("To use it from this shell: eval $(cosmicai local status --env)")
+
+
+@app.command()
+def status(
+    name: Name = "local",
+    env: Annotated[
+        bool, typer.Option("--env", help="Print shell commands that point AWS clients at it.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say whether a local cloud is up, and where. Exit code 1: it is not."""
+    from cosmicai_workbench.cloud.local import STATE_ROOT
+    from cosmicai_workbench.cloud.state import Status
+
+    found = Status.read(STATE_ROOT / name)
+    if found is None:
+        typer.echo(f"cosmicai: no local cloud {name!r} is up", err=True)
+        raise typer.Exit(1)
+    if env:
+        for key, value in found.variables.items():
+            typer.echo(f"export {key}={value}")
+    elif as_json:
+        typer.echo(json.dumps({**found.model_dump(), "environment": found.variables}, indent=2))
+    else:
+        typer.echo(f"{name}: {found.endpoint}, stack {found.stack}, process {found.process_id}")
+
+
+@app.command()
+def down(name: Name = "local") -> None:
+    """Stop a local cloud and all of its sandboxes; its logs stay."""
+    from cosmicai_workbench.cloud.local import STATE_ROOT, stop
+
+    if not stop(STATE_ROOT / name):
+        typer.echo(f"cosmicai: no local cloud {name!r} is up", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"Local cloud {name!r} is down")

@@ -1,0 +1,38 @@
+"""``cosmicai logs``: what the functions and the platform wrote."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(rich_markup_mode="markdown")
+
+
+@app.command(epilog="Example: `cosmicai logs --rank 3`, `cosmicai logs --follow`")
+def logs(
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="Local cloud. Default: the one that wrote last."),
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=0, help="Only the invocations that served this rank.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on showing lines as they come.")
+    ] = False,
+) -> None:
+    """Show the logs of a local cloud, up or down: function lines, START, END and REPORT.
+
+    A REPORT line tells what was measured: duration, billed duration (init included, as AWS bills
+    since August 2025), peak resident memory.
+    """
+    from cosmicai_workbench.cloud.local import STATE_ROOT
+    from cosmicai_workbench.cloud.records import LogReader, latest_logs
+    from cosmicai_workbench.cloud.state import logs_folder
+
+    folder = logs_folder(STATE_ROOT / name) if name else latest_logs(STATE_ROOT)
+    if folder is None or not folder.is_dir():
+        typer.echo(f"cosmicai: no logs of {name or 'any local cloud'} in {STATE_ROOT}", err=True)
+        raise typer.Exit(1)
+    reader = LogReader(folder, rank=rank)
+    for entry in reader.follow() if follow else reader.read():
+        typer.echo(f"{entry.timestamp} {entry.stream} {entry.text}")

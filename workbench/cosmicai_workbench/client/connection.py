@@ -1,0 +1,95 @@
+"""Where an execution runs: clients of AWS or of a local cloud, and the names a stack gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cosmicai.errors import CosmicAIError, InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_stepfunctions import SFNClient
+
+PARALLEL_TRANSFERS = 16
+
+
+class StackNotFound(CosmicAIError):
+    """There is no such stack, or no credentials to look it up with."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Clients of the services that an execution is driven by, and the stack's outputs."""
+
+    s3: S3Client
+    states: SFNClient
+    outputs: Mapping[str, str]
+
+    @property
+    def state_machine(self) -> str:
+        """ARN of the state machine."""
+        return self.outputs["StateMachineArn"]
+
+
+def connect(
+    stack: str,
+    *,
+    variables: Mapping[str, str] | None = None,
+    profile: str | None = None,
+    region: str | None = None,
+) -> Connection:
+    """Connect to the stack of a given name.
+
+    Parameters
+    ----------
+    variables
+        Environment of a local cloud (``Status.variables``); None means AWS, with the usual
+        credentials of boto3.
+
+    Raises
+    ------
+    StackNotFound
+        If there is no such stack, or AWS cannot be reached.
+    """
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    config = Config(
+        connect_timeout=10,
+        read_timeout=60,
+        retries={"total_max_attempts": 4, "mode": "standard"},
+        max_pool_connections=2 * PARALLEL_TRANSFERS,
+    )
+    endpoint = None
+    try:
+        if variables is None:
+            session = boto3.Session(profile_name=profile, region_name=region)
+        else:
+            endpoint = variables["AWS_ENDPOINT_URL"]
+            session = boto3.Session(
+                aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
+                aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
+                region_name=variables["AWS_REGION"],
+            )
+        formation = session.client("cloudformation", endpoint_url=endpoint, config=config)
+        found = formation.describe_stacks(StackName=stack)["Stacks"][0]
+        outputs = {each["OutputKey"]: each["OutputValue"] for each in found.get("Outputs", [])}
+        connection = Connection(
+            s3=session.client("s3", endpoint_url=endpoint, config=config),
+            states=session.client("stepfunctions", endpoint_url=endpoint, config=config),
+            outputs=outputs,
+        )
+    except ClientError as error:
+        raise StackNotFound(
+            f"stack {stack!r}: {error.response['Error'].get('Message', error)}; deploy it by "
+            "`sam deploy`, or give its name with --stack"
+        ) from error
+    except BotoCoreError as error:
+        raise StackNotFound(f"stack {stack!r} cannot be looked up: {error}") from error
+    if "StateMachineArn" not in outputs:
+        raise InvalidInput(f"stack {stack!r} is not CosmicAI's: it has no output StateMachineArn")
+    return connection

@@ -1,0 +1,43 @@
+"""The invocations that served one execution, from the log streams of a local cloud."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from cosmicai_workbench.cloud.records import LogReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+INVOCATIONS = "invocations.jsonl"
+
+
+def invocations(logs: Path, execution: str) -> Iterator[dict[str, str]]:
+    """Yield the function and the REPORT line of each invocation of an execution.
+
+    An invocation belongs to the execution whose name its JSON log lines give.
+    """
+    ours: dict[str, bool] = {}
+    for entry in LogReader(logs).read():
+        if entry.text.startswith("START RequestId"):
+            ours[entry.stream] = False
+        elif entry.text.startswith("{"):
+            ours[entry.stream] = ours.get(entry.stream, False) or _names(entry.text, execution)
+        elif entry.text.startswith("REPORT RequestId") and ours.get(entry.stream):
+            yield {"function": entry.stream.split("/", 1)[0], "report": entry.text}
+
+
+def write_invocations(logs: Path, execution: str, run: Path) -> None:
+    """Write ``invocations.jsonl`` into a run folder, one invocation a line."""
+    lines = [json.dumps(each) + "\n" for each in invocations(logs, execution)]
+    (run / INVOCATIONS).write_text("".join(lines))
+
+
+def _names(text: str, execution: str) -> bool:
+    try:
+        record: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return False
+    return str(record.get("execution", "")).rsplit(":", 1)[-1] == execution

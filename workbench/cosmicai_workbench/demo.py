@@ -1,0 +1,81 @@
+"""The main job on this machine: real galaxies through the whole state machine."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cosmicai_workbench.client.execution import check_input, new_name
+from cosmicai_workbench.place import own_cloud
+from cosmicai_workbench.run import Run, perform
+
+if TYPE_CHECKING:
+    from cosmicai_workbench.run import Bar
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "models" / "astromae-small"
+"""The small trained model that ships."""
+
+GALAXIES = 2500
+"""Of the 2,501 real galaxies that the shipped model has never seen (parents included)."""
+PARTITIONS = 11
+CACHE = Path(".cosmicai") / "demo"
+_BUCKET = "cosmicai-data"
+_SEED = 0
+
+
+def demo(
+    *, galaxies: int = GALAXIES, partitions: int = PARTITIONS, bar: Bar, runs: Path, cache: Path
+) -> Run:
+    """Make a data set of real SDSS galaxies and run an execution over it, in a local cloud.
+
+    Parameters
+    ----------
+    galaxies, partitions
+        Size of the data set, and into how many partitions it is split: one rank each.
+    bar
+        Shows progress.
+    runs
+        Folder of the run folders.
+    cache
+        Where data sets are kept, to be used again.
+    """
+    data = dataset(galaxies, partitions, bar=bar, cache=cache)
+    name = new_name()
+    content: dict[str, Any] = {
+        "bucket": _BUCKET,
+        "file_limit": str(partitions),
+        "batch_size": 512,
+        "object_type": "folder",
+        "S3_object_name": MODEL.name,
+        "script": "inference.py",
+        "result_path": f"results/{name}",
+        "data_bucket": _BUCKET,
+        "data_prefix": "sdss",
+    }
+    with own_cloud(check_input(content)) as place:
+        return perform(place, content, bar=bar, model=MODEL, data=data, name=name, runs=runs)
+
+
+def dataset(galaxies: int, partitions: int, *, bar: Bar, cache: Path) -> Path:
+    """Return the folder of a data set of held-out galaxies, made unless it is there already."""
+    from cosmicai_workbench.data.making import describe, make_dataset
+    from cosmicai_workbench.data.splitting import split_dataset
+
+    target = cache / f"{galaxies}-galaxies-{partitions}-partitions"
+    marker = target / "made.json"
+    made = repr(describe(galaxies, "test", _SEED))
+    if marker.is_file() and marker.read_text() == made:
+        return target / "partitions"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    survey = target / "survey.pt"
+    with bar("painting", galaxies, "galaxies") as advance:
+        make_dataset(survey, galaxies, "test", _SEED, overwrite=True, on_galaxies=advance)
+    each = -(-galaxies // partitions)
+    with bar("splitting", galaxies, "galaxies") as advance:
+        split_dataset(survey, target / "partitions", each, overwrite=True, on_galaxies=advance)
+    survey.unlink()  # its partitions hold the same galaxies
+    marker.write_text(made)
+    return target / "partitions"

@@ -1,0 +1,75 @@
+"""Where a run takes place: a stack on AWS, a local cloud that is up, or one of its own."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cosmicai_workbench.client.connection import Connection, connect
+from cosmicai_workbench.cloud.local import STATE_ROOT, LocalCloud
+from cosmicai_workbench.cloud.state import Status, logs_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from cosmicai.schema import ExecutionInput
+
+_LOCAL_INTERVAL = 0.2
+_AWS_INTERVAL = 2.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """A connection, and what is known of the place beyond what AWS would tell.
+
+    ``logs`` is the folder of a local cloud's log streams; ``interval`` the seconds between two
+    looks at an execution; ``is_empty`` says that nothing was uploaded there yet.
+    """
+
+    connection: Connection
+    interval: float
+    logs: Path | None = None
+    is_empty: bool = False
+
+
+def on_aws(stack: str, *, profile: str | None = None, region: str | None = None) -> Place:
+    """Return the place of a deployed stack; see :func:`connect` for the errors."""
+    return Place(connect(stack, profile=profile, region=region), _AWS_INTERVAL)
+
+
+def running_cloud(name: str, root: Path = STATE_ROOT) -> Place | None:
+    """Return the place of the local cloud of a name, or None if it is not up."""
+    folder = root.resolve() / name
+    status = Status.read(folder)
+    if status is None:
+        return None
+    return _local(status, logs_folder(folder), is_empty=False)
+
+
+@contextmanager
+def own_cloud(
+    content: ExecutionInput,
+    *,
+    concurrency: int | None = None,
+    parameters: Mapping[str, str] | None = None,
+    buckets: Sequence[str] = (),
+) -> Iterator[Place]:
+    """Bring up a local cloud for one run, with the buckets that its input names.
+
+    Ranks that exchange messages must all run at once, so the concurrency of a run with FMI is by
+    default its world size.
+    """
+    cloud = LocalCloud(
+        parameters=parameters,
+        concurrency=concurrency or (content.world_size if content.fmi else None),
+        buckets=[content.bucket, content.data_bucket, *buckets],
+    )
+    with cloud:
+        yield _local(cloud.status, cloud.logs, is_empty=True)
+
+
+def _local(status: Status, logs: Path, *, is_empty: bool) -> Place:
+    connection = connect(status.stack, variables=status.variables)
+    return Place(connection, _LOCAL_INTERVAL, logs, is_empty)

@@ -1,0 +1,96 @@
+"""The predicted against the true redshift of a run, as a picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from cosmicai.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cosmicai.schema import Quality
+    from numpy.typing import NDArray
+
+PLOT = "redshifts.png"
+_OUTLIER = 0.05
+_BINS = 120
+
+
+def load_redshifts(run: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return true and predicted redshift of every galaxy of a run where both are known.
+
+    Raises
+    ------
+    InvalidInput
+        If the run has no predictions.
+    """
+    files = sorted((run / "predictions").glob("*.npz"))
+    if not files:
+        raise InvalidInput(f"{run} has no predictions")
+    true, predicted = [], []
+    for path in files:
+        with np.load(path, allow_pickle=False) as arrays:
+            true.append(arrays["true_redshift"])
+            predicted.append(arrays["redshift"])
+    both = np.concatenate(true), np.concatenate(predicted)
+    known = np.isfinite(both[0]) & np.isfinite(both[1])
+    return both[0][known], both[1][known]
+
+
+def plot_redshifts(run: Path, quality: Quality | None = None) -> Path | None:
+    """Draw predicted against true redshift; return the picture, None where no truth is known."""
+    true, predicted = load_redshifts(run)
+    if true.size == 0:
+        return None
+    # The library's own backend for files, whatever display there is.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    limit = 1.05 * float(np.quantile(true, 0.999))
+    edges = np.linspace(0, limit, _BINS + 1)
+    # A prediction off the picture is drawn at its edge, not left out.
+    counts, *_ = np.histogram2d(true, np.clip(predicted, 0, limit), bins=(edges, edges))
+    figure = Figure(figsize=(6, 5.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    image = axes.pcolormesh(
+        edges,
+        edges,
+        np.ma.masked_equal(counts.T, 0),
+        norm=LogNorm(vmin=1, vmax=max(2, counts.max())),
+        cmap="cividis",  # reads the same to colour-blind eyes
+    )
+    figure.colorbar(image, ax=axes, label="galaxies a cell")
+    line = np.array([0.0, limit])
+    axes.plot(line, line, color="black", linewidth=1, label="predicted = true")
+    for sign in (1, -1):
+        axes.plot(
+            line,
+            line + sign * _OUTLIER * (1 + line),
+            color="black",
+            linewidth=0.8,
+            linestyle="--",
+            label=f"|Δz|/(1+z) = {_OUTLIER}" if sign > 0 else None,
+        )
+    axes.set(
+        xlim=(0, limit),
+        ylim=(0, limit),
+        xlabel="true (spectroscopic) redshift",
+        ylabel="predicted redshift",
+        title=_title(true.size, quality),
+        aspect="equal",
+    )
+    axes.legend(loc="upper left", frameon=False)
+    path = run / PLOT
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def _title(count: int, quality: Quality | None) -> str:
+    title = f"{count:,} galaxies"
+    if quality is not None and quality.r2 is not None and quality.nmad is not None:
+        title += f": R² {quality.r2:.3f}, NMAD {quality.nmad:.4f}"
+    return title

@@ -1,0 +1,112 @@
+"""The whole of one run: upload, start, follow, fetch, draw."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cosmicai.schema import Summary, parse
+
+from cosmicai_workbench.client import execution as executions
+from cosmicai_workbench.client.upload import files_to_upload, upload
+from cosmicai_workbench.cloud.invocations import write_invocations
+from cosmicai_workbench.results.fetch import RUNS, fetch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from cosmicai_workbench.place import Place
+
+    Bar = Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]
+    """Shows progress: what, of how many, in which unit; yields what advances it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that ended. ``folder`` is None where nothing could be fetched."""
+
+    execution: executions.Ended
+    folder: Path | None = None
+    summary: Summary | None = None
+    plot: Path | None = None
+
+
+def perform(
+    place: Place,
+    content: Mapping[str, Any],
+    *,
+    bar: Bar,
+    model: Path | None = None,
+    data: Path | None = None,
+    name: str | None = None,
+    runs: Path = RUNS,
+) -> Run:
+    """Run an execution from its input to its run folder.
+
+    Parameters
+    ----------
+    content
+        The execution's input.
+    bar
+        Shows progress.
+    model, data
+        Folders to upload first, to where the input looks for them.
+    name
+        Name of the execution, by default a new one.
+    runs
+        Folder of the run folders.
+
+    Raises
+    ------
+    InvalidInput
+        If the input, or a folder, is at fault: nothing was started.
+    """
+    files = files_to_upload(executions.check_input(content), model=model, data=data)
+    if files:
+        total = sum(path.stat().st_size for path in files.values())
+        with bar("uploading", total, "bytes") as advance:
+            upload(place.connection, files, advance)
+    arn = executions.start(place.connection, content, name)
+    follow(place, arn, bar=bar)
+    return collect(place, arn, runs=runs)
+
+
+def follow(place: Place, arn: str, *, bar: Bar) -> None:
+    """Show the ranks of an execution as they are done, until it ends."""
+    progress = executions.watch(place.connection, arn, place.interval)
+    now = next(progress)
+    while now.total == 0:
+        following = next(progress, None)
+        if following is None:
+            return  # it ended before a rank was planned
+        now = following
+    with bar("inference", now.total, "ranks") as advance:
+        done = 0
+        for each in itertools.chain([now], progress):
+            advance(each.succeeded + each.failed - done)
+            done = each.succeeded + each.failed
+
+
+def collect(place: Place, arn: str, *, runs: Path = RUNS) -> Run:
+    """Fetch what an execution that ended has left."""
+    execution = executions.ended(place.connection, arn)
+    if execution.is_refused:
+        # The result path may be another execution's: there is nothing of this one.
+        return Run(execution)
+    folder = fetch(place.connection, execution, runs)
+    if place.logs is not None:
+        write_invocations(place.logs, execution.name, folder)
+    path = folder / "summary.json"
+    if not path.is_file():
+        return Run(execution, folder)
+    summary = parse(Summary, json.loads(path.read_text()))
+    plot = None
+    if summary.num_samples and any((folder / "predictions").glob("*.npz")):
+        from cosmicai_workbench.results.plot import plot_redshifts
+
+        plot = plot_redshifts(folder, summary.quality)
+    return Run(execution, folder, summary, plot)

@@ -1,1 +1,0 @@
-"""Experiments: a grid of executions, run once each, resumable, into one tidy table."""
