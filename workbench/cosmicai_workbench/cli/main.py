@@ -23,7 +23,16 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-GROUPS: tuple[str, ...] = ("demo", "run", "local", "logs", "data", "model")
+GROUPS: tuple[str, ...] = (
+    "demo",
+    "run",
+    "local",
+    "logs",
+    "data",
+    "model",
+    "plan",
+    "report",
+)
 """Modules of this package, in the order of ``--help``; an underscore becomes a hyphen."""
 
 RUN_FAILED = 1

@@ -1,1 +1,1 @@
-"""What an execution left: run folders, plots, export, comparison."""
+"""Run folders: read, compared, exported."""

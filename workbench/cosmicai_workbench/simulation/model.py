@@ -38,12 +38,15 @@ class Limits(_Frozen):
 
 
 class Retry(_Frozen):
-    """The ``Retry`` of Model Inference: exponential backoff with full jitter."""
+    """The ``Retry`` of Model Inference in the state machine: backoff with full jitter.
+
+    The defaults are those for a throttled invocation, and used for every transient failure.
+    """
 
     interval_seconds: Seconds = 1.0
     backoff_rate: float = Field(default=2.0, ge=1)
-    max_attempts: int = Field(default=6, ge=0)
-    max_delay_seconds: Seconds = 60.0
+    max_attempts: int = Field(default=8, ge=0)
+    max_delay_seconds: Seconds = 20.0
 
 
 class Work(_Frozen):

@@ -4,6 +4,15 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+from cosmicai.cost import (
+    Architecture,
+    CostBreakdown,
+    FunctionUsage,
+    Usage,
+    cost,
+    execution_usage,
+    round_up_express,
+)
 from cosmicai.errors import InvalidInput
 from pydantic import BaseModel, ConfigDict
 
@@ -15,6 +24,14 @@ if TYPE_CHECKING:
 
 MB_PER_VCPU = 1_769
 """Lambda gives one full vCPU at this memory size and grows in proportion."""
+
+
+MB = 2**20
+"""Partition sizes are named as the published ones are: 100MB holds 100 MiB."""
+
+
+SMALL_FUNCTION_MB = 512
+"""Memory of Initialize and Summarize in the template; a rounding error of the whole."""
 
 
 class Spread(BaseModel):
@@ -58,8 +75,8 @@ class Plan(BaseModel):
     failed_ranks: Spread
     peak_concurrency: Spread
     galaxies_per_second: Spread
-    cost: dict[str, float] = {}
-    """Dollars by item at the median, with ``total``."""
+    cost: CostBreakdown
+    """Of the execution with the median billed time."""
     warnings: tuple[str, ...] = ()
 
 
@@ -80,7 +97,7 @@ def work_for(
     """
     if not (math.isfinite(galaxies) and galaxies >= 1):
         raise InvalidInput(f"--galaxies: expected at least 1, found {galaxies:g}")
-    per_partition = int(partition_mb * 1e6 // bytes_per_galaxy)
+    per_partition = int(partition_mb * MB // bytes_per_galaxy)
     if per_partition < 1:
         raise InvalidInput(
             f"--partition-mb: one galaxy takes {bytes_per_galaxy} bytes, so a partition of "
@@ -106,13 +123,22 @@ def plan(
     retry: Retry,
     *,
     memory_mb: int,
+    region: str = "us-east-1",
+    architecture: Architecture = "arm64",
     simulations: int = 10,
     seed: int = 0,
 ) -> Plan:
-    """Simulate an execution ``simulations`` times; the same seed gives the same plan."""
+    """Simulate an execution ``simulations`` times; the same seed gives the same plan.
+
+    Raises
+    ------
+    InvalidInput
+        If the price list has no prices for the region.
+    """
     vcpus = memory_mb / MB_PER_VCPU
     scaled = profile.at(vcpus)
     traces = [simulate(work, scaled, limits, retry, seed=seed + i) for i in range(simulations)]
+    typical = sorted(traces, key=lambda trace: float(trace.billed.sum()))[len(traces) // 2]
     galaxies = work.ranks * work.samples_per_rank
     data_bytes = work.ranks * work.bytes_per_rank
     return Plan(
@@ -121,7 +147,7 @@ def plan(
         simulations=simulations,
         galaxies=galaxies,
         data_bytes=data_bytes,
-        partition_mb=work.bytes_per_rank / 1e6,
+        partition_mb=work.bytes_per_rank / MB,
         work=work,
         limits=limits,
         memory_mb=memory_mb,
@@ -136,7 +162,47 @@ def plan(
         failed_ranks=Spread.of(t.failed.sum() for t in traces),
         peak_concurrency=Spread.of(t.peak_concurrency for t in traces),
         galaxies_per_second=Spread.of(galaxies / t.wall for t in traces),
+        cost=cost(_usage(work, typical, scaled, memory_mb, region, architecture)),
         warnings=tuple(_warnings(work, limits, traces)),
+    )
+
+
+def _usage(
+    work: Work,
+    trace: Trace,
+    profile: Profile,
+    memory_mb: int,
+    region: str,
+    architecture: Architecture,
+) -> Usage:
+    summarize = trace.wall - trace.map_end
+    functions = [
+        FunctionUsage(
+            name="initialize",
+            requests=1,
+            billed_seconds=trace.initialized,
+            memory_mb=SMALL_FUNCTION_MB,
+        ),
+        FunctionUsage(
+            name="model_inference",
+            requests=trace.attempts,
+            billed_seconds=float(trace.billed.sum()),
+            memory_mb=memory_mb,
+        ),
+        FunctionUsage(
+            name="summarize", requests=1, billed_seconds=summarize, memory_mb=SMALL_FUNCTION_MB
+        ),
+    ]
+    return execution_usage(
+        functions,
+        ranks=work.ranks,
+        child_seconds=sum(round_up_express(s) for s in trace.end - trace.queued),
+        # A rank reads its data and the model's two files and writes predictions and record;
+        # Summarize reads the records.
+        s3_get_requests=math.ceil(work.ranks * (profile.s3_requests_per_rank + 3)),
+        s3_put_requests=2 * work.ranks + 5,
+        region=region,
+        architecture=architecture,
     )
 
 

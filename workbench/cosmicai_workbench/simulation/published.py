@@ -27,7 +27,8 @@ from cosmicai_workbench.simulation.model import Limits, Profile, Retry, Work
 
 BYTES_PER_SAMPLE = 20_504
 """Image, magnitudes and redshift of one galaxy: (5·32·32 + 5 + 1) float32."""
-_MB = 1_000_000
+_MB = 2**20
+"""Their MB: a "25 MB" partition holds 1,278 galaxies, 25 MiB."""
 _READ_BYTES_PER_SECOND = 80e6
 """S3 to one Lambda function; not published, so the usual figure."""
 _COLD_START_SECONDS = 2.0

@@ -1,0 +1,205 @@
+"""The report page says what happened, troubles first, and reads well in a real browser."""
+
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chromium import needs_chromium, screenshot, scroll_width
+from cosmicai.errors import InvalidInput
+from cosmicai_workbench.report.service import write_report
+from run_folders import make_run
+
+COST = {
+    "region": "us-east-1",
+    "architecture": "arm64",
+    "currency": "USD",
+    "prices_date": "2026-11-22",
+    "items": {
+        "lambda model_inference": 0.00041,
+        "lambda requests": 2e-6,
+        "states express duration": 3.4e-5,
+    },
+    "total": 0.000446,
+}
+BASELINES = Path(__file__).parents[1] / "screenshots"
+
+
+@pytest.fixture(scope="module")
+def troubled_page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    run = make_run(folder, cost=COST, failed=(2, 6), nan=17, name="troubled")
+    page = folder / "report.html"
+    write_report([run], page)
+    return page
+
+
+class _Outline(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.headings: list[int] = []
+        self.ids: list[str] = []
+        self.fetched: list[str] = []
+        self.images: list[str | None] = []
+        self.tables = self.captions = self.scripts = 0
+        self.language: str | None = None
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        if re.fullmatch(r"h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        if tag == "svg":
+            self.images.append(attributes.get("aria-label"))
+        if tag == "html":
+            self.language = attributes.get("lang")
+        self.tables += tag == "table"
+        self.captions += tag == "caption"
+        self.scripts += tag == "script"
+        for name in ("src", "href", "xlink:href"):
+            value = attributes.get(name) or ""
+            if not value.startswith(("#", "data:")) and value:
+                self.fetched.append(value)
+
+
+def outline(page: Path) -> _Outline:
+    found = _Outline()
+    found.feed(page.read_text())
+    return found
+
+
+def test_fetches_nothing_and_runs_nothing(troubled_page):
+    found = outline(troubled_page)
+    assert found.fetched == []
+    assert found.scripts == 0
+    assert "@import" not in troubled_page.read_text()
+
+
+def test_is_accessible(troubled_page):
+    found = outline(troubled_page)
+    assert found.language == "en"
+    assert found.headings[0] == 1
+    assert set(found.headings[1:]) == {2}
+    assert all(label and len(label) > 30 for label in found.images)
+    assert len(found.images) >= 9
+    assert found.tables == found.captions > 0
+    assert len(found.ids) == len(set(found.ids))
+
+
+def test_troubles_come_first(troubled_page):
+    text = troubled_page.read_text()
+    failed, nan, headline = (
+        text.index(s) for s in ("2 of 8 ranks failed", "17 galaxies have no", "in short</h2>")
+    )
+    assert failed < nan < headline
+    assert "rank 2 (25MB/3.pt): CorruptPartition" in text
+
+
+def test_the_straggler_is_named(troubled_page):
+    assert "Stragglers: 5." in troubled_page.read_text()
+
+
+def test_published_figures_are_marked_as_theirs(troubled_page):
+    text = troubled_page.read_text()
+    assert "Staylor et al." in text
+    assert '<th scope="col" class="theirs">theirs</th>' in text
+
+
+def test_same_run_same_page(tmp_path):
+    run = make_run(tmp_path, cost=COST)
+    for name in ("a.html", "b.html"):
+        write_report([run], tmp_path / name)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_names_are_escaped(tmp_path):
+    run = make_run(tmp_path, name="a<script>b")
+    write_report([run], tmp_path / "page.html")
+    assert outline(tmp_path / "page.html").scripts == 0
+
+
+def test_many_ranks_stay_a_small_page(tmp_path):
+    run = make_run(tmp_path, ranks=1000, samples=5, slots=200, straggler=None)
+    write_report([run], tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size < 1_500_000
+
+
+def test_runs_of_one_model_side_by_side_of_two_refused(tmp_path):
+    one, two = (make_run(tmp_path, name=n, seed=s) for n, s in (("one", 0), ("two", 1)))
+    assert write_report([one, two], tmp_path / "page.html") == "2 runs"
+    other = make_run(tmp_path, name="other", digest="aa" * 32)
+    with pytest.raises(InvalidInput, match="different models") as error:
+        write_report([one, other], tmp_path / "mixed.html")
+    assert "cosmicai compare" in str(error.value)
+    assert not (tmp_path / "mixed.html").exists()
+
+
+def test_folder_without_summary_is_refused(tmp_path):
+    run = make_run(tmp_path)
+    (run / "summary.json").unlink()
+    with pytest.raises(InvalidInput, match=r"holds no summary\.json"):
+        write_report([run], tmp_path / "page.html")
+    with pytest.raises(InvalidInput, match="no such run folder"):
+        write_report([tmp_path / "nowhere"], tmp_path / "page.html")
+
+
+def test_broken_files_are_named(tmp_path):
+    run = make_run(tmp_path)
+    (run / "predictions" / "3.npz").write_bytes(b"not a zip")
+    with pytest.raises(InvalidInput, match=r"3\.npz"):
+        write_report([run], tmp_path / "page.html")
+    (run / "summary.json").write_text("{")
+    with pytest.raises(InvalidInput, match=r"summary\.json: not JSON"):
+        write_report([run], tmp_path / "page.html")
+
+
+def test_a_run_without_any_rank_still_has_a_page(tmp_path):
+    run = make_run(tmp_path, ranks=2, failed=(0, 1))
+    write_report([run], tmp_path / "page.html")
+    assert "2 of 2 ranks failed" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.slow
+@needs_chromium
+@pytest.mark.parametrize(
+    ("name", "width", "height"), [("desktop", 1280, 3600), ("phone", 390, 6200)]
+)
+def test_looks_as_it_did_and_writes_nothing_to_the_console(
+    troubled_page, tmp_path, name, width, height
+):
+    shot = tmp_path / f"{name}.png"
+    assert screenshot(troubled_page, shot, width=width, height=height) == []
+    seen = _thumbnail(shot)
+    baseline = BASELINES / f"report-{name}.png"
+    if os.environ.get("UPDATE_SCREENSHOTS"):
+        from PIL import Image
+
+        Image.fromarray(seen).save(baseline, optimize=True)
+    kept = _load(baseline)
+    assert seen.shape == kept.shape
+    difference = np.abs(seen.astype(float) - kept).mean()
+    assert difference < 6, f"differs by {difference:.1f} of 255 on average; look at {shot}"
+
+
+@pytest.mark.slow
+@needs_chromium
+@pytest.mark.parametrize("width", [1280, 700, 390, 320])
+def test_nothing_sticks_out_sideways(troubled_page, width):
+    assert scroll_width(troubled_page, width=width) <= width
+
+
+def _thumbnail(shot: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(shot) as image:
+        return np.asarray(image.convert("L").resize((image.width // 5, image.height // 5)))
+
+
+def _load(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image)

@@ -1,0 +1,75 @@
+"""A profile from a finished run: the times its ranks measured."""
+
+from datetime import timedelta
+from statistics import fmean, median
+from typing import TYPE_CHECKING
+
+import numpy as np
+from cosmicai.errors import InvalidInput
+
+from cosmicai_workbench.results.run import Run, load_run
+from cosmicai_workbench.simulation.model import Profile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_FAST_READ = 10e9
+"""Bytes a second where reading hid entirely behind predicting."""
+
+
+def profile_of(run_folder: "Path") -> Profile:
+    """Calibrate from a run folder.
+
+    Raises
+    ------
+    InvalidInput
+        If it is no run folder, or no rank of it predicted anything.
+    """
+    return calibrate_run(load_run(run_folder))
+
+
+def calibrate_run(run: Run) -> Profile:
+    """Calibrate from a run.
+
+    A cold start is the sandbox's init (from REPORT lines, where there are any) and loading the
+    model. Reading is the time that predicting stood still for data. Whatever else a rank did
+    (writing its results, above all) is its fixed time.
+
+    Raises
+    ------
+    InvalidInput
+        If no rank predicted anything.
+    """
+    working = [record for record in run.records if record.num_samples]
+    if not working:
+        raise InvalidInput(f"{run.path}: no rank predicted anything, so there are no times to use")
+    init = run.init_seconds
+    cold = [init.get(r.request_id, 0.0) + r.model_load_seconds for r in working if r.cold_start]
+    seconds = np.array([r.total_cpu_time / r.num_samples for r in working])
+    middle = float(np.median(seconds))
+    fixed = [
+        (r.finished_at - r.started_at).total_seconds()
+        - r.model_load_seconds
+        - r.wait_seconds
+        - r.total_cpu_time
+        for r in working
+    ]
+    waited = sum(r.wait_seconds for r in working)
+    read = sum(r.num_bytes for r in working) / waited if waited else _FAST_READ
+    starts = [r.started_at - timedelta(seconds=init.get(r.request_id, 0.0)) for r in run.records]
+    first = (min(starts) - run.summary.execution.start_time).total_seconds()
+    end = max(r.finished_at for r in run.records)
+    after = run.summary.wall_seconds - (end - run.summary.execution.start_time).total_seconds()
+    return Profile(
+        source=f"run {run.name}: {len(working)} ranks, engine {run.summary.engine}",
+        vcpus=float(fmean(r.threads for r in working)),
+        initialize_seconds=max(first, 0.0),
+        summarize_seconds=max(after, 0.0),
+        cold_start_seconds=tuple(cold) or (0.0,),
+        invoke_seconds=0.0,
+        rank_seconds_fixed=max(median(fixed), 0.0),
+        read_bytes_per_second=min(read, _FAST_READ),
+        s3_requests_per_rank=fmean(r.s3_num_requests for r in working),
+        predict_seconds_per_sample=middle,
+        jitter=tuple(float(value) for value in seconds / middle),
+    )

@@ -1,0 +1,65 @@
+"""Choose calibration, limits and retries, then plan: what ``cosmicai plan`` calls."""
+
+from typing import TYPE_CHECKING, Any, get_args
+
+from cosmicai.cost import Architecture
+from cosmicai.errors import InvalidInput
+
+from cosmicai_workbench.simulation.calibration import profile_of
+from cosmicai_workbench.simulation.model import Limits, Retry
+from cosmicai_workbench.simulation.planning import Plan, plan, work_for
+from cosmicai_workbench.simulation.published import BYTES_PER_SAMPLE, calibrate_scale
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def plan_execution(
+    *,
+    galaxies: float,
+    partition_mb: float,
+    ranks: int | None,
+    memory_mb: int,
+    concurrency: int,
+    barrier: bool,
+    calibrate: "Path | None",
+    region: str,
+    architecture: str,
+    simulations: int,
+    seed: int,
+) -> Plan:
+    """Plan an execution on AWS.
+
+    Parameters
+    ----------
+    concurrency
+        Functions at once that the account allows; the Map starts no more children than that.
+    calibrate
+        Run folder to take the ranks' times from, or None for the published executions.
+
+    Raises
+    ------
+    InvalidInput
+        If a figure is impossible, the run folder is not one, or there is no price for the region.
+    """
+    if architecture not in get_args(Architecture):
+        raise InvalidInput(f"--architecture: expected arm64 or x86_64, found {architecture!r}")
+    published_profile, published_limits = calibrate_scale()
+    profile = profile_of(calibrate) if calibrate else published_profile
+    limits = Limits(
+        concurrency=concurrency,
+        map_concurrency=min(concurrency, 10_000),
+        dispatch_rate=published_limits.dispatch_rate,
+    )
+    chosen: Any = architecture
+    return plan(
+        work_for(galaxies, partition_mb, BYTES_PER_SAMPLE, ranks=ranks, barrier=barrier),
+        profile,
+        limits,
+        Retry(),
+        memory_mb=memory_mb,
+        region=region,
+        architecture=chosen,
+        simulations=simulations,
+        seed=seed,
+    )

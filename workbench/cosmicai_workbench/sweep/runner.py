@@ -1,0 +1,158 @@
+"""Run a sweep: what is done is skipped, what is half done is done again, money has a limit."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from cosmicai.errors import InvalidInput
+
+from cosmicai_workbench.sweep.table import (
+    EXPERIMENT_FILE,
+    SweepTable,
+    is_done,
+    read_table,
+    run_folder,
+    write_table,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from cosmicai_workbench.sweep.experiment import Experiment, Point
+
+
+class Executor(Protocol):
+    """Runs one execution; the local cloud or a stack."""
+
+    def run(self, point: "Point", name: str, destination: "Path") -> None:
+        """Run ``point`` as execution ``name`` and leave its run folder at ``destination``.
+
+        Raises
+        ------
+        CosmicAIError
+            If the execution did not succeed.
+        """
+
+    def estimated_dollars(self, point: "Point") -> float:
+        """Return what one execution is expected to cost; 0 where it costs nothing."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One execution of a sweep."""
+
+    point: "Point"
+    repetition: int
+    folder: "Path"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the sweep stands; ``seconds_left`` is None until one execution was timed."""
+
+    done: int
+    total: int
+    current: str
+    seconds_left: float | None
+
+
+def claim_folder(sweep: "Path", source: "Path") -> None:
+    """Make the sweep's folder, or check that it belongs to this very experiment.
+
+    Raises
+    ------
+    InvalidInput
+        If the folder holds another experiment: its results would be mixed with these.
+    """
+    text = source.read_text(encoding="utf-8")
+    kept = sweep / EXPERIMENT_FILE
+    if kept.is_file():
+        if kept.read_text(encoding="utf-8") != text:
+            raise InvalidInput(
+                f"{sweep}: holds results of another version of this experiment; choose another "
+                f"folder with --output, or remove this one, or restore the file ({kept})"
+            )
+        return
+    sweep.mkdir(parents=True, exist_ok=True)
+    unfinished = kept.with_suffix(".part")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(kept)
+
+
+def tasks(experiment: "Experiment", sweep: "Path") -> list[Task]:
+    """Return the executions still to do, repetitions outermost so that drift spreads evenly."""
+    points = experiment.points()
+    return [
+        Task(point, repetition, folder)
+        for repetition in range(1, experiment.repetitions + 1)
+        for point in points
+        if not is_done(folder := run_folder(sweep, point, repetition))
+    ]
+
+
+def estimate(experiment: "Experiment", executor: Executor, left: "Iterable[Task]") -> float:
+    """Return the expected dollars of the executions still to do.
+
+    Raises
+    ------
+    InvalidInput
+        If they pass the experiment's limit.
+    """
+    dollars = sum(executor.estimated_dollars(task.point) for task in left)
+    limit = experiment.cost_limit_dollars
+    if dollars > limit:
+        raise InvalidInput(
+            f"experiment {experiment.name!r}: expected to cost ${dollars:.2f}, more than its limit "
+            f"of ${limit:.2f}; raise cost_limit_dollars or make the grid smaller"
+        )
+    return dollars
+
+
+def run_sweep(
+    experiment: "Experiment",
+    source: "Path",
+    sweep: "Path",
+    executor: Executor,
+    report: "Callable[[Progress], None]",
+) -> SweepTable:
+    """Run what is left of a sweep and return its table, also written to its folder.
+
+    An execution's results come into their folder by one rename, so that an interruption leaves
+    either a whole run folder or none.
+
+    Raises
+    ------
+    InvalidInput
+        If the folder holds another experiment, or the cost limit would be passed.
+    CosmicAIError
+        If an execution fails; what was done before stays.
+    """
+    claim_folder(sweep, source)
+    left = tasks(experiment, sweep)
+    total = len(experiment.points()) * experiment.repetitions
+    estimate(experiment, executor, left)
+    spent = 0.0
+    for number, task in enumerate(left):
+        seconds_left = spent / number * (len(left) - number) if number else None
+        here = f"{task.point.folder}/{task.repetition}"
+        report(Progress(total - len(left) + number, total, here, seconds_left))
+        began = time.monotonic()
+        _run_one(experiment, task, executor)
+        spent += time.monotonic() - began
+        write_table(read_table(sweep), sweep)
+    report(Progress(total, total, "done", 0.0))
+    table = read_table(sweep)
+    write_table(table, sweep)
+    return table
+
+
+def _run_one(experiment: "Experiment", task: Task, executor: Executor) -> None:
+    unfinished = task.folder.with_name(f"{task.folder.name}.part")
+    for leftover in (unfinished, task.folder):  # of an interrupted or failed attempt
+        shutil.rmtree(leftover, ignore_errors=True)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    name = f"{experiment.name}-{task.point.folder}-{task.repetition}"
+    executor.run(task.point, name, unfinished)
+    unfinished.replace(task.folder)
