@@ -269,16 +269,19 @@ def test_a_partition_gone_or_cut_since_planning_is_a_named_error(stack: Stack) -
 def test_the_handlers_run_their_sample_events(
     stack: Stack, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    log = io.StringIO()
+    inference.logger.registered_handler.setStream(log)  # type: ignore[attr-defined]
     event = json.loads((ROOT / "events/model_inference.json").read_text())
     output = load_handler("model_inference").handler(event, Context())
     assert output == {"rank": 0, "num_samples": 6, "record": f"{PATH}/0.json"}
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    metrics = [line for line in lines if "_aws" in line]
+    metrics = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    metrics = [line for line in metrics if "_aws" in line]
     assert len(metrics) == 1, "one EMF record a rank"
     assert metrics[0]["rank"] == 0
     (dimensions,) = metrics[0]["_aws"]["CloudWatchMetrics"][0]["Dimensions"]
     assert set(dimensions) <= {"service"}, "a rank as dimension would be a billed metric a rank"
-    done = next(line for line in lines if line.get("message") == "rank done")
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    done = next(line for line in lines if line["message"] == "rank done")
     assert (done["execution"], done["rank"], done["world_size"]) == ("sample", 0, 11)
 
     event = json.loads((ROOT / "events/summarize-failure.json").read_text())
