@@ -166,9 +166,17 @@ class Execution(Contract):
     """Which run of the state machine a step serves, from the Step Functions context object."""
 
     id: str = Field(min_length=1, description="ARN of the execution: its identity.")
-    name: str = Field(min_length=1, description="Name of the execution.")
+    name: str = Field(description="Name of the execution: the last step of its ARN.")
     start_time: datetime = Field(description="When the execution started.")
     state_machine: str | None = Field(default=None, description="ARN of the state machine.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        """Fill in a missing name: the local interpreter's context object has none."""
+        if isinstance(data, dict) and not data.get("name") and isinstance(data.get("id"), str):
+            return {**data, "name": data["id"].rsplit(":", 1)[-1]}
+        return data
 
 
 class ManifestItem(Contract):

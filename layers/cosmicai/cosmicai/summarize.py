@@ -107,7 +107,8 @@ def _failure(plan: Plan, found: Reconciled) -> Failure | None:
 def _record_failure(event: SummarizeEvent, failure: Failure) -> Summary:
     """Write the reason and what there is to ``summary.json``, if the path is ours to write to."""
     started = time.perf_counter()
-    failure = Failure(Error=failure.Error, Cause=failure.message)
+    # Step Functions reserves the prefix: the Fail state could not pass the name on.
+    failure = Failure(Error=failure.Error.removeprefix("States."), Cause=failure.message)
     summary = Summary(
         status="FAILED",
         failure=failure,
