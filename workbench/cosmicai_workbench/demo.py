@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from cosmicai_workbench.client.execution import check_input, new_name
 from cosmicai_workbench.place import own_cloud
-from cosmicai_workbench.run import Run, perform
+from cosmicai_workbench.run import perform
 
 if TYPE_CHECKING:
-    from cosmicai_workbench.run import Bar
+    from cosmicai_workbench.run import Bar, Outcome
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "astromae-small"
@@ -27,7 +27,7 @@ _SEED = 0
 
 def demo(
     *, galaxies: int = GALAXIES, partitions: int = PARTITIONS, bar: Bar, runs: Path, cache: Path
-) -> Run:
+) -> Outcome:
     """Make a data set of real SDSS galaxies and run an execution over it, in a local cloud.
 
     Parameters

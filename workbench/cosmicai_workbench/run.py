@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-from cosmicai.schema import Summary, parse
 
 from cosmicai_workbench.client import execution as executions
 from cosmicai_workbench.client.upload import files_to_upload, upload
 from cosmicai_workbench.cloud.invocations import write_invocations
 from cosmicai_workbench.results.fetch import RUNS, fetch
+from cosmicai_workbench.results.plot import plot_redshifts
+from cosmicai_workbench.results.run import Run, load_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,12 +25,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run that ended. ``folder`` is None where nothing could be fetched."""
+class Outcome:
+    """How an execution ended, and what was fetched of it.
+
+    ``folder`` is None where there was nothing to fetch, ``run`` where it holds no summary.
+    """
 
     execution: executions.Ended
     folder: Path | None = None
-    summary: Summary | None = None
+    run: Run | None = None
     plot: Path | None = None
 
 
@@ -44,7 +46,7 @@ def perform(
     data: Path | None = None,
     name: str | None = None,
     runs: Path = RUNS,
-) -> Run:
+) -> Outcome:
     """Run an execution from its input to its run folder.
 
     Parameters
@@ -91,22 +93,16 @@ def follow(place: Place, arn: str, *, bar: Bar) -> None:
             done = each.succeeded + each.failed
 
 
-def collect(place: Place, arn: str, *, runs: Path = RUNS) -> Run:
+def collect(place: Place, arn: str, *, runs: Path = RUNS) -> Outcome:
     """Fetch what an execution that ended has left."""
     execution = executions.ended(place.connection, arn)
     if execution.is_refused:
         # The result path may be another execution's: there is nothing of this one.
-        return Run(execution)
+        return Outcome(execution)
     folder = fetch(place.connection, execution, runs)
     if place.logs is not None:
         write_invocations(place.logs, execution.name, folder)
-    path = folder / "summary.json"
-    if not path.is_file():
-        return Run(execution, folder)
-    summary = parse(Summary, json.loads(path.read_text()))
-    plot = None
-    if summary.num_samples and any((folder / "predictions").glob("*.npz")):
-        from cosmicai_workbench.results.plot import plot_redshifts
-
-        plot = plot_redshifts(folder, summary.quality)
-    return Run(execution, folder, summary, plot)
+    if not (folder / "summary.json").is_file():
+        return Outcome(execution, folder)
+    run = load_run(folder)
+    return Outcome(execution, folder, run, plot_redshifts(run))

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from cosmicai.schema import ExecutionInput
 
-    from cosmicai_workbench.run import Run
+    from cosmicai_workbench.run import Outcome
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -112,11 +112,12 @@ def run(
     raise typer.Exit(report(outcome, as_json=as_json))
 
 
-def report(outcome: "Run", *, as_json: bool) -> int:
+def report(outcome: "Outcome", *, as_json: bool) -> int:
     """Print how a run ended, and return the exit code for it."""
     from cosmicai_workbench.results.table import print_summary
 
-    execution, summary = outcome.execution, outcome.summary
+    execution = outcome.execution
+    summary = outcome.run.summary if outcome.run else None
     if as_json:
         document = {
             "arn": execution.arn,
@@ -130,9 +131,9 @@ def report(outcome: "Run", *, as_json: bool) -> int:
         typer.echo(json.dumps(document, indent=2))
     elif summary is not None:
         print_summary(summary)
-        typer.echo(f"Results      {outcome.folder}")
+        typer.echo(f"Results in {outcome.folder}/")
         if outcome.plot is not None:
-            typer.echo(f"Plot         {outcome.plot}")
+            typer.echo(f"Plot: {outcome.plot}")
     if execution.status != "SUCCEEDED":
         typer.echo(f"cosmicai: {execution.error or execution.status}: {execution.reason}", err=True)
         return 2 if execution.is_refused else 1

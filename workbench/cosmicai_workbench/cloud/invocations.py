@@ -6,12 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from cosmicai_workbench.cloud.records import LogReader
+from cosmicai_workbench.results.invocations import FILE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-INVOCATIONS = "invocations.jsonl"
 
 
 def invocations(logs: Path, execution: str) -> Iterator[dict[str, str]]:
@@ -30,9 +29,9 @@ def invocations(logs: Path, execution: str) -> Iterator[dict[str, str]]:
 
 
 def write_invocations(logs: Path, execution: str, run: Path) -> None:
-    """Write ``invocations.jsonl`` into a run folder, one invocation a line."""
+    """Write the invocations into a run folder, one invocation a line."""
     lines = [json.dumps(each) + "\n" for each in invocations(logs, execution)]
-    (run / INVOCATIONS).write_text("".join(lines))
+    (run / FILE_NAME).write_text("".join(lines))
 
 
 def _names(text: str, execution: str) -> bool:

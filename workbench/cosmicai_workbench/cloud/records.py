@@ -1,6 +1,6 @@
 """Log streams of the local cloud: one file a sandbox, as CloudWatch Logs has one stream.
 
-A line of a file is a timestamp (UTC, milliseconds), a tab, and what the function or the platform
+A line of a file is a timestamp (UTC, microseconds), a tab, and what the function or the platform
 wrote. Between ``START`` and ``REPORT`` lies one invocation.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -20,12 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MEBIBYTE = 1024 * 1024
-_REPORT = re.compile(
-    r"REPORT RequestId: (?P<request_id>\S+)\tDuration: (?P<duration>[\d.]+) ms\t"
-    r"Billed Duration: (?P<billed>\d+) ms\tMemory Size: (?P<size>\d+) MB\t"
-    r"Max Memory Used: (?P<used>\d+) MB"
-    r"(?:\tInit Duration: (?P<init>[\d.]+) ms)?(?:\tStatus: (?P<status>\S+))?"
-)
 
 
 @dataclass(frozen=True)
@@ -64,21 +57,6 @@ class Report:
         return "\t".join(fields)
 
 
-def parse_report(line: str) -> Report | None:
-    """Read a REPORT line, of the local cloud or of AWS; None if it is something else."""
-    match = _REPORT.search(line)
-    if match is None:
-        return None
-    return Report(
-        request_id=match["request_id"],
-        duration=float(match["duration"]),
-        memory_size=int(match["size"]),
-        max_memory_used=int(match["used"]),
-        init_duration=float(match["init"]) if match["init"] else None,
-        status=match["status"],
-    )
-
-
 def peak_memory(process_id: int) -> int | None:
     """Return the peak resident memory of a process in MB, rounded up; None if it is gone."""
     try:
@@ -101,7 +79,7 @@ class LogStream:
 
     def write(self, line: str) -> None:
         """Append a line; after :meth:`close`, drop it."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         with self._lock:
             if not self._file.closed:
                 self._file.write(f"{now}\t{line}\n")

@@ -129,9 +129,6 @@ def _create_resources(stack: Stack, endpoint: str, settings: Settings) -> None:
         aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
         region_name=REGION,
     )
-    s3 = session.client("s3", endpoint_url=endpoint)
-    for bucket in dict.fromkeys([*stack.buckets, *settings.buckets]):
-        s3.create_bucket(Bucket=bucket)
     machines = session.client("stepfunctions", endpoint_url=endpoint)
     for machine in stack.state_machines:
         machines.create_state_machine(
@@ -139,12 +136,19 @@ def _create_resources(stack: Stack, endpoint: str, settings: Settings) -> None:
             definition=load_definition(machine),
             roleArn=f"arn:aws:iam::{ACCOUNT}:role/{machine.name}",
         )
-    # A stack of nothing but its outputs: clients find names as they do on AWS.
+    # Of the stack itself, moto knows the buckets and the outputs, where clients find names.
+    buckets = dict.fromkeys([*stack.buckets, *settings.buckets])
     session.client("cloudformation", endpoint_url=endpoint).create_stack(
         StackName=stack.name,
         TemplateBody=json.dumps(
             {
-                "Resources": {"Handle": {"Type": "AWS::CloudFormation::WaitConditionHandle"}},
+                "Resources": {
+                    f"Bucket{number}": {
+                        "Type": "AWS::S3::Bucket",
+                        "Properties": {"BucketName": bucket},
+                    }
+                    for number, bucket in enumerate(buckets)
+                },
                 "Outputs": {key: {"Value": value} for key, value in stack.outputs.items()},
             }
         ),

@@ -5,43 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from cosmicai.errors import InvalidInput
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cosmicai.schema import Quality
-    from numpy.typing import NDArray
+
+    from cosmicai_workbench.results.run import Run
 
 PLOT = "redshifts.png"
 _OUTLIER = 0.05
 _BINS = 120
 
 
-def load_redshifts(run: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return true and predicted redshift of every galaxy of a run where both are known.
+def plot_redshifts(run: Run) -> Path | None:
+    """Draw predicted against true redshift; return the picture, None where no truth is known.
 
     Raises
     ------
     InvalidInput
-        If the run has no predictions.
+        If the run's predictions cannot be read.
     """
-    files = sorted((run / "predictions").glob("*.npz"))
-    if not files:
-        raise InvalidInput(f"{run} has no predictions")
-    true, predicted = [], []
-    for path in files:
-        with np.load(path, allow_pickle=False) as arrays:
-            true.append(arrays["true_redshift"])
-            predicted.append(arrays["redshift"])
-    both = np.concatenate(true), np.concatenate(predicted)
-    known = np.isfinite(both[0]) & np.isfinite(both[1])
-    return both[0][known], both[1][known]
-
-
-def plot_redshifts(run: Path, quality: Quality | None = None) -> Path | None:
-    """Draw predicted against true redshift; return the picture, None where no truth is known."""
-    true, predicted = load_redshifts(run)
+    known = run.predictions.known
+    true, predicted = run.predictions.true_redshift[known], run.predictions.redshift[known]
     if true.size == 0:
         return None
     # The library's own backend for files, whatever display there is.
@@ -80,11 +66,11 @@ def plot_redshifts(run: Path, quality: Quality | None = None) -> Path | None:
         ylim=(0, limit),
         xlabel="true (spectroscopic) redshift",
         ylabel="predicted redshift",
-        title=_title(true.size, quality),
+        title=_title(true.size, run.summary.quality),
         aspect="equal",
     )
     axes.legend(loc="upper left", frameon=False)
-    path = run / PLOT
+    path = run.path / PLOT
     figure.savefig(path, dpi=150)
     return path
 

@@ -1,0 +1,110 @@
+"""Log streams: REPORT lines, and the lines of one rank among many."""
+
+import os
+from pathlib import Path
+
+import pytest
+from cosmicai_workbench.cloud.invocations import invocations
+from cosmicai_workbench.cloud.pool import vcpus
+from cosmicai_workbench.cloud.records import (
+    LogReader,
+    LogStream,
+    Report,
+    latest_logs,
+    peak_memory,
+)
+from cosmicai_workbench.results.invocations import parse_report
+
+REPORT = Report("abc", 12.34, 512, 81, init_duration=250.4)
+
+
+def serve(stream: LogStream, request: str, rank: int, execution: str = "e1") -> None:
+    """Write the lines of one invocation."""
+    stream.write(f"START RequestId: {request} Version: $LATEST")
+    stream.write(f'{{"rank": {rank}, "execution": "{execution}"}}')
+    stream.write(f"END RequestId: {request}")
+    stream.write(Report(request, 1.0, 512, 80).line())
+
+
+def test_a_report_reads_back_as_lambdas_own() -> None:
+    read = parse_report(REPORT.line())
+    assert (read.request_id, read.duration_ms, read.max_memory_mb) == ("abc", 12.34, 81)
+    # AWS bills the init phase too, and whole milliseconds.
+    assert read.billed_ms == 263
+    assert "Init" not in Report("abc", 1.0, 512, 81).line()
+    assert Report("abc", 1.0, 512, 81, status="timeout").line().endswith("\tStatus: timeout")
+
+
+def test_lines_of_all_streams_in_the_order_of_time(tmp_path: Path) -> None:
+    first, second = LogStream(tmp_path / "f/0.log"), LogStream(tmp_path / "f/1.log")
+    for stream, text in ((first, "a"), (second, "b"), (first, "c")):
+        stream.write(text)
+    reader = LogReader(tmp_path)
+    assert [entry.text for entry in reader.read()] == ["a", "b", "c"]
+    second.write("d")
+    assert [(entry.stream, entry.text) for entry in reader.read()] == [("f/1", "d")]
+
+
+def test_only_the_invocations_of_a_rank(tmp_path: Path) -> None:
+    stream = LogStream(tmp_path / "model_inference/0.log")
+    serve(stream, "r-3", rank=3)
+    serve(stream, "r-33", rank=33)
+    shown = LogReader(tmp_path, rank=3).read()
+    assert {entry.text.split("\t")[0] for entry in shown} >= {"REPORT RequestId: r-3"}
+    assert not any("r-33" in entry.text for entry in shown)
+
+
+def test_a_rank_that_is_still_at_work_is_shown_once_it_is_done(tmp_path: Path) -> None:
+    stream = LogStream(tmp_path / "f/0.log")
+    reader = LogReader(tmp_path, rank=1)
+    stream.write("START RequestId: x Version: $LATEST")
+    assert reader.read() == []
+    stream.write('{"rank": 1}')
+    stream.write(Report("x", 1.0, 512, 80).line())
+    assert len(reader.read()) == 3
+
+
+def test_half_a_line_waits_for_its_other_half(tmp_path: Path) -> None:
+    path = tmp_path / "f/0.log"
+    path.parent.mkdir()
+    reader = LogReader(tmp_path)
+    path.write_text("t\tfirst\nt\tsec")
+    assert [entry.text for entry in reader.read()] == ["first"]
+    with path.open("a") as file:
+        file.write("ond\n")
+    assert [entry.text for entry in reader.read()] == ["second"]
+
+
+def test_invocations_of_one_execution_with_their_function(tmp_path: Path) -> None:
+    serve(LogStream(tmp_path / "initialize/0.log"), "a", rank=0, execution="e1")
+    stream = LogStream(tmp_path / "model_inference/0.log")
+    serve(stream, "b", rank=0, execution="arn:aws:states:r:1:execution:m:e1")
+    serve(stream, "c", rank=0, execution="e2")
+    found = list(invocations(tmp_path, "e1"))
+    assert [each["function"] for each in found] == ["initialize", "model_inference"]
+    assert [parse_report(each["report"]).request_id for each in found] == ["a", "b"]
+
+
+def test_the_cloud_that_wrote_last(tmp_path: Path) -> None:
+    assert latest_logs(tmp_path) is None
+    for name in ("one", "two"):
+        LogStream(tmp_path / name / "logs/f/0.log").write("x")
+    os.utime(tmp_path / "two/logs/f/0.log", (1, 1))
+    assert latest_logs(tmp_path) == tmp_path / "one/logs"
+
+
+def test_peak_memory_is_this_processs_and_none_for_one_that_is_gone() -> None:
+    used = peak_memory(os.getpid())
+    assert used is not None
+    assert 5 < used < 100_000
+    assert peak_memory(2**22 + 1) is None
+
+
+@pytest.mark.parametrize(
+    ("memory", "concurrency", "cores", "expected"),
+    [(512, 1, 8, 1), (3538, 1, 8, 2), (3538, 8, 8, 1), (10_240, 1, 2, 2), (3538, 4, 2, 1)],
+)
+def test_a_sandbox_has_the_vcpus_of_its_memory_and_its_share_of_the_machine(
+    memory: int, concurrency: int, cores: int, expected: int
+) -> None:
+    assert vcpus(memory, concurrency, cores) == expected
