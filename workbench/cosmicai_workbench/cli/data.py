@@ -108,3 +108,66 @@ def inspect(
         typer.echo(json.dumps(summary.to_dict(), indent=2))
     else:
         render_summary(summary)
+
+
+@app.command(epilog="Example: `cosmicai data from-fits frames/ objects.csv partitions --size 25`")
+def from_fits(
+    images: Annotated[
+        Path, typer.Argument(help="Folder of calibrated FITS images, five bands a field.")
+    ],
+    catalogue: Annotated[
+        Path, typer.Argument(help="CSV or FITS table: ra, dec; maybe magnitudes and redshift.")
+    ],
+    folder: Annotated[Path, typer.Argument(help="Receives 1.pt, 1.catalogue.csv, rejects.csv …")],
+    size: Annotated[float, typer.Option(help="Size of a partition in MB (1024² bytes).")] = 25,
+    aperture: Annotated[
+        float, typer.Option(help="Radius, arcsec, of magnitudes where the catalogue has none.")
+    ] = 3.0,
+    registration: Annotated[
+        str,
+        typer.Option(
+            help="`subpixel`: all bands interpolated onto the r band's pixels; `nearest`: each "
+            "band cut at its own nearest pixel, nothing interpolated."
+        ),
+    ] = "subpixel",
+    zero_point: Annotated[
+        float | None,
+        typer.Option(help="AB magnitude of one unit, where BUNIT names no unit of flux."),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Cut the objects of a catalogue out of your own images, into partitions.
+
+    A field is five files whose names differ in the band alone: SDSS frames
+    (`frame-r-002583-2-0136.fits.bz2`) or single-band cutouts (`object7_r.fits`), with a WCS.
+    Catalogue columns: `ra`, `dec` (degrees); optionally `object_id`, `redshift`,
+    `mag_u` … `mag_z`, `extinction_u` … `extinction_z`.
+
+    Objects off the images, at an edge, or with masked pixels are counted and written to
+    `rejects.csv` with the reason.
+    """
+    from cosmicai_workbench.data.fits.converting import REJECTS_NAME, as_registration, convert
+    from cosmicai_workbench.data.splitting import galaxies_per_partition
+
+    result = convert(
+        [images],
+        catalogue,
+        folder,
+        galaxies_per_partition(size),
+        aperture=aperture,
+        registration=as_registration(registration),
+        zero_point=zero_point,
+        overwrite=overwrite,
+    )
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), indent=2))
+        return
+    typer.echo(
+        f"{folder}: {result.galaxies:,} galaxies from {result.fields} field(s) in "
+        f"{len(result.partitions)} partition(s); magnitudes: {result.magnitudes}"
+    )
+    for reason, count in result.rejected.items():
+        typer.echo(f"  left out: {count:,} {reason} (see {folder / REJECTS_NAME})")
+    for notice in result.notices:
+        typer.echo(f"  note: {notice}")

@@ -84,7 +84,7 @@ def split_dataset(
     if galaxies < 1:
         raise InvalidInput(f"galaxies a partition: a positive number expected, found {galaxies}")
     with open_partition(source, batch_size=_BATCH) as reader:
-        _clear(folder, source, overwrite=overwrite)
+        clear_partitions(folder, overwrite=overwrite, keep=source)
         total = reader.num_samples
         batches = _Rebatched(iter(reader))
         metadata = read_metadata(source) or {"split_from": source.name}
@@ -146,12 +146,18 @@ def _split_catalogue(path: Path, catalogue: Iterator[CatalogueRow], count: int) 
     write_catalogue(path, rows)
 
 
-def _clear(folder: Path, source: Path, *, overwrite: bool) -> None:
-    """Make sure that ``folder`` will hold this split's partitions and no other's."""
+def clear_partitions(folder: Path, *, overwrite: bool, keep: Path | None = None) -> None:
+    """Make sure that ``folder`` will hold one run's partitions and no other's.
+
+    Raises
+    ------
+    InvalidInput
+        It holds partitions and ``overwrite`` is not set, or ``keep`` is one of them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     there = [path for path in folder.iterdir() if _NUMBERED.fullmatch(path.name)]
-    if any(path.samefile(source) for path in there):
-        raise InvalidInput(f"{source} lies in {folder}, where its partitions would replace it")
+    if keep is not None and any(path.samefile(keep) for path in there):
+        raise InvalidInput(f"{keep} lies in {folder}, where its partitions would replace it")
     if there and not overwrite:
         raise InvalidInput(
             f"{folder} already holds {len(there)} partition files, such as {there[0].name}; "

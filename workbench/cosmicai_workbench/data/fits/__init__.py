@@ -1,0 +1,1 @@
+"""Partitions from the user's own calibrated images and catalogue."""

@@ -1,0 +1,320 @@
+"""Images and a catalogue into partitions; no object is lost without a word."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cosmicai
+import numpy as np
+from cosmicai.errors import InvalidInput
+from numpy.typing import NDArray
+
+from cosmicai_workbench.data.catalogue import CatalogueRow, write_catalogue
+from cosmicai_workbench.data.fits.cutting import (
+    Cutout,
+    FieldCutter,
+    Registration,
+    Rejected,
+    aperture_magnitudes,
+)
+from cosmicai_workbench.data.fits.fields import FieldFiles, find_fields
+from cosmicai_workbench.data.fits.objects import Objects, read_objects
+from cosmicai_workbench.data.painting import PIXEL
+from cosmicai_workbench.data.partition_writer import PartitionWriter
+from cosmicai_workbench.data.splitting import clear_partitions
+
+REJECTS_NAME = "rejects.csv"
+REPORT_NAME = "from-fits.json"
+REGISTRATIONS: tuple[Registration, ...] = ("subpixel", "nearest")
+
+OFF_IMAGES = "off every image"
+BAD_POSITION = "no position"
+NO_MAGNITUDE = "no magnitude"
+
+_SCALE_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What :func:`convert` did.
+
+    Attributes
+    ----------
+    partitions
+        The files, in order.
+    galaxies
+        Objects written.
+    rejected
+        Objects left out, by reason; each is a row of ``rejects.csv``.
+    fields
+        Patches of sky that were read.
+    magnitudes
+        Where the magnitudes come from.
+    notices
+        What a user should know before trusting a redshift.
+    """
+
+    partitions: tuple[str, ...]
+    galaxies: int
+    rejected: dict[str, int]
+    fields: int
+    magnitudes: str
+    notices: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Galaxy:
+    row: int
+    cutout: Cutout
+    magnitude: NDArray[np.float32]
+
+
+def as_registration(name: str) -> Registration:
+    """Return ``name`` as a way of registration.
+
+    Raises
+    ------
+    InvalidInput
+        It is none.
+    """
+    for registration in REGISTRATIONS:
+        if name == registration:
+            return registration
+    raise InvalidInput(f"registration: {' or '.join(REGISTRATIONS)} expected, found {name!r}")
+
+
+def convert(
+    images: Iterable[Path],
+    catalogue: Path,
+    folder: Path,
+    galaxies: int,
+    *,
+    aperture: float = 3.0,
+    registration: Registration = "subpixel",
+    zero_point: float | None = None,
+    overwrite: bool = False,
+    on_field: Callable[[int, int], None] = lambda *_: None,
+) -> Conversion:
+    """Cut the objects of a catalogue out of calibrated images, into partitions.
+
+    One field is in memory at a time, and one partition.
+
+    Parameters
+    ----------
+    images
+        FITS files and folders of them; see :func:`~.fields.find_fields`.
+    catalogue
+        CSV or FITS table; see :func:`~.objects.read_objects`.
+    folder
+        Receives 1.pt, 1.catalogue.csv, …, ``rejects.csv`` and ``from-fits.json``.
+    galaxies
+        Galaxies in a partition.
+    aperture
+        Radius, arcsec, of the circle that magnitudes are measured in where the catalogue has none.
+    registration
+        How the bands are brought onto the r band's pixels; see :class:`~.cutting.FieldCutter`.
+    zero_point
+        AB magnitude of one unit of the images, if their headers do not name a unit of flux.
+    overwrite
+        Remove the numbered partitions that ``folder`` already has.
+    on_field
+        Called with fields done and in all.
+
+    Raises
+    ------
+    InvalidInput
+        A parameter is out of range, or images or catalogue cannot be used; or no object is left.
+    """
+    if galaxies < 1:
+        raise InvalidInput(f"galaxies a partition: a positive number expected, found {galaxies}")
+    if not 0 < aperture <= 6:
+        raise InvalidInput(f"aperture: above 0 and up to 6 arcsec expected, found {aperture}")
+    files = find_fields(images)
+    objects = read_objects(catalogue)
+    clear_partitions(folder, overwrite=overwrite)
+    run = _Run(objects, aperture, registration, zero_point)
+    partitions = _write(folder, run.galaxies(files, on_field), galaxies, objects, run.describe())
+    rejected = run.rejected()
+    _write_rejects(folder / REJECTS_NAME, objects, rejected)
+    result = Conversion(
+        partitions=tuple(str(path) for path in partitions),
+        galaxies=len(objects) - len(rejected),
+        rejected=dict(Counter(reject.reason for reject in rejected.values())),
+        fields=len(files),
+        magnitudes=run.magnitude_source,
+        notices=tuple(run.notices),
+    )
+    (folder / REPORT_NAME).write_text(json.dumps(result.to_dict(), indent=2) + "\n")
+    if not partitions:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in result.rejected.items())
+        raise InvalidInput(
+            f"none of {len(objects)} objects could be cut out: {reasons}; "
+            f"see {folder / REJECTS_NAME}"
+        )
+    return result
+
+
+class _Run:
+    """The state of one conversion: which objects are done, and why others are not."""
+
+    def __init__(
+        self,
+        objects: Objects,
+        aperture: float,
+        registration: Registration,
+        zero_point: float | None,
+    ) -> None:
+        self._objects = objects
+        self._aperture = aperture
+        self._registration = registration
+        self._zero_point = zero_point
+        self._done: set[int] = set()
+        self._rejected: dict[int, Rejected] = {}
+        self.magnitude_source = (
+            f"aperture of {aperture} arcsec radius (asinh)"
+            if objects.magnitude is None
+            else "catalogue"
+        )
+        self.notices: list[str] = []
+        if objects.extinction is None and objects.magnitude is None:
+            self.notices.append(
+                "magnitudes are not corrected for Galactic extinction: the catalogue has no "
+                "extinction_u … extinction_z"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the metadata of the partitions."""
+        return {
+            "notice": "Images cut out of calibrated FITS images.",
+            "images": f"FITS, registration {self._registration}",
+            "magnitudes": self.magnitude_source,
+            "units": {"image": "nanomaggy", "magnitude": "AB"},
+            "made_by": f"cosmicai {cosmicai.__version__} data from-fits",
+        }
+
+    def galaxies(
+        self, files: list[FieldFiles], on_field: Callable[[int, int], None]
+    ) -> Iterator[_Galaxy]:
+        """Yield the objects that can be cut out, field by field."""
+        usable = self._check_rows()
+        for done, field_files in enumerate(files, start=1):
+            field = field_files.read(self._zero_point)
+            scale = field.bands[2].pixel_scale
+            if abs(scale / PIXEL - 1) > _SCALE_TOLERANCE:
+                self.notices.append(
+                    f"{field.name}: pixels of {scale:.3f} arcsec; models trained on SDSS expect "
+                    f"{PIXEL}"
+                )
+            rows = np.array([row for row in usable if row not in self._done], dtype=np.int64)
+            if len(rows):
+                cutter = FieldCutter(field, self._registration)
+                found = cutter.cut(self._objects.ra[rows], self._objects.dec[rows])
+                for item, cutout in found.items():
+                    row = int(rows[item])
+                    if isinstance(cutout, Rejected):
+                        self._rejected[row] = cutout  # unless another field holds it whole
+                        continue
+                    self._done.add(row)
+                    magnitude = self._magnitude(row, cutout, scale)
+                    yield _Galaxy(row, cutout, magnitude)
+            on_field(done, len(files))
+
+    def rejected(self) -> dict[int, Rejected]:
+        """Return, once all fields are done, every object that has no cutout."""
+        return {
+            row: self._rejected.get(row, Rejected(OFF_IMAGES, ""))
+            for row in range(len(self._objects))
+            if row not in self._done
+        }
+
+    def _check_rows(self) -> list[int]:
+        """Reject the rows that no image can help, and return the others."""
+        objects = self._objects
+        usable = []
+        for row, (ra, dec) in enumerate(zip(objects.ra, objects.dec, strict=True)):
+            if not (np.isfinite(ra) and -360 <= ra <= 360 and -90 <= dec <= 90):
+                self._rejected[row] = Rejected(BAD_POSITION, f"ra {ra}, dec {dec}")
+            elif objects.magnitude is not None and not np.isfinite(objects.magnitude[row]).all():
+                self._rejected[row] = Rejected(NO_MAGNITUDE, f"{objects.magnitude[row].tolist()}")
+            else:
+                usable.append(row)
+        return usable
+
+    def _magnitude(self, row: int, cutout: Cutout, scale: float) -> NDArray[np.float32]:
+        objects = self._objects
+        if objects.magnitude is not None:
+            magnitude = objects.magnitude[row]
+        else:
+            magnitude = aperture_magnitudes(cutout, self._aperture / scale)
+            if objects.extinction is not None:
+                magnitude = magnitude - np.nan_to_num(objects.extinction[row])
+        single: NDArray[np.float32] = magnitude.astype(np.float32)
+        return single
+
+
+def _write(
+    folder: Path,
+    galaxies: Iterator[_Galaxy],
+    size: int,
+    objects: Objects,
+    metadata: dict[str, Any],
+) -> list[Path]:
+    """Write partitions of ``size`` galaxies each as they come."""
+    partitions: list[Path] = []
+    batch: list[_Galaxy] = []
+
+    def flush() -> None:
+        path = folder / f"{len(partitions) + 1}.pt"
+        rows = [galaxy.row for galaxy in batch]
+        with PartitionWriter(path, len(batch), metadata) as writer:
+            writer.write(
+                np.stack([galaxy.cutout.image for galaxy in batch]),
+                np.stack([galaxy.magnitude for galaxy in batch]),
+                objects.redshift[rows].astype(np.float32),
+            )
+        write_catalogue(
+            path,
+            (
+                CatalogueRow(
+                    index, objects.object_id[row], float(objects.ra[row]), float(objects.dec[row])
+                )
+                for index, row in enumerate(rows)
+            ),
+        )
+        partitions.append(path)
+        batch.clear()
+
+    for galaxy in galaxies:
+        batch.append(galaxy)
+        if len(batch) == size:
+            flush()
+    if batch:
+        flush()
+    return partitions
+
+
+def _write_rejects(path: Path, objects: Objects, rejected: dict[int, Rejected]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("row", "object_id", "ra", "dec", "reason", "detail"))
+        for row, reject in rejected.items():
+            writer.writerow(
+                (
+                    row,
+                    objects.object_id[row],
+                    objects.ra[row],
+                    objects.dec[row],
+                    reject.reason,
+                    reject.detail,
+                )
+            )
+    partial.replace(path)
