@@ -23,12 +23,14 @@ from cosmicai.observability import logger, record_rank
 from cosmicai.schema import ManifestItem, RankRecord, parse
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
     from cosmicai.engines.base import Engine
     from cosmicai.partition.reader import Batch
-    from cosmicai.partition.sources import RequestStatistics
+    from cosmicai.partition.sources import RequestStatistics, S3Object
 
 MB_PER_VCPU = 1769
 """Lambda gives one full vCPU per so many MB of memory size."""
@@ -45,7 +47,7 @@ _cold = True  # cleared by the sandbox's first rank
 
 
 @dataclass
-class _Totals:
+class Totals:
     """What a rank adds up over its batches and partitions."""
 
     num_samples: int = 0
@@ -93,19 +95,22 @@ def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
         logger.info("this rank's record is already there")
         return _report(item, earlier[0])
 
-    totals = _Totals()
+    totals = Totals()
     threads, digest, load_seconds = available_vcpus(), "", 0.0
     if item.data_paths:
+        from cosmicai.partition.sources import S3Object
+
         model, load_seconds = model_cache.load(item, threads)
         digest = model.digest
         for position, path in enumerate(item.data_paths):
-            _predict_partition(item, position, path, model.engine, totals)
+            source = S3Object(item.DATA_BUCKET, path, storage.client())
+            predict_partition(source, position, item.BATCH_SIZE, model.engine, totals)
 
-    columns = _columns(item, totals)
+    columns = columns_of(item, totals)
     require_claim(item.EXECUTION, item.S3_BUCKET, item.RESULT_PATH)
     predictions_key = keys.predictions(item.RESULT_PATH, item.RANK)
-    etag = storage.put_bytes(item.S3_BUCKET, predictions_key, _npz(columns))
-    record = _record(
+    etag = storage.put_bytes(item.S3_BUCKET, predictions_key, npz_bytes(columns))
+    record = record_of(
         item,
         totals,
         columns,
@@ -152,16 +157,28 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
-def _predict_partition(
-    item: ManifestItem, position: int, path: str, engine: Engine, totals: _Totals
+def predict_partition(
+    source: Path | S3Object, position: int, batch_size: int, engine: Engine, totals: Totals
 ) -> None:
+    """Predict one partition, batch by batch, and add it to ``totals``.
+
+    Parameters
+    ----------
+    source
+        A local file or an object in S3.
+    position
+        Which of the rank's partitions it is.
+
+    Raises
+    ------
+    PartitionNotFound, CorruptPartition, UnsafePickle, TransientStorageError
+        From reading it.
+    """
     import numpy as np
 
     from cosmicai.partition.reader import open_partition
-    from cosmicai.partition.sources import S3Object
 
-    source = S3Object(item.DATA_BUCKET, path, storage.client())
-    with open_partition(source, batch_size=item.BATCH_SIZE) as reader:
+    with open_partition(source, batch_size=batch_size) as reader:
         for batch in reader:
             redshift = _predict(batch, engine, totals)
             count = len(redshift)
@@ -178,7 +195,7 @@ def _predict_partition(
             totals.s3.append(reader.s3)
 
 
-def _predict(batch: Batch, engine: Engine, totals: _Totals) -> NDArray[np.float32]:
+def _predict(batch: Batch, engine: Engine, totals: Totals) -> NDArray[np.float32]:
     """Predict a batch; galaxies with NaN or infinite input are counted and predicted as NaN.
 
     An engine may turn a NaN into a plausible number (a maximum with NaN, say), so such galaxies
@@ -208,7 +225,7 @@ def _predict(batch: Batch, engine: Engine, totals: _Totals) -> NDArray[np.float3
     return redshift
 
 
-def _columns(item: ManifestItem, totals: _Totals) -> dict[str, NDArray[Any]]:
+def columns_of(item: ManifestItem, totals: Totals) -> dict[str, NDArray[Any]]:
     """Return the arrays of the predictions file."""
     import numpy as np
 
@@ -220,7 +237,7 @@ def _columns(item: ManifestItem, totals: _Totals) -> dict[str, NDArray[Any]]:
     return columns
 
 
-def _npz(columns: dict[str, NDArray[Any]]) -> bytes:
+def npz_bytes(columns: dict[str, NDArray[Any]]) -> bytes:
     """Write the arrays as an .npz file; the same arrays give the same bytes."""
     import numpy as np
 
@@ -229,9 +246,10 @@ def _npz(columns: dict[str, NDArray[Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def _record(
-    item: ManifestItem, totals: _Totals, columns: dict[str, NDArray[Any]], **measured: Any
+def record_of(
+    item: ManifestItem, totals: Totals, columns: dict[str, NDArray[Any]], **measured: Any
 ) -> RankRecord:
+    """Return the record of a rank; ``measured`` holds the fields that only its caller knows."""
     import numpy as np
 
     from cosmicai.quality import statistics

@@ -32,6 +32,9 @@ GROUPS: tuple[str, ...] = (
     "model",
     "plan",
     "report",
+    "results",
+    "compare",
+    "infer",
 )
 """Modules of this package, in the order of ``--help``; an underscore becomes a hyphen."""
 

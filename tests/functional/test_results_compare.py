@@ -1,0 +1,78 @@
+"""Local against distributed: the same galaxies, the same predictions, figures side by side."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from cosmicai.errors import InvalidInput
+from cosmicai_workbench.cli.main import main
+from cosmicai_workbench.results.binned import quality_by_bin
+from cosmicai_workbench.results.compare import compare
+from cosmicai_workbench.results.run import load_run
+from run_folders import make_run
+
+
+def test_a_run_agrees_with_itself_and_not_with_another(tmp_path):
+    a = load_run(make_run(tmp_path, name="a", ranks=4, samples=60))
+    b = load_run(make_run(tmp_path, name="b", ranks=3, samples=60, seed=1, digest="aa" * 32))
+    same = compare(a, a)
+    assert same.same_model
+    assert same.agreement.identical == same.agreement.galaxies == 240
+    assert same.agreement.largest_difference == 0
+    assert {figure.ratio for figure in same.figures} <= {1.0, None}
+    other = compare(a, b)
+    assert not other.same_model
+    assert (other.agreement.galaxies, other.agreement.only_a) == (180, 60)
+    assert other.agreement.largest_difference > 0
+
+
+def test_galaxies_match_by_file_name_wherever_they_lie(tmp_path):
+    run = make_run(tmp_path, ranks=2, samples=10, straggler=None)
+    moved = make_run(tmp_path, name="moved", ranks=2, samples=10, straggler=None)
+    for rank in (0, 1):
+        path = moved / "predictions" / f"{rank}.npz"
+        with np.load(path) as arrays:
+            content = dict(arrays) | {"data_paths": np.array([f"/elsewhere/{rank + 1}.pt"])}
+        np.savez(path, **content)
+    agreement = compare(load_run(run), load_run(moved)).agreement
+    assert agreement.identical == 20
+
+
+def test_unpredicted_galaxies_are_counted_not_compared(tmp_path):
+    a = load_run(make_run(tmp_path, name="a", ranks=2, samples=30, straggler=None))
+    b = load_run(make_run(tmp_path, name="b", ranks=2, samples=30, straggler=None, nan=5))
+    agreement = compare(a, b).agreement
+    assert agreement.predicted_by_one == 5
+    assert agreement.identical == 55
+
+
+def test_bins_hold_every_galaxy_once(tmp_path):
+    run = load_run(make_run(tmp_path, ranks=3, samples=200, nan=7))
+    for binned in quality_by_bin(run, 5).values():
+        assert len(binned) == 5
+        assert sum(bin_.quality.num_galaxies for bin_ in binned) == 593
+        assert all(left.high == right.low for left, right in itertools.pairwise(binned))
+
+
+def test_bins_without_known_redshifts_are_refused(tmp_path):
+    run = make_run(tmp_path, ranks=1, samples=5, straggler=None, nan=5)
+    with pytest.raises(InvalidInput, match="known redshift"):
+        quality_by_bin(load_run(run))
+
+
+def test_commands_print_json(tmp_path, capsys):
+    run = make_run(tmp_path, ranks=2, samples=40)
+    assert main(["compare", str(run), str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["agreement"]["galaxies"] == 80
+    assert main(["results", "show", str(run), "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"true redshift", "r magnitude"}
+    assert main(["results", "export", str(run), "--to", "fits"]) == 0
+    assert (run / "catalogue.fits").is_file()
+
+
+def test_a_missing_run_is_one_line_and_exit_2(tmp_path, capsys):
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "no such run folder" in error

@@ -1,0 +1,84 @@
+"""Inference without orchestration gives a rank's own predictions, and a run folder like its."""
+
+import json
+
+import numpy as np
+import pytest
+from cosmicai.errors import InvalidInput, ModelNotFound, PartitionNotFound
+from cosmicai_workbench.cli.main import main
+from cosmicai_workbench.data.partition_writer import write_partition
+from cosmicai_workbench.results.compare import compare
+from cosmicai_workbench.results.infer import infer
+from cosmicai_workbench.results.run import load_run
+from model_fill import SMALL, filled_bundle
+from s3_stack import make_galaxies
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    filled_bundle(SMALL, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def partitions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for number in (1, 2):
+        write_partition(folder / f"{number}.pt", make_galaxies(7, seed=number), {"from": "test"})
+    return [folder / "1.pt", folder / "2.pt"]
+
+
+def run(model, partitions, output, **change):
+    settings = {"engine": "plain", "batch_size": 4, "threads": 1, "on_partition": lambda _: None}
+    return infer(model, partitions, output=output, **(settings | change))
+
+
+def test_predicts_what_the_engine_predicts(model, partitions, tmp_path):
+    from cosmicai.engines.base import load_engine
+
+    summary = run(model, partitions, tmp_path / "here")
+    assert (summary.status, summary.num_samples, summary.num_partitions) == ("SUCCEEDED", 14, 2)
+    found = load_run(tmp_path / "here").predictions
+    engine = load_engine("plain", model, threads=1)
+    for number in (1, 2):
+        galaxies = make_galaxies(7, seed=number)
+        expected = engine.predict(galaxies.image, galaxies.magnitude)
+        here = found.redshift[found.partition == number - 1]
+        np.testing.assert_allclose(here, expected, rtol=1e-5)
+
+
+def test_its_folder_compares_with_another(model, partitions, tmp_path):
+    run(model, partitions, tmp_path / "a")
+    run(model, partitions[:1], tmp_path / "b")
+    found = compare(load_run(tmp_path / "a"), load_run(tmp_path / "b"))
+    assert found.same_model
+    assert (found.agreement.identical, found.agreement.only_a) == (7, 7)
+
+
+def test_published_fields_are_finite_and_positive(model, partitions, tmp_path):
+    run(model, partitions, tmp_path / "here")
+    (record,) = json.loads((tmp_path / "here" / "combined_data.json").read_text())
+    for name in ("total_cpu_time (seconds)", "total_cpu_memory (MB)", "sample_persec"):
+        assert record[name] > 0
+    assert record["num_batches"] == 4
+
+
+def test_bad_input_is_refused_before_anything_is_written(model, partitions, tmp_path):
+    with pytest.raises(PartitionNotFound, match=r"3\.pt"):
+        run(model, [partitions[0].with_name("3.pt")], tmp_path / "here")
+    with pytest.raises(ModelNotFound):
+        run(tmp_path, partitions, tmp_path / "here")
+    with pytest.raises(InvalidInput, match="engine"):
+        run(model, partitions, tmp_path / "here", engine="abacus")
+    assert list(tmp_path.iterdir()) == []
+    run(model, partitions, tmp_path / "here")
+    with pytest.raises(InvalidInput, match="exists already"):
+        run(model, partitions, tmp_path / "here")
+
+
+def test_command_prints_the_summary(model, partitions, tmp_path, capsys):
+    output = tmp_path / "here"
+    words = ["infer", str(model), *map(str, partitions), "--engine", "plain", "-o", str(output)]
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_samples"] == 14

@@ -1,0 +1,89 @@
+"""``cosmicai results``: look at a run, and export it."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+
+
+@app.callback()
+def results() -> None:
+    """Look at finished runs, and export them as catalogues."""
+
+
+@app.command()
+def show(
+    run: RunFolder = Path("runs/latest"),
+    bins: Annotated[int, typer.Option(help="Bins, of equally many galaxies.", min=1, max=50)] = 6,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print the redshift quality of a run by bins of redshift and of magnitude.
+
+    Example: `cosmicai results show runs/latest --bins 8`
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from cosmicai_workbench.results.binned import quality_by_bin
+    from cosmicai_workbench.results.run import load_run
+
+    found = quality_by_bin(load_run(run), bins)
+    if as_json:
+        rows = {name: [bin_.document() for bin_ in binned] for name, binned in found.items()}
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for name, binned in found.items():
+        table = Table(title=f"Quality by {name}")
+        for column in (name, "galaxies", "bias", "σ NMAD", "MAE", "outliers"):
+            table.add_column(column, justify="right")
+        for bin_ in binned:
+            quality = bin_.quality
+            table.add_row(
+                f"{bin_.low:.3f} – {bin_.high:.3f}",
+                f"{quality.num_galaxies:,}",
+                _figure(quality.bias, "+.4f"),
+                _figure(quality.nmad, ".4f"),
+                _figure(quality.mae, ".4f"),
+                _figure(quality.outlier_fraction, ".2%"),
+            )
+        Console().print(table)
+
+
+@app.command()
+def export(
+    run: RunFolder = Path("runs/latest"),
+    to: Annotated[str, typer.Option(help="parquet, fits or csv.")] = "parquet",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; RUN/catalogue.<format> by default."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the N.catalogue.csv files that hold RA and Dec."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Write a run as a catalogue: object id, partition, RA, Dec, redshifts, provenance.
+
+    astropy and TOPCAT open it as it is. Example:
+    `cosmicai results export runs/latest --to fits --data data/partitions`
+    """
+    from typing import cast
+
+    from cosmicai_workbench.results.export import Format
+    from cosmicai_workbench.results.export import export as export_run
+    from cosmicai_workbench.results.run import load_run
+
+    loaded = load_run(run)
+    target = output or run / f"catalogue.{to}"
+    count = export_run(loaded, target, cast("Format", to), data=data, overwrite=overwrite)
+    typer.echo(f"{target}: {count:,} galaxies")
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)

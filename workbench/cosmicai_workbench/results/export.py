@@ -1,0 +1,158 @@
+"""A run as a catalogue that astronomers open: Parquet, FITS or CSV."""
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import cosmicai
+import numpy as np
+from cosmicai.errors import InvalidInput
+
+from cosmicai_workbench.data.catalogue import catalogue_path, read_catalogue
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cosmicai_workbench.results.run import Run
+
+Format = Literal["parquet", "fits", "csv"]
+
+DESCRIPTIONS = {
+    "object_id": "name of the galaxy; partition and index where no catalogue names it",
+    "partition": "key or path of the partition it came in",
+    "index": "its place in the partition, from 0",
+    "ra": "right ascension (ICRS); NaN where unknown",
+    "dec": "declination (ICRS); NaN where unknown",
+    "redshift": "predicted redshift; NaN where there is no prediction",
+    "true_redshift": "known (spectroscopic) redshift; NaN where unknown",
+    "magnitude_r": "r magnitude as given to the model",
+    "rank": "rank that predicted it",
+}
+UNITS = {"ra": "deg", "dec": "deg", "magnitude_r": "mag"}
+
+
+def columns(run: "Run", data: Path | None = None) -> "dict[str, NDArray[Any]]":
+    """Return the catalogue's columns, one entry a galaxy.
+
+    Parameters
+    ----------
+    data
+        Folder with the ``N.catalogue.csv`` files of the partitions, where there are any.
+
+    Raises
+    ------
+    InvalidInput
+        If a catalogue cannot be read, or names an index that its partition does not have.
+    """
+    found = run.predictions
+    size = found.index.size
+    paths = np.array(found.data_paths or ("",), dtype=object)[found.partition]
+    names = [f"{PurePosixPath(path).stem}#{i}" for path, i in zip(paths, found.index, strict=True)]
+    object_id = np.array(names, dtype=object)
+    ra, dec = np.full(size, np.nan), np.full(size, np.nan)
+    for position, path in enumerate(found.data_paths):
+        partition = (data or Path()) / PurePosixPath(path).name
+        if data is None or not catalogue_path(partition).is_file():
+            continue
+        here = np.flatnonzero(found.partition == position)
+        row_of = dict(zip(found.index[here].tolist(), here.tolist(), strict=True))
+        for entry in read_catalogue(partition):
+            if entry.index in row_of:  # a failed rank's galaxies have no row
+                row = row_of[entry.index]
+                object_id[row], ra[row], dec[row] = entry.object_id, entry.ra, entry.dec
+    return {
+        "object_id": object_id,
+        "partition": paths,
+        "index": found.index,
+        "ra": ra,
+        "dec": dec,
+        "redshift": found.redshift,
+        "true_redshift": found.true_redshift,
+        "magnitude_r": found.magnitude_r,
+        "rank": found.rank,
+    }
+
+
+def provenance(run: "Run") -> dict[str, str]:
+    """Return where the catalogue comes from; keys fit a FITS header."""
+    summary = run.summary
+    return {
+        "RUNID": summary.execution.name,
+        "EXECARN": summary.execution.id,
+        "RUNDATE": summary.execution.start_time.isoformat(),
+        "STATUS": summary.status,
+        "MODELDIG": summary.model_digest or "unknown",
+        "ENGINE": summary.engine or "unknown",
+        "CODEVERS": f"cosmicai {cosmicai.__version__}",
+        "NFAILED": str(summary.num_failed_ranks),
+    }
+
+
+def export(
+    run: "Run", output: Path, form: Format, *, data: Path | None = None, overwrite: bool = False
+) -> int:
+    """Write the catalogue and return its number of galaxies.
+
+    Provenance lies in the metadata: the FITS header, the Parquet schema, and for CSV, which has
+    no place for it, a JSON file beside it.
+
+    Raises
+    ------
+    InvalidInput
+        If the output exists, the format is unknown, or a catalogue cannot be read.
+    """
+    if form not in get_args(Format):
+        raise InvalidInput(f"--to: expected one of {', '.join(get_args(Format))}, found {form!r}")
+    if output.exists() and not overwrite:
+        raise InvalidInput(f"{output}: exists already; add --overwrite, or choose another --output")
+    if data is not None and not data.is_dir():
+        raise InvalidInput(f"--data {data}: no such folder")
+    table = columns(run, data)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = output.with_name(f".{output.name}.partial")
+    writers = {"fits": _write_fits, "parquet": _write_parquet, "csv": _write_csv}
+    writers[form](unfinished, table, provenance(run))
+    if form == "csv":
+        beside = output.with_name(f"{output.name}.provenance.json")
+        beside.write_text(json.dumps(provenance(run), indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(output)
+    return int(table["index"].size)
+
+
+def _write_fits(path: Path, table: "dict[str, NDArray[Any]]", meta: dict[str, str]) -> None:
+    from astropy.table import Column, Table
+
+    catalogue = Table(meta=meta)
+    for name, values in table.items():
+        text = values.dtype == object
+        catalogue[name] = Column(
+            values.astype(str) if text else values,
+            unit=UNITS.get(name),
+            description=DESCRIPTIONS[name],
+        )
+    catalogue.write(path, format="fits", overwrite=True)
+
+
+def _write_parquet(path: Path, table: "dict[str, NDArray[Any]]", meta: dict[str, str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    fields = [
+        pa.field(
+            name,
+            pa.string() if values.dtype == object else pa.from_numpy_dtype(values.dtype),
+            metadata={"description": DESCRIPTIONS[name], "unit": UNITS.get(name, "")},
+        )
+        for name, values in table.items()
+    ]
+    schema = pa.schema(fields, metadata={f"cosmicai.{k.lower()}": v for k, v in meta.items()})
+    arrays = [
+        pa.array(values, type=f.type) for values, f in zip(table.values(), fields, strict=True)
+    ]
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path)
+
+
+def _write_csv(path: Path, table: "dict[str, NDArray[Any]]", _: dict[str, str]) -> None:
+    import pandas as pd
+
+    pd.DataFrame(table).to_csv(path, index=False)
