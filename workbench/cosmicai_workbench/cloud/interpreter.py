@@ -1,12 +1,13 @@
-"""Three changes to moto's Step Functions interpreter, each for a measured need.
+"""Four changes to moto's Step Functions interpreter, each for a measured need.
 
-Two concern how it runs, one corrects what it computes. They are here, and nowhere else, so that a
+Two concern how it runs, two correct what it computes. They are here, and nowhere else, so that a
 newer moto can be checked against this one file.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ def enable() -> None:
     _share_clients()
     _iterate_map_workers()
     _give_result_writer_the_input()
+    _write_json_bodies()
 
 
 def _share_clients() -> None:
@@ -97,3 +99,21 @@ def _give_result_writer_the_input() -> None:
         self.resource_eval.eval_resource(env=env)
 
     module.ResultWriter._eval_body = eval_body  # type: ignore[method-assign]
+
+
+def _write_json_bodies() -> None:
+    """Write the ``Body`` of an SDK task as JSON where it is an object, as Step Functions does.
+
+    moto hands the object to boto3, which takes bytes only.
+    """
+    from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import (
+        state_task_service_aws_sdk as module,
+    )
+
+    def normalise_parameters(_self: Any, parameters: dict[str, Any], *_: Any, **__: Any) -> None:
+        if isinstance(parameters.get("Body"), dict):
+            parameters["Body"] = json.dumps(parameters["Body"]).encode()
+
+    module.StateTaskServiceAwsSdk._normalise_parameters = (  # type: ignore[method-assign]
+        normalise_parameters
+    )
