@@ -1,0 +1,208 @@
+"""The definition of the state machine, checked for what linters let pass."""
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cosmicai import errors, schema
+from samcli.yamlhelper import yaml_parse
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "statemachine/inference.asl.json").read_text()
+DEFINITION: dict[str, Any] = json.loads(TEXT)
+TEMPLATE: dict[str, Any] = yaml_parse((ROOT / "template.yaml").read_text())
+MACHINE: dict[str, Any] = TEMPLATE["Resources"]["InferenceStateMachine"]["Properties"]
+
+OURS = {
+    name
+    for name, value in vars(errors).items()
+    if inspect.isclass(value) and issubclass(value, errors.CosmicAIError)
+}
+AWS_ERRORS = {
+    # https://docs.aws.amazon.com/step-functions/latest/dg/sfn-best-practices.html
+    "Lambda.ServiceException",
+    "Lambda.AWSLambdaException",
+    "Lambda.SdkClientException",
+    "Lambda.ClientExecutionTimeoutException",
+    # https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html#API_Invoke_Errors
+    "Lambda.TooManyRequestsException",
+    # What Lambda reports as the error type when a sandbox dies, or runs out of time.
+    "Runtime.ExitError",
+    "Sandbox.Timedout",
+    # SDK integrations name errors after the service: S3 itself, and the client that calls it.
+    "S3.S3Exception",
+    "S3.SdkClientException",
+}
+NOT_TRANSIENT = OURS - {"TransientStorageError"}
+
+
+def programs(program: dict[str, Any], name: str = "main") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the machine and the programs of its Maps."""
+    yield name, program
+    for state_name, state in program["States"].items():
+        if "ItemProcessor" in state:
+            yield from programs(state["ItemProcessor"], state_name)
+
+
+PROGRAMS = dict(programs(DEFINITION))
+STATES = [
+    pytest.param(state, id=f"{program}: {name}")
+    for program, content in PROGRAMS.items()
+    for name, state in content["States"].items()
+]
+
+
+def targets(state: dict[str, Any]) -> set[str]:
+    found = {state[key] for key in ("Next", "Default") if key in state}
+    found |= {catcher["Next"] for catcher in state.get("Catch", [])}
+    return found | {choice["Next"] for choice in state.get("Choices", [])}
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_every_target_exists_and_every_state_can_be_reached(program: dict[str, Any]) -> None:
+    states = program["States"]
+    reached: set[str] = set()
+    to_visit = {program["StartAt"]}
+    while to_visit:
+        name = to_visit.pop()
+        assert name in states, f"{name!r} is the target of a state, and there is no such state"
+        reached.add(name)
+        to_visit |= targets(states[name]) - reached
+    assert reached == set(states), f"no way leads to {set(states) - reached}"
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_state_goes_on_or_ends(state: dict[str, Any]) -> None:
+    ends = state.get("End") or state["Type"] in {"Succeed", "Fail"}
+    assert bool(ends) != bool(targets(state))
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_only_named_transient_errors_are_retried_with_backoff_and_jitter(
+    state: dict[str, Any],
+) -> None:
+    for retrier in state.get("Retry", []):
+        names = set(retrier["ErrorEquals"])
+        assert names <= AWS_ERRORS | OURS, f"unknown: {names - AWS_ERRORS - OURS}"
+        assert not names & NOT_TRANSIENT, f"a retry cannot mend {names & NOT_TRANSIENT}"
+        assert retrier["BackoffRate"] >= 2
+        assert retrier["JitterStrategy"] == "FULL"
+        assert retrier["MaxAttempts"] >= 1
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_task_and_map_catches_everything(state: dict[str, Any]) -> None:
+    if state["Type"] in {"Task", "Map"}:
+        assert ["States.ALL"] in [catcher["ErrorEquals"] for catcher in state["Catch"]]
+
+
+def test_every_failure_ends_in_a_fail_state_never_in_success() -> None:
+    """From any Catch, no path leads to a Succeed state."""
+    for name, program in PROGRAMS.items():
+        states = program["States"]
+        caught = {c["Next"] for state in states.values() for c in state.get("Catch", [])}
+        seen: set[str] = set()
+        while caught:
+            state = caught.pop()
+            seen.add(state)
+            caught |= targets(states[state]) - seen
+        assert not [s for s in seen if states[s]["Type"] == "Succeed"], name
+
+
+def test_the_map_is_distributed_over_express_children_from_a_manifest() -> None:
+    state = DEFINITION["States"]["Distributed Inference"]
+    config = state["ItemProcessor"]["ProcessorConfig"]
+    assert config == {"Mode": "DISTRIBUTED", "ExecutionType": "EXPRESS"}
+    assert state["ItemReader"]["Resource"].endswith("s3:getObject")
+    assert len(state["Label"]) <= 40
+    for key in ("MaxConcurrencyPath", "ToleratedFailurePercentagePath"):
+        assert state[key].removeprefix("$.") in schema.Plan.model_fields
+
+
+def test_the_map_reads_fields_that_the_plan_has() -> None:
+    state = DEFINITION["States"]["Distributed Inference"]
+    for part in (state["ItemReader"], state["ResultWriter"]):
+        for path in part["Parameters"].values():
+            assert path.removeprefix("$.") in schema.Plan.model_fields
+
+
+def test_a_rank_reads_fields_that_its_item_has() -> None:
+    fields = set(schema.ManifestItem.model_fields) | {"failure"}
+    text = json.dumps(PROGRAMS["Distributed Inference"])
+    used = set(re.findall(r'"\$\.(\w+)', text)) | set(re.findall(r", \$\.(\w+)", text))
+    assert used <= fields, used - fields
+
+
+def test_the_events_that_the_machine_builds_fit_the_steps() -> None:
+    states = DEFINITION["States"]
+    for name, model in (
+        ("Initialize", schema.InitializeEvent),
+        ("Summarize", schema.SummarizeEvent),
+        ("Record Failure", schema.SummarizeEvent),
+    ):
+        payload = states[name]["Parameters"]["Payload"]
+        keys = {key.removesuffix(".$") for key in payload}
+        assert keys <= set(model.model_fields), name
+        execution = {key.removesuffix(".$") for key in payload["execution"]}
+        assert execution == set(schema.Execution.model_fields), name
+    body = PROGRAMS["Distributed Inference"]["States"]["Record Rank Failure"]["Parameters"]["Body"]
+    assert {key.removesuffix(".$") for key in body} == set(schema.RankFailure.model_fields)
+
+
+def test_substitutions_match_the_template_both_ways() -> None:
+    assert set(re.findall(r"\$\{(\w+)\}", TEXT)) == set(MACHINE["DefinitionSubstitutions"])
+
+
+def test_the_machine_may_invoke_exactly_the_functions_it_names() -> None:
+    named = {
+        MACHINE["DefinitionSubstitutions"][match]["Fn::GetAtt"][0]
+        if isinstance(MACHINE["DefinitionSubstitutions"][match]["Fn::GetAtt"], list)
+        else MACHINE["DefinitionSubstitutions"][match]["Fn::GetAtt"].split(".")[0]
+        for match in re.findall(r"\$\{(\w+)\}", TEXT)
+    }
+    allowed = json.dumps(
+        [
+            statement["Resource"]
+            for policy in MACHINE["Policies"]
+            for statement in policy["Statement"]
+            if "lambda:InvokeFunction" in json.dumps(statement["Action"])
+        ]
+    )
+    mentioned = {
+        name
+        for name, resource in TEMPLATE["Resources"].items()
+        if resource["Type"] == "AWS::Serverless::Function" and name in allowed
+    }
+    assert mentioned == named
+
+
+def test_a_childs_tries_fit_the_five_minutes_of_an_express_execution() -> None:
+    """Two tries at the largest default time-out, and the second's wait, are under 300 s."""
+    state = PROGRAMS["Distributed Inference"]["States"]["Model Inference"]
+    tries = next(
+        retrier["MaxAttempts"] + 1
+        for retrier in state["Retry"]
+        if "Sandbox.Timedout" in retrier["ErrorEquals"]
+    )
+    timeout = TEMPLATE["Parameters"]["InferenceTimeout"]["Default"]
+    assert tries * timeout + 10 < 300
+
+
+def test_state_function_module_and_resource_share_one_noun() -> None:
+    for state, folder in (
+        ("Initialize", "initialize"),
+        ("Model Inference", "model_inference"),
+        ("Invoke FMI", "invoke_fmi"),
+        ("Summarize", "summarize"),
+    ):
+        assert state in {name for program in PROGRAMS.values() for name in program["States"]}
+        assert (ROOT / "functions" / folder / "app.py").is_file()
+        resource = folder.title().replace("_", "") + "Function"
+        properties = TEMPLATE["Resources"][resource]["Properties"]
+        assert properties["CodeUri"] == f"functions/{folder}"
+        variables = properties["Environment"]["Variables"]
+        assert variables["POWERTOOLS_SERVICE_NAME"] == folder
