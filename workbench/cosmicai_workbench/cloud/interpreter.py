@@ -114,6 +114,5 @@ def _write_json_bodies() -> None:
         if isinstance(parameters.get("Body"), dict):
             parameters["Body"] = json.dumps(parameters["Body"]).encode()
 
-    module.StateTaskServiceAwsSdk._normalise_parameters = (  # type: ignore[method-assign]
-        normalise_parameters
-    )
+    task = module.StateTaskServiceAwsSdk
+    task._normalise_parameters = normalise_parameters  # type: ignore[method-assign, assignment]
