@@ -171,3 +171,46 @@ def from_fits(
         typer.echo(f"  left out: {count:,} {reason} (see {folder / REJECTS_NAME})")
     for notice in result.notices:
         typer.echo(f"  note: {notice}")
+
+
+@app.command(epilog="Example: `cosmicai data upload partitions s3://my-bucket/25MB`")
+def upload(
+    source: Annotated[Path, typer.Argument(help="A folder of partitions, or one .pt file.")],
+    target: Annotated[str, typer.Argument(help="s3://BUCKET/PREFIX")],
+    endpoint_url: Annotated[
+        str | None,
+        typer.Option(envvar="AWS_ENDPOINT_URL", help="Another S3 than AWS's, or a local cloud."),
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="AWS profile.")] = None,
+    region: Annotated[str | None, typer.Option(help="AWS region.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Upload partitions and their catalogues to any S3.
+
+    Files that are there with the same size and checksum are not sent again, and an interrupted
+    upload goes on from its last part: run the same command again.
+    """
+    from cosmicai_workbench.data.uploading import (
+        find_files,
+        parse_s3_url,
+        s3_client,
+        upload_files,
+    )
+
+    bucket, prefix = parse_s3_url(target)
+    files = {(bucket, prefix + path.name): path for path in find_files(source)}
+    s3 = s3_client(endpoint=endpoint_url, profile=profile, region=region)
+    total = sum(path.stat().st_size for path in files.values())
+    with progress_bar("uploading", total, "bytes") as advance:
+        uploads = upload_files(s3, files, advance)
+    sent = sum(upload.sent for upload in uploads)
+    if as_json:
+        objects = [
+            {"key": upload.key, "bytes": upload.bytes, "sent": upload.sent} for upload in uploads
+        ]
+        typer.echo(json.dumps({"bucket": bucket, "objects": objects, "sent": sent}, indent=2))
+        return
+    typer.echo(
+        f"s3://{bucket}/{prefix}: {len(uploads):,} files, {total / 2**20:,.1f} MB, of which "
+        f"{sent / 2**20:,.1f} MB were sent and the rest was there"
+    )

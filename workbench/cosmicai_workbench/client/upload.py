@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from cosmicai.errors import CosmicAIError, InvalidInput, ModelNotFound
+from cosmicai.errors import InvalidInput, ModelNotFound
 from cosmicai.keys import MODEL_FILES, folder, model_file
 
-from cosmicai_workbench.client.connection import PARALLEL_TRANSFERS
+from cosmicai_workbench.data.uploading import upload_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,23 +56,5 @@ def upload(
     files: dict[tuple[str, str], Path],
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Upload files in parallel, the large ones in parts.
-
-    Raises
-    ------
-    CosmicAIError
-        If one could not be uploaded; it names the first.
-    """
-    from boto3.exceptions import S3UploadFailedError
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    def put(item: tuple[tuple[str, str], Path]) -> None:
-        (bucket, key), path = item
-        try:
-            connection.s3.upload_file(str(path), bucket, key, Callback=on_bytes)
-        except (S3UploadFailedError, ClientError, BotoCoreError, OSError) as error:
-            raise CosmicAIError(f"{path} could not be uploaded: {error}") from error
-
-    # Each upload has its own threads for parts, so a few at once are enough.
-    with ThreadPoolExecutor(PARALLEL_TRANSFERS // 4) as pool:
-        list(pool.map(put, files.items()))
+    """Upload files, but for what is there already; see :func:`upload_files` for the errors."""
+    upload_files(connection.s3, files, on_bytes)

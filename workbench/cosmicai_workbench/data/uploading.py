@@ -1,0 +1,295 @@
+"""Files into S3, resuming where an earlier attempt stopped; no state is kept on this machine.
+
+What is already there is told by S3's own ETags: the MD5 of an object or of a part, and for an
+object of several parts the MD5 of their MD5s. Parts have 8 MiB, as boto3 and the AWS command line
+have them, so objects that those wrote are recognised, too. Where the bucket encrypts with its own
+KMS key, ETags are no MD5s: then files are sent again, never wrongly skipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Event, Lock
+from typing import TYPE_CHECKING
+
+from cosmicai.errors import CosmicAIError, InvalidInput
+from cosmicai.planning import natural_key
+from cosmicai.storage import raise_ours
+
+from cosmicai_workbench.data.catalogue import catalogue_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+PART_BYTES = 8 * 1024 * 1024
+MAX_PARTS = 10_000
+PARALLEL_FILES = 4
+PARALLEL_PARTS = 4
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What became of one file.
+
+    Attributes
+    ----------
+    key
+        Where it is now.
+    bytes
+        Its size.
+    sent
+        Bytes that went over the network: none where it was there, fewer where it was resumed.
+    """
+
+    key: str
+    bytes: int
+    sent: int
+
+
+def parse_s3_url(url: str) -> tuple[str, str]:
+    """Split ``s3://bucket/prefix`` into bucket and prefix, the latter ending in a slash or empty.
+
+    Raises
+    ------
+    InvalidInput
+        It is no such address.
+    """
+    scheme, _, rest = url.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    if scheme != "s3" or not bucket:
+        raise InvalidInput(f"target: s3://BUCKET/PREFIX expected, found {url!r}")
+    prefix = prefix.strip("/")
+    return bucket, f"{prefix}/" if prefix else ""
+
+
+def find_files(source: Path) -> list[Path]:
+    """Return the partitions in a folder (or the one file) and their catalogues.
+
+    Raises
+    ------
+    InvalidInput
+        There are none.
+    """
+    found = [source] if source.is_file() else source.glob("*.pt")
+    partitions = sorted(found, key=lambda path: natural_key(path.name))
+    if not partitions:
+        raise InvalidInput(f"{source}: a .pt file or a folder of them expected, found none")
+    catalogues = [catalogue_path(path) for path in partitions]
+    return partitions + [path for path in catalogues if path.is_file()]
+
+
+def s3_client(
+    *, endpoint: str | None = None, profile: str | None = None, region: str | None = None
+) -> S3Client:
+    """Return a client of any S3, with time-outs and bounded retries.
+
+    Raises
+    ------
+    InvalidInput
+        The profile or the endpoint cannot be used.
+    """
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    config = Config(
+        connect_timeout=10,
+        read_timeout=120,
+        retries={"total_max_attempts": 5, "mode": "standard"},
+        max_pool_connections=PARALLEL_FILES * PARALLEL_PARTS,
+    )
+    try:
+        session = boto3.Session(profile_name=profile, region_name=region)
+        return session.client("s3", endpoint_url=endpoint, config=config)
+    except (BotoCoreError, ValueError) as error:
+        raise InvalidInput(f"S3 cannot be reached as asked: {error}") from error
+
+
+def upload_files(
+    s3: S3Client,
+    files: Mapping[tuple[str, str], Path],
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> list[Upload]:
+    """Upload files in parallel, the large ones in parts; what is there already is not sent.
+
+    Parameters
+    ----------
+    s3
+        Client of the service.
+    files
+        Bucket and key → file.
+    on_bytes
+        Called with bytes that are there now, sent or found.
+
+    Returns
+    -------
+    list of Upload
+        In the order of ``files``.
+
+    Raises
+    ------
+    InvalidInput
+        A file cannot be read, or changed meanwhile.
+    ObjectNotFound, StorageDenied, TransientStorageError, CosmicAIError
+        S3 refuses or fails. Parts that arrived stay there; the same call goes on from them.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    stop = Event()
+
+    def put(item: tuple[tuple[str, str], Path]) -> Upload:
+        (bucket, key), path = item
+        try:
+            return _Uploader(s3, bucket, key, path, on_bytes, stop).run()
+        except (ClientError, BotoCoreError) as error:
+            raise_ours(error, f"s3://{bucket}/{key}")
+        except OSError as error:
+            raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
+
+    with ThreadPoolExecutor(PARALLEL_FILES) as pool:
+        futures = [pool.submit(put, item) for item in files.items()]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            stop.set()  # after an error or Ctrl-C, no further part is begun
+            for future in futures:
+                future.cancel()
+
+
+def part_size(size: int) -> int:
+    """Return the bytes of a part of a file of ``size`` bytes: 8 MiB, or more for over 10,000."""
+    parts = -(-size // PART_BYTES)
+    return PART_BYTES * -(-parts // MAX_PARTS)
+
+
+class _Uploader:
+    """The upload of one file."""
+
+    def __init__(
+        self,
+        s3: S3Client,
+        bucket: str,
+        key: str,
+        path: Path,
+        on_bytes: Callable[[int], None],
+        stop: Event,
+    ) -> None:
+        self._s3, self._bucket, self._key, self._path = s3, bucket, key, path
+        self._on_bytes, self._stop = on_bytes, stop
+        self._size = path.stat().st_size
+        self._sent = 0
+        self._lock = Lock()
+
+    def run(self) -> Upload:
+        in_parts = self._size >= PART_BYTES
+        step = part_size(self._size) if in_parts else PART_BYTES
+        with self._path.open("rb") as file:
+            starts = range(0, max(self._size, 1), step)  # an empty file has one empty part
+            digests = [_md5(file.read(step)) for _ in starts]
+        etag = f"{_md5(b''.join(digests)).hex()}-{len(digests)}" if in_parts else digests[0].hex()
+        if _is_there(self._s3, self._bucket, self._key, self._size, etag):
+            self._on_bytes(self._size)
+        elif in_parts:
+            self._send_parts(digests, step)
+        else:
+            body = self._read(0, self._size, digests[0])
+            self._s3.put_object(Bucket=self._bucket, Key=self._key, Body=body)
+            self._count(self._size)
+        return Upload(self._key, self._size, self._sent)
+
+    def _send_parts(self, digests: list[bytes], step: int) -> None:
+        """Send the parts that are not there yet, and put them together."""
+        upload, there = _unfinished(self._s3, self._bucket, self._key)
+        if upload is None:
+            created = self._s3.create_multipart_upload(Bucket=self._bucket, Key=self._key)
+            upload = created["UploadId"]
+
+        def send(number: int) -> CompletedPartTypeDef:
+            if self._stop.is_set():
+                raise CosmicAIError(f"{self._path}: stopped; upload again to go on")
+            digest, first = digests[number - 1], (number - 1) * step
+            length = min(step, self._size - first)
+            if there.get(number) == (length, digest.hex()):
+                self._on_bytes(length)
+                return {"PartNumber": number, "ETag": digest.hex()}
+            etag = self._s3.upload_part(
+                Bucket=self._bucket,
+                Key=self._key,
+                UploadId=upload,
+                PartNumber=number,
+                Body=self._read(first, length, digest),
+            )["ETag"]
+            self._count(length)
+            # As S3 says it: where a KMS key encrypts, it is not the MD5.
+            return {"PartNumber": number, "ETag": etag}
+
+        with ThreadPoolExecutor(PARALLEL_PARTS) as pool:
+            parts = list(pool.map(send, range(1, len(digests) + 1)))
+        self._s3.complete_multipart_upload(
+            Bucket=self._bucket,
+            Key=self._key,
+            UploadId=upload,
+            MultipartUpload={"Parts": parts},
+        )
+
+    def _read(self, first: int, length: int, digest: bytes) -> bytes:
+        with self._path.open("rb") as file:
+            file.seek(first)
+            body = file.read(length)
+        if _md5(body) != digest:
+            raise InvalidInput(f"{self._path} changed while it was uploaded; upload it again")
+        return body
+
+    def _count(self, sent: int) -> None:
+        with self._lock:
+            self._sent += sent
+        self._on_bytes(sent)
+
+
+def _is_there(s3: S3Client, bucket: str, key: str, size: int, etag: str) -> bool:
+    from botocore.exceptions import ClientError
+
+    try:
+        found = s3.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+            return False
+        raise
+    return found["ContentLength"] == size and found["ETag"].strip('"') == etag
+
+
+def _unfinished(
+    s3: S3Client, bucket: str, key: str
+) -> tuple[str | None, dict[int, tuple[int, str]]]:
+    """Return the newest unfinished upload of a key, and its parts: number → (size, ETag)."""
+    from botocore.exceptions import ClientError
+
+    try:
+        pages = s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key)
+        uploads = [
+            upload for page in pages for upload in page.get("Uploads", []) if upload["Key"] == key
+        ]
+        if not uploads:
+            return None, {}
+        newest = max(uploads, key=lambda upload: upload["Initiated"])["UploadId"]
+        parts = s3.get_paginator("list_parts").paginate(Bucket=bucket, Key=key, UploadId=newest)
+        return newest, {
+            part["PartNumber"]: (part["Size"], part["ETag"].strip('"'))
+            for page in parts
+            for part in page.get("Parts", [])
+        }
+    except ClientError as error:
+        # Whoever may write but not list cannot resume, yet can upload.
+        if error.response["Error"].get("Code") == "AccessDenied":
+            return None, {}
+        raise
+
+
+def _md5(data: bytes) -> bytes:
+    return hashlib.md5(data, usedforsecurity=False).digest()
