@@ -48,7 +48,7 @@ _SMALL_BLOCK_BYTES: Final = 1024 * 1024  # of magnitudes and redshifts
 _PART_BYTES: Final = 4 * 1024 * 1024  # of one request
 _AHEAD_BYTES: Final = 16 * 1024 * 1024
 _STRIDED_SPAN_BYTES: Final = 64 * 1024 * 1024
-_THREADS: Final = 6
+_THREADS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -294,15 +294,18 @@ class _Column:
         self._crc: int | None = 0 if tensor.covers_storage else None
         self._start = self._stop = 0
         self._values: NDArray[np.float32] = np.empty(0, np.float32)
-        self._read_ahead()
+        # The first block alone, or those behind it would take a share of the bandwidth from it.
+        self._read_ahead(1)
 
     def take(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return rows ``start`` to ``stop``; calls go forward through the tensor."""
         while stop > self._stop:
             block = self._blocks.popleft()
-            self._read_ahead()
+            if block.start:
+                self._read_ahead(self._ahead)
             for part in block.parts:
                 part.result()
+            self._read_ahead(self._ahead)
             self._verify(block)
             self._start, self._stop = block.start, block.stop
             rows = block.stop - block.start
@@ -311,9 +314,9 @@ class _Column:
                 self._values = np.ascontiguousarray(view, dtype=np.float32)
         return self._values[start - self._start : stop - self._start]
 
-    def _read_ahead(self) -> None:
+    def _read_ahead(self, blocks: int) -> None:
         rows = self._tensor.shape[0]
-        while len(self._blocks) < self._ahead and self._next < rows:
+        while len(self._blocks) < blocks and self._next < rows:
             start, stop = self._next, min(self._next + self._rows, rows)
             offset, length = self._tensor.row_bytes(start, stop)
             raw: NDArray[np.uint8] = np.empty(length, np.uint8)
