@@ -17,6 +17,7 @@ from cosmicai.schema import InitializeEvent, ManifestItem, Plan, SummarizeEvent,
 from cosmicai.summarize import summarize
 from cosmicai_workbench.data.partition_writer import write_partition
 from cosmicai_workbench.data.synthesis import Galaxies
+from model_fill import SMALL, filled_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,8 +65,11 @@ class Stack:
     )
 
     def put_model(self) -> None:
+        filled_bundle(SMALL, self.folder / "model")
         for name in keys.MODEL_FILES:
-            storage.put_bytes(BUCKET, f"Anomaly Detection/{name}", b"stand-in")
+            storage.put_bytes(
+                BUCKET, f"Anomaly Detection/{name}", (self.folder / "model" / name).read_bytes()
+            )
 
     def put_partitions(self, names: list[str], galaxies: int = 6, **change: Any) -> None:
         for number, name in enumerate(names):

@@ -10,6 +10,7 @@ from cosmicai import storage
 from cosmicai.errors import (
     CorruptPartition,
     InvalidInput,
+    ModelMismatch,
     ModelNotFound,
     PartitionNotFound,
     ResultPathInUse,
@@ -85,6 +86,26 @@ def test_what_is_refused_leaves_nothing_behind(
     put_many(["1.pt"])
     with pytest.raises(error, match=message):
         stack.initialize(**change)
+    assert stack.files() == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", b'{"depth": 3}', r"do not match the architecture .depth 3"),
+        ("config.json", b'{"depth": -1}', r"config\.json does not describe an architecture"),
+        ("model.safetensors", b"not one", r"model\.safetensors is not a whole safetensors file"),
+        ("model.safetensors", b"\x10" + bytes(7) + b"{" * 16, r"is not a whole safetensors file"),
+        ("model.safetensors", b"\x0a" + bytes(7) + b'{"x": 123}', r"is not a whole safetensors"),
+    ],
+)
+def test_a_model_that_does_not_match_is_refused_before_any_rank(
+    stack: Stack, file: str, content: bytes, message: str
+) -> None:
+    put_many(["1.pt"])
+    storage.put_bytes(BUCKET, f"Anomaly Detection/{file}", content)
+    with pytest.raises(ModelMismatch, match=message):
+        stack.initialize()
     assert stack.files() == {}
 
 

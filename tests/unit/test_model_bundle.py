@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from cosmicai.engines.base import load_engine
 from cosmicai.errors import InvalidInput, ModelMismatch, ModelNotFound
-from cosmicai.model.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, save_bundle, save_tensors
+from cosmicai.model.bundle import Bundle, save_bundle, save_tensors
 from cosmicai.model.config import ModelConfig
+from cosmicai.model.layout import CONFIG_NAME, WEIGHTS_NAME
 from model_fill import SMALL, filled_bundle, filled_state, galaxies
 
 

@@ -10,7 +10,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from cosmicai import keys, planning, storage
+from cosmicai import keys, model_cache, planning, storage
 from cosmicai.claim import claim
 from cosmicai.errors import (
     CorruptPartition,
@@ -18,7 +18,6 @@ from cosmicai.errors import (
     ObjectNotFound,
     PartitionNotFound,
 )
-from cosmicai.model_cache import current_version
 from cosmicai.observability import logger
 from cosmicai.schema import (
     EngineName,
@@ -62,6 +61,8 @@ def initialize(event: InitializeEvent) -> Plan:
         If a partition is empty.
     ModelNotFound
         If the model folder lacks a file of the bundle.
+    ModelMismatch
+        If the bundle is damaged, or its tensors do not match its config.
     ResultPathInUse
         If another execution holds the result path and ``overwrite`` is not asked for.
     """
@@ -125,7 +126,7 @@ def _decide(request: ExecutionInput, settings: StackSettings) -> _Decisions:
         ),
         engine=request.engine or settings.default_engine,
         fmi_channel=(request.fmi_channel or settings.fmi_channel) if request.fmi else None,
-        model_version=current_version(request.bucket, request.S3_object_name),
+        model_version=model_cache.check(request.bucket, request.S3_object_name),
         warnings=warnings,
     )
 

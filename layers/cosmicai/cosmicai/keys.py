@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-MODEL_FILES = ("config.json", "model.safetensors")
+from cosmicai.model.layout import CONFIG_NAME, WEIGHTS_NAME
+
+MODEL_FILES = (CONFIG_NAME, WEIGHTS_NAME)
 """The two files of a model bundle."""
 
 _OURS = re.compile(

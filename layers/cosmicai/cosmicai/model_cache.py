@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -12,13 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from cosmicai import keys, storage
 from cosmicai.errors import ModelMismatch, ModelNotFound, ObjectNotFound, PreconditionFailed
+from cosmicai.model.config import ModelConfig
+from cosmicai.model.layout import SAFETENSORS_DTYPES, TensorSpec, check_layout
 from cosmicai.observability import logger
 
 if TYPE_CHECKING:
     from cosmicai.engines.base import Engine
     from cosmicai.schema import ManifestItem
+
+_MAX_HEADER_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,59 @@ def load(item: ManifestItem, threads: int) -> tuple[LoadedModel, float]:
     seconds = time.perf_counter() - started
     logger.info("model loaded", extra={"engine": item.ENGINE, "seconds": round(seconds, 3)})
     return model, seconds
+
+
+def check(bucket: str, folder: str) -> str:
+    """Make sure that the bundle is one, before any rank starts, and return its version.
+
+    Reads the config and the header of the weights, some 60 kB, and needs neither NumPy nor the
+    weights themselves.
+
+    Raises
+    ------
+    ModelNotFound
+        If a file of the bundle is missing.
+    ModelMismatch
+        If the config is not valid, the weights are not a safetensors file, or the tensors do not
+        match the config; each is named.
+    """
+    version = current_version(bucket, folder)
+    config_key, weights_key = (keys.model_file(folder, name) for name in keys.MODEL_FILES)
+    config_etag, weights_etag = version.split()
+    try:
+        config = ModelConfig.model_validate_json(
+            storage.get_bytes(bucket, config_key, if_match=config_etag)
+        )
+    except ValidationError as error:
+        raise ModelMismatch(
+            f"s3://{bucket}/{config_key} does not describe an architecture: {error}"
+        ) from None
+    where = f"s3://{bucket}/{weights_key}"
+    check_layout(_layout(bucket, weights_key, weights_etag, where), config, where)
+    return version
+
+
+def _layout(bucket: str, key: str, etag: str, where: str) -> dict[str, TensorSpec]:
+    """Read the header of a safetensors file: 8 bytes of its length, then JSON."""
+    try:
+        length = _header_length(storage.get_bytes(bucket, key, if_match=etag, span=(0, 8)))
+        header = json.loads(storage.get_bytes(bucket, key, if_match=etag, span=(8, 8 + length)))
+        return {
+            name: TensorSpec(
+                tuple(tensor["shape"]), SAFETENSORS_DTYPES.get(tensor["dtype"], tensor["dtype"])
+            )
+            for name, tensor in header.items()
+            if name != "__metadata__"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelMismatch(f"{where} is not a whole safetensors file: {error}") from None
+
+
+def _header_length(start: bytes) -> int:
+    length = int.from_bytes(start, "little")
+    if not 2 <= length <= _MAX_HEADER_BYTES:
+        raise ValueError(f"its header would have {length} bytes")
+    return length
 
 
 def current_version(bucket: str, folder: str) -> str:

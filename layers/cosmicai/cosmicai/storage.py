@@ -118,8 +118,10 @@ def raise_ours(error: Exception, where: str) -> NoReturn:
 
 
 @translated
-def get_bytes(bucket: str, key: str, *, if_match: str | None = None) -> bytes:
-    """Read a whole object.
+def get_bytes(
+    bucket: str, key: str, *, if_match: str | None = None, span: tuple[int, int] | None = None
+) -> bytes:
+    """Read an object, whole or its bytes from ``span[0]`` up to, without, ``span[1]``.
 
     Raises
     ------
@@ -128,8 +130,10 @@ def get_bytes(bucket: str, key: str, *, if_match: str | None = None) -> bytes:
     PreconditionFailed
         If its ETag is not ``if_match``.
     """
-    condition: dict[str, Any] = {"IfMatch": if_match} if if_match else {}
-    return client().get_object(Bucket=bucket, Key=key, **condition)["Body"].read()
+    options: dict[str, Any] = {"IfMatch": if_match} if if_match else {}
+    if span:
+        options["Range"] = f"bytes={span[0]}-{span[1] - 1}"
+    return client().get_object(Bucket=bucket, Key=key, **options)["Body"].read()
 
 
 @translated

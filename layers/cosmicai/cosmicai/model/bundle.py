@@ -15,7 +15,13 @@ from safetensors import SafetensorError, safe_open
 
 from cosmicai.errors import ModelMismatch, ModelNotFound
 from cosmicai.model.config import ModelConfig
-from cosmicai.model.layout import TensorSpec, state_dict_layout
+from cosmicai.model.layout import (
+    CONFIG_NAME,
+    SAFETENSORS_DTYPES,
+    WEIGHTS_NAME,
+    TensorSpec,
+    check_layout,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,12 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cosmicai.model.astromae import AstroMAE
-
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
-
-_DTYPES = {"F32": "float32", "F64": "float64", "F16": "float16", "I64": "int64", "I32": "int32"}
-_NAMES_SHOWN = 8
 
 
 class Bundle:
@@ -138,35 +138,14 @@ def save_tensors(config: ModelConfig, state: Mapping[str, NDArray[Any]], path: P
     return Bundle(path)
 
 
-def check_layout(found: Mapping[str, TensorSpec], config: ModelConfig, source: str) -> None:
-    """Raise ModelMismatch, naming every difference, unless ``found`` is what ``config`` says."""
-    expected = state_dict_layout(config)
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
-    different = [
-        f"{name} is {_describe(found[name])}, expected {_describe(spec)}"
-        for name, spec in expected.items()
-        if name in found and found[name] != spec
-    ]
-    if missing or unexpected or different:
-        findings = (("missing", missing), ("unexpected", unexpected), ("different", different))
-        details = "; ".join(
-            f"{len(names)} {label}: {_shorten(names)}" for label, names in findings if names
-        )
-        raise ModelMismatch(
-            f"the tensors in {source} do not match the architecture (depth {config.depth}, "
-            f"width {config.width}): {details}. Correct {CONFIG_NAME} or use the weights it "
-            "was written for"
-        )
-
-
 def _read_layout(weights: Path) -> dict[str, TensorSpec]:
     try:
         with safe_open(weights, framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no dict)
             return {
                 name: TensorSpec(
-                    tuple(part.get_shape()), _DTYPES.get(part.get_dtype(), part.get_dtype())
+                    tuple(part.get_shape()),
+                    SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype()),
                 )
                 for name, part in slices.items()
             }
@@ -177,12 +156,3 @@ def _read_layout(weights: Path) -> dict[str, TensorSpec]:
         ) from None
     except SafetensorError as error:
         raise ModelMismatch(f"{weights} is not a whole safetensors file: {error}") from None
-
-
-def _describe(spec: TensorSpec) -> str:
-    return f"{spec.dtype}{list(spec.shape)}"
-
-
-def _shorten(names: list[str]) -> str:
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
