@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ARCHITECTURE ?= arm64
 PACKAGES := layers/cosmicai/cosmicai layers/pytorch_fmi/fmilib workbench/cosmicai_workbench
 
-.PHONY: help setup system-packages run test test-slow lint types check format clean
+.PHONY: build help setup system-packages run test test-slow lint types check format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -32,6 +33,11 @@ test: setup lint types ## lint, types and the fast tests
 
 test-slow: setup ## the tests marked slow
 	$(BIN)/python -m pytest -m slow
+
+build: setup ## the application as it deploys, with its sizes checked (ARCHITECTURE=x86_64)
+	PATH="$(CURDIR)/$(BIN):$$PATH" ARCHITECTURE=$(ARCHITECTURE) SAM_CLI_TELEMETRY=0 \
+	  sam build --parallel --parameter-overrides Architecture=$(ARCHITECTURE)
+	$(BIN)/python layers/check.py --architecture $(ARCHITECTURE)
 
 lint: setup
 	$(BIN)/ruff check .
