@@ -31,6 +31,7 @@ GROUPS: tuple[str, ...] = (
     "data",
     "model",
     "plan",
+    "sweep",
     "report",
     "results",
     "compare",

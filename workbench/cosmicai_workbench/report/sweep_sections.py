@@ -70,7 +70,7 @@ def _headline(table: "SweepTable") -> Section:
         cards += [
             Card("Galaxies", text.count(sum(row.galaxies for row in rows)), "predicted in all"),
             Card("Wall time", text.seconds(sum(row.wall_seconds for row in rows)), "of all"),
-            Card("Fastest", f"{fastest.samples_per_second:,.0f} /s", fastest.folder),
+            Card("Fastest", f"{fastest.samples_per_second:,.0f} /s", _setting(fastest)),
         ]
         costs = [row.cost_dollars for row in rows if row.cost_dollars is not None]
         if costs:
@@ -110,6 +110,19 @@ def _lines(
     return lines
 
 
+def _setting(row: "Row") -> str:
+    parts = [f"{row.file_limit} × {row.partition}", f"batch {row.batch_size:,}"]
+    if row.world_size is not None:
+        parts.append(f"{row.world_size} ranks")
+    if row.memory_mb is not None:
+        parts.append(f"{row.memory_mb:,} MB")
+    if row.engine is not None:
+        parts.append(row.engine)
+    if row.fmi:
+        parts.append("FMI")
+    return ", ".join(parts)
+
+
 def _numbers(table: "SweepTable") -> Section:
     groups: dict[str, list[Row]] = {}
     for row in table.rows:
@@ -132,11 +145,11 @@ def _numbers(table: "SweepTable") -> Section:
         ("peak MB", "peak_memory_mb", 0),
     )
     rows = []
-    for folder, group in groups.items():
+    for group in groups.values():
         costs = [row.cost_dollars for row in group if row.cost_dollars is not None]
         rows.append(
             (
-                folder,
+                _setting(group[0]),
                 str(len(group)),
                 str(group[0].ranks),
                 text.count(group[0].galaxies),

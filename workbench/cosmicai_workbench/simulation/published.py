@@ -17,6 +17,7 @@ published rank times (profiler time, not wall time) is real.
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, median
 
 import numpy as np
@@ -137,6 +138,7 @@ def _scale_campaign() -> dict[int, tuple[float, float]]:
     return {n: (fmean(i for i, _ in r), fmean(t for _, t in r)) for n, r in runs.items()}
 
 
+@cache
 def calibrate_scale() -> tuple[Profile, Limits]:
     """Fit the large campaign on its executions of 256, 512 and 768 GB."""
     runs = {n: seconds for n, seconds in _scale_campaign().items() if n > 1000}

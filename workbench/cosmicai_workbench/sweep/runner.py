@@ -5,8 +5,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from cosmicai.errors import InvalidInput
+from cosmicai.errors import CosmicAIError, InvalidInput
 
+from cosmicai_workbench.results.run import load_run
 from cosmicai_workbench.sweep.table import (
     EXPERIMENT_FILE,
     SweepTable,
@@ -26,8 +27,13 @@ if TYPE_CHECKING:
 class Executor(Protocol):
     """Runs one execution; the local cloud or a stack."""
 
-    def run(self, point: "Point", name: str, destination: "Path") -> None:
-        """Run ``point`` as execution ``name`` and leave its run folder at ``destination``.
+    def run(self, point: "Point", path: str, destination: "Path") -> None:
+        """Run ``point`` and leave its run folder at ``destination``.
+
+        Parameters
+        ----------
+        path
+            Names the execution within all sweeps: experiment, settings, repetition.
 
         Raises
         ------
@@ -133,19 +139,36 @@ def run_sweep(
     left = tasks(experiment, sweep)
     total = len(experiment.points()) * experiment.repetitions
     estimate(experiment, executor, left)
-    spent = 0.0
+    seconds = dollars = 0.0
     for number, task in enumerate(left):
-        seconds_left = spent / number * (len(left) - number) if number else None
+        seconds_left = seconds / number * (len(left) - number) if number else None
         here = f"{task.point.folder}/{task.repetition}"
         report(Progress(total - len(left) + number, total, here, seconds_left))
         began = time.monotonic()
         _run_one(experiment, task, executor)
-        spent += time.monotonic() - began
+        seconds += time.monotonic() - began
         write_table(read_table(sweep), sweep)
+        if executor.estimated_dollars(task.point):  # billed: hold the limit by actual cost
+            dollars += _spent(task)
+            _hold_limit(experiment, dollars)
     report(Progress(total, total, "done", 0.0))
     table = read_table(sweep)
     write_table(table, sweep)
     return table
+
+
+def _spent(task: Task) -> float:
+    cost = load_run(task.folder).summary.cost
+    return cost.total if cost else 0.0
+
+
+def _hold_limit(experiment: "Experiment", dollars: float) -> None:
+    limit = experiment.cost_limit_dollars
+    if dollars > limit:
+        raise CosmicAIError(
+            f"experiment {experiment.name!r}: stopped, ${dollars:.2f} spent of its limit of "
+            f"${limit:.2f}; what is done is kept: raise cost_limit_dollars to go on"
+        )
 
 
 def _run_one(experiment: "Experiment", task: Task, executor: Executor) -> None:
@@ -153,6 +176,6 @@ def _run_one(experiment: "Experiment", task: Task, executor: Executor) -> None:
     for leftover in (unfinished, task.folder):  # of an interrupted or failed attempt
         shutil.rmtree(leftover, ignore_errors=True)
     unfinished.parent.mkdir(parents=True, exist_ok=True)
-    name = f"{experiment.name}-{task.point.folder}-{task.repetition}"
-    executor.run(task.point, name, unfinished)
+    path = f"{experiment.name}/{task.point.folder}/{task.repetition}"
+    executor.run(task.point, path, unfinished)
     unfinished.replace(task.folder)

@@ -1,0 +1,118 @@
+"""``cosmicai sweep``: an experiment, every execution once, into one table."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cosmicai_workbench.sweep.runner import Executor, Progress
+
+app = typer.Typer(rich_markup_mode="markdown")
+
+
+@app.command(
+    epilog="Exit codes: 0 every execution is done; 1 one failed, or the cost limit was reached; "
+    "2 bad usage or input, nothing was computed; 130 interrupted: run the same command to go on."
+)
+def sweep(
+    experiment_file: Annotated[
+        Path, typer.Argument(metavar="EXPERIMENT", help="TOML file; ready ones: experiments/.")
+    ],
+    local: Annotated[
+        bool, typer.Option("--local", help="Run on this machine, in a local cloud.")
+    ] = False,
+    stack: Annotated[
+        str | None, typer.Option("--stack", help="Run on AWS, in the stack of this name.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The sweep's folder; runs/sweeps/<name> by default."),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="With --local: folder of the model bundle; the shipped one by default."),
+    ] = None,
+    bucket: Annotated[
+        str | None, typer.Option(help="With --stack: bucket of the model and the results.")
+    ] = None,
+    data_bucket: Annotated[
+        str | None, typer.Option(help="With --stack: bucket of the partitions (25MB/1.pt, …).")
+    ] = None,
+    model_name: Annotated[
+        str, typer.Option(help="With --stack: folder of the model bundle in the bucket.")
+    ] = "astromae-small",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list what is left to do, and its cost.")
+    ] = False,
+) -> None:
+    """Run an experiment: every combination of its grid, as often as it says.
+
+    What is done is skipped, so an interrupted sweep goes on where it was, and ends with the same
+    table (table.csv, table.parquet). Example:
+    `cosmicai sweep experiments/quick.toml --local && cosmicai report runs/sweeps/quick`
+    """
+    from cosmicai.errors import InvalidInput
+    from rich.console import Console
+
+    from cosmicai_workbench.sweep.experiment import load_experiment
+    from cosmicai_workbench.sweep.runner import estimate, run_sweep, tasks
+
+    if local == (stack is not None):
+        raise InvalidInput("say where to run: either --local or --stack NAME")
+    experiment = load_experiment(experiment_file)
+    folder = output or Path("runs") / "sweeps" / experiment.name
+    console = Console(stderr=True)
+    with ExitStack() as cleanup:
+        executor: Executor
+        if stack is None:
+            from cosmicai_workbench.demo import MODEL
+            from cosmicai_workbench.sweep.executors import LocalExecutor
+
+            executor = cleanup.enter_context(
+                LocalExecutor(
+                    experiment,
+                    model or MODEL,
+                    Path(".cosmicai") / "sweeps",
+                    lambda step: console.print(f"  {step}", highlight=False),
+                )
+            )
+        else:
+            from cosmicai_workbench.sweep.executors import StackExecutor
+
+            if bucket is None:
+                raise InvalidInput("--stack needs --bucket: where the model and the results lie")
+            executor = StackExecutor(
+                experiment,
+                stack,
+                bucket=bucket,
+                data_bucket=data_bucket or bucket,
+                model=model_name,
+            )
+        left = tasks(experiment, folder)
+        dollars = estimate(experiment, executor, left)
+        total = len(experiment.points()) * experiment.repetitions
+        typer.echo(
+            f"{experiment.name}: {len(left)} of {total} executions to do, expected cost "
+            f"${dollars:.2f} (limit ${experiment.cost_limit_dollars:.2f})"
+        )
+        if dry_run:
+            for task in left:
+                typer.echo(f"  {task.point.folder}/{task.repetition}")
+            return
+        table = run_sweep(
+            experiment,
+            experiment_file,
+            folder,
+            executor,
+            lambda progress: console.print(_line(progress), highlight=False),
+        )
+    typer.echo(f"{folder}/table.csv: {len(table.rows)} executions")
+
+
+def _line(progress: "Progress") -> str:
+    from cosmicai_workbench.report.text import seconds
+
+    left = "" if progress.seconds_left is None else f", {seconds(progress.seconds_left)} left"
+    return f"[{progress.done}/{progress.total}{left}] {progress.current}".replace("[", "\\[", 1)

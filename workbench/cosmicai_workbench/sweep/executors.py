@@ -1,0 +1,233 @@
+"""Run the executions of a sweep in a local cloud, or in a stack on AWS."""
+
+import shutil
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from cosmicai.errors import CosmicAIError, InvalidInput
+
+from cosmicai_workbench.client.execution import check_input, new_name
+from cosmicai_workbench.client.upload import files_to_upload, upload
+from cosmicai_workbench.data.making import make_dataset
+from cosmicai_workbench.data.splitting import galaxies_per_partition, split_dataset
+from cosmicai_workbench.place import Place, on_aws, own_cloud
+from cosmicai_workbench.run import perform
+from cosmicai_workbench.simulation.service import plan_execution
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+    from cosmicai_workbench.sweep.experiment import Experiment, Point
+
+LOCAL_BUCKET = "cosmicai-data"
+_SEED = 0
+
+
+def content_of(point: "Point", *, bucket: str, data_bucket: str, model: str, result: str) -> Any:
+    """Return the execution input of a point."""
+    script = "inference_FMI.py" if point.fmi else "inference.py"
+    optional = {"world_size": point.world_size, "engine": point.engine}
+    return {
+        "bucket": bucket,
+        "file_limit": point.file_limit,
+        "batch_size": point.batch_size,
+        "object_type": "folder",
+        "S3_object_name": model,
+        "script": script,
+        "result_path": result,
+        "data_bucket": data_bucket,
+        "data_prefix": point.partition,
+        "overwrite": True,  # an interrupted attempt may hold the path
+    } | {key: value for key, value in optional.items() if value is not None}
+
+
+def _run(place: Place, content: Any, destination: "Path") -> None:
+    """Run one execution and move its run folder to ``destination``."""
+    runs = destination.parent / f"{destination.name}.fetched"
+    shutil.rmtree(runs, ignore_errors=True)
+    try:
+        outcome = perform(place, content, bar=_no_bar, name=new_name(), runs=runs)
+        execution = outcome.execution
+        if execution.status != "SUCCEEDED" or outcome.folder is None:
+            raise CosmicAIError(
+                f"execution {execution.name} of {content['result_path']} ended "
+                f"{execution.status}: {execution.error} {execution.reason}"
+            )
+        if execution.is_partial:
+            raise CosmicAIError(f"execution {execution.name}: ranks are missing in its result")
+        outcome.folder.replace(destination)
+    finally:
+        shutil.rmtree(runs, ignore_errors=True)
+
+
+@contextmanager
+def _no_bar(_what: str, _total: int, _unit: str) -> "Iterator[Callable[[int], None]]":
+    yield lambda _: None
+
+
+class LocalExecutor:
+    """Runs executions in a local cloud; a context manager that ends the cloud.
+
+    The data are painted SDSS galaxies, made once for each partition size and kept. A cloud stays
+    up from execution to execution while they need the same memory size and concurrency, so all
+    but its first have warm sandboxes, as on AWS.
+
+    Parameters
+    ----------
+    experiment
+        What is to run: the largest number of partitions of each size decides what is made.
+    model
+        Folder of the model bundle.
+    cache
+        Where data sets are kept.
+    on_step
+        Told what is being prepared.
+    """
+
+    def __init__(
+        self,
+        experiment: "Experiment",
+        model: "Path",
+        cache: "Path",
+        on_step: "Callable[[str], None]" = lambda _: None,
+    ) -> None:
+        self._model, self._cache, self._on_step = model, cache, on_step
+        self._partitions: dict[str, int] = {}
+        for point in experiment.points():
+            most = max(self._partitions.get(point.partition, 0), point.file_limit)
+            self._partitions[point.partition] = most
+        self._cloud = ExitStack()
+        self._place: Place | None = None
+        self._key: object = None
+        self._uploaded: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: "TracebackType | None",
+    ) -> None:
+        self._cloud.close()
+
+    def estimated_dollars(self, point: "Point") -> float:  # noqa: ARG002 - nothing is billed here
+        """Return 0: this machine bills nothing."""
+        return 0.0
+
+    def run(self, point: "Point", path: str, destination: "Path") -> None:
+        """Run ``point``; see :class:`~cosmicai_workbench.sweep.runner.Executor`."""
+        content = content_of(
+            point,
+            bucket=LOCAL_BUCKET,
+            data_bucket=LOCAL_BUCKET,
+            model=self._model.name,
+            result=f"sweeps/{path}",
+        )
+        place = self._place_for(point, content)
+        if point.partition not in self._uploaded:
+            data = self._dataset(point)
+            self._on_step(f"uploading {point.partition}")
+            checked = check_input(content)
+            files = files_to_upload(checked, model=self._model, data=data)
+            upload(place.connection, files)
+            self._uploaded.add(point.partition)
+        _run(place, content, destination)
+
+    def _place_for(self, point: "Point", content: Any) -> Place:
+        # Ranks that wait for each other must all run at once.
+        concurrency = (point.world_size or point.file_limit) if point.fmi else None
+        key = (point.memory_mb, concurrency)
+        if self._place is None or key != self._key:
+            self._cloud.close()
+            self._uploaded.clear()
+            self._on_step("starting the local cloud")
+            memory = {"InferenceMemorySize": str(point.memory_mb)} if point.memory_mb else {}
+            cloud = own_cloud(check_input(content), concurrency=concurrency, parameters=memory)
+            self._place = self._cloud.enter_context(cloud)
+            self._key = key
+        return self._place
+
+    def _dataset(self, point: "Point") -> "Path":
+        """Return the folder of the partitions, made unless it is there already."""
+        count = self._partitions[point.partition]
+        target = self._cache / f"{point.partition}-{count}-seed{_SEED}"
+        if target.is_dir():
+            return target
+        each = galaxies_per_partition(point.partition_mb)
+        self._on_step(f"painting {count * each:,} galaxies for {count} × {point.partition}")
+        unfinished = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        survey = self._cache / f".{target.name}.pt"
+        make_dataset(survey, count * each, "test", _SEED, overwrite=True)
+        split_dataset(survey, unfinished, each, overwrite=True)
+        for leftover in self._cache.glob(f".{target.name}.*"):
+            if leftover.is_file():
+                leftover.unlink()
+        unfinished.replace(target)
+        return target
+
+
+class StackExecutor:
+    """Runs executions in a deployed stack, over partitions that lie in its data bucket.
+
+    Parameters
+    ----------
+    stack
+        Name of the stack.
+    bucket, data_bucket
+        Where model and results, and the partitions, lie; partitions under the name of their
+        size, e.g. ``25MB/1.pt``.
+    model
+        Folder of the model bundle in ``bucket``.
+
+    Raises
+    ------
+    StackNotFound
+        If there is no such stack.
+    InvalidInput
+        If the experiment varies the memory size, which a stack has one of.
+    """
+
+    def __init__(
+        self, experiment: "Experiment", stack: str, *, bucket: str, data_bucket: str, model: str
+    ) -> None:
+        if any(point.memory_mb is not None for point in experiment.points()):
+            raise InvalidInput(
+                f"experiment {experiment.name!r} sets memory_mb, but a stack has one memory size; "
+                "take it out, and deploy a stack for each size (InferenceMemorySize)"
+            )
+        self._place = on_aws(stack)
+        self._bucket, self._data_bucket, self._model = bucket, data_bucket, model
+
+    def estimated_dollars(self, point: "Point") -> float:
+        """Return what the simulation expects one execution to cost."""
+        expected = plan_execution(
+            galaxies=point.file_limit * galaxies_per_partition(point.partition_mb),
+            partition_mb=point.partition_mb,
+            ranks=point.world_size or point.file_limit,
+            memory_mb=10_240,
+            concurrency=1000,
+            barrier=point.fmi,
+            calibrate=None,
+            region="us-east-1",
+            architecture="x86_64",
+            simulations=1,
+            seed=_SEED,
+        )
+        return expected.cost.total
+
+    def run(self, point: "Point", path: str, destination: "Path") -> None:
+        """Run ``point``; see :class:`~cosmicai_workbench.sweep.runner.Executor`."""
+        content = content_of(
+            point,
+            bucket=self._bucket,
+            data_bucket=self._data_bucket,
+            model=self._model,
+            result=f"sweeps/{path}",
+        )
+        _run(self._place, content, destination)
