@@ -11,7 +11,7 @@ from cosmicai_workbench.cloud.local import STATE_ROOT, LocalCloud
 from cosmicai_workbench.cloud.state import Status, logs_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from cosmicai.schema import ExecutionInput
@@ -54,7 +54,7 @@ def own_cloud(
     *,
     concurrency: int | None = None,
     parameters: Mapping[str, str] | None = None,
-    buckets: Sequence[str] = (),
+    root: Path = STATE_ROOT,
 ) -> Iterator[Place]:
     """Bring up a local cloud for one run, with the buckets that its input names.
 
@@ -64,7 +64,8 @@ def own_cloud(
     cloud = LocalCloud(
         parameters=parameters,
         concurrency=concurrency or (content.world_size if content.fmi else None),
-        buckets=[content.bucket, content.data_bucket, *buckets],
+        buckets=[content.bucket, content.data_bucket],
+        root=root,
     )
     with cloud:
         yield _local(cloud.status, cloud.logs, is_empty=True)
