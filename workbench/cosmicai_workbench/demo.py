@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cosmicai_workbench.client.execution import check_input, new_name
 from cosmicai_workbench.place import own_cloud
+from cosmicai_workbench.results.fetch import RUNS
 from cosmicai_workbench.run import perform
 
 if TYPE_CHECKING:
@@ -26,7 +27,13 @@ _SEED = 0
 
 
 def demo(
-    *, galaxies: int = GALAXIES, partitions: int = PARTITIONS, bar: Bar, runs: Path, cache: Path
+    *,
+    galaxies: int = GALAXIES,
+    partitions: int = PARTITIONS,
+    engine: str | None = None,
+    bar: Bar,
+    runs: Path = RUNS,
+    cache: Path = CACHE,
 ) -> Outcome:
     """Make a data set of real SDSS galaxies and run an execution over it, in a local cloud.
 
@@ -34,6 +41,8 @@ def demo(
     ----------
     galaxies, partitions
         Size of the data set, and into how many partitions it is split: one rank each.
+    engine
+        Inference engine, by default the template's.
     bar
         Shows progress.
     runs
@@ -54,6 +63,8 @@ def demo(
         "data_bucket": _BUCKET,
         "data_prefix": "sdss",
     }
+    if engine is not None:
+        content["engine"] = engine
     with own_cloud(check_input(content)) as place:
         return perform(place, content, bar=bar, model=MODEL, data=data, name=name, runs=runs)
 

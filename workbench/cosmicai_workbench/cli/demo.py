@@ -19,6 +19,9 @@ def demo(
     partitions: Annotated[
         int, typer.Option(min=1, help="Partitions to split them into: one rank each.")
     ] = 11,
+    engine: Annotated[
+        str | None, typer.Option(help="Inference engine. Default: the template's.")
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the outcome as JSON on stdout.")
@@ -33,10 +36,9 @@ def demo(
     """
     from cosmicai_workbench.cli.progress import progress_bar
     from cosmicai_workbench.cli.run import report
-    from cosmicai_workbench.demo import CACHE
     from cosmicai_workbench.demo import demo as run_demo
 
     outcome = run_demo(
-        galaxies=galaxies, partitions=partitions, bar=progress_bar, runs=runs, cache=CACHE
+        galaxies=galaxies, partitions=partitions, engine=engine, bar=progress_bar, runs=runs
     )
     raise typer.Exit(report(outcome, as_json=as_json))

@@ -96,7 +96,6 @@ def _listen(stack: Stack, folder: Path, settings: Settings) -> tuple[BaseWSGISer
     class Handler(MotoRequestHandler):
         # Small answers must not wait for the client's delayed acknowledgement (40 ms).
         disable_nagle_algorithm = True
-        wbufsize = -1
 
     applications: dict[str, Any] = {}
     server = make_server(
