@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from cosmicai_workbench.modeling.train import Trainer, TrainingConfig
 
-app = typer.Typer(no_args_is_help=True, help="Model bundles: import, train, evaluate.")
+app = typer.Typer(no_args_is_help=True, help="Model bundles: import, train, evaluate, prepare.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -116,6 +116,30 @@ def train(
             on_batch=advance,
         )
     _print(quality, str(folder), as_json=as_json)
+
+
+@app.command(epilog="Example: `cosmicai model prepare models/astromae-small`")
+def prepare(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the model.")],
+    out: Annotated[
+        Path | None, typer.Argument(help="Folder to write to; default the bundle's own.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the inference graph's tensors once, so that engines map them instead of preparing.
+
+    The file is several times the bundle's size, and only engines that find it beside the bundle
+    use it; everything works without it, with a slower start.
+    """
+    from cosmicai.model.bundle import Bundle
+    from cosmicai.model.prepare import write_prepared
+
+    path = write_prepared(Bundle(bundle), out or bundle)
+    size = path.stat().st_size
+    if as_json:
+        typer.echo(json.dumps({"path": str(path), "bytes": size}, indent=2))
+    else:
+        typer.echo(f"{path}: {size / 1e6:,.1f} MB")
 
 
 @app.command(epilog="Example: `cosmicai model evaluate models/astromae-small --json`")

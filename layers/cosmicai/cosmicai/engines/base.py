@@ -12,6 +12,7 @@ from cosmicai.model.bundle import Bundle
 from cosmicai.model.config import BANDS, IMAGE_SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 PRECISIONS = ("float32", "bfloat16")
 ENGINES = {
     "plain": "cosmicai.engines.plain_engine",
+    "torch": "cosmicai.engines.torch_engine",
+    "openvino": "cosmicai.engines.openvino_engine",
 }
 """Name of each engine → module whose ``create(bundle, threads, precision)`` builds it."""
 
@@ -99,3 +102,10 @@ def check_batch(image: NDArray[np.float32], magnitude: NDArray[np.float32]) -> N
             )
     if len(image) != len(magnitude):
         raise InvalidInput(f"{len(image)} images but {len(magnitude)} magnitude vectors")
+
+
+def chunks(count: int, size: int) -> Iterator[slice]:
+    """Yield slices that cut ``count`` galaxies into nearly equal parts of at most ``size``."""
+    parts = -(-count // size)
+    for part in range(parts):
+        yield slice(count * part // parts, count * (part + 1) // parts)

@@ -1,0 +1,291 @@
+"""From a bundle to the tensors of the inference graph, by exact algebra.
+
+The graph that engines build from them (see ``cosmicai.engines``) computes what
+``cosmicai.model.astromae`` does, with about half the arithmetic:
+
+- every BatchNorm, every LayerNorm's scale and shift, and the scale of the queries are part of
+  the layer beside them;
+- ``head`` and ``vit_block.0``, and the last layer of each branch and ``concat_block.0``, are one
+  layer each; the stem of the inception branch is part of the 1×1 convolutions after it;
+- patch bias and position are one constant; the unused 5×5 branch is gone;
+- the 3×3 convolutions on 4×4 maps take 36 products instead of 144 (``cosmicai.model.winograd``);
+- tokens come first: (17, B, width). In that layout Winograd's transforms are plain matrix
+  products on the memory as it lies, and nothing is transposed but for attention.
+
+Their Winograd form makes the convolutions four times as large as in the bundle, so preparing a
+bundle where it is used is quicker than downloading the result; on a local disk the prepared
+file is quicker, because it is mapped, not read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import mmap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cosmicai.errors import ModelMismatch
+from cosmicai.model.config import GRID, ModelConfig
+from cosmicai.model.layout import INCEPTION_POSITIONS, STEM
+from cosmicai.model.rewrites import (
+    Affine,
+    chain,
+    chain_concatenated,
+    fold_batch_norm,
+    fold_layer_norm,
+    scale_queries,
+    skip_class_token,
+    stack,
+)
+from cosmicai.model.winograd import PRODUCTS, SIDE, transform_kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from cosmicai.model.bundle import Bundle
+
+logger = logging.getLogger(__name__)
+
+PREPARED_NAME = "prepared.safetensors"
+FORMAT = "1"
+"""Changes whenever the tensors below do; a file of another format is prepared afresh."""
+_ALIGNMENT = 64  # bytes of a cache line and of the widest vector registers
+
+assert SIDE == GRID  # noqa: S101 (what makes one Winograd tile of a map)
+
+Tensors = dict[str, "NDArray[np.float32]"]
+
+
+def prepare(bundle: Bundle) -> Tensors:
+    """Return the tensors of the inference graph, float32.
+
+    The keys; a layer has a ``.weight`` (out, in) and a ``.bias`` (out,):
+
+    ``winograd.input``, ``winograd.output``
+        The transforms, (36, 17) and (17, 36).
+    ``patch.weight``, ``patch.position``, ``class_token``
+        (width, 320); patch bias and position as one, (16, 1, width); (1, 1, width).
+    ``blocks.i.conv1.winograd``, ``.bias``
+        (36, width, conv width), (conv width,).
+    ``blocks.i.conv2.winograd``, ``.bias``
+        (36, conv width, width), (17, 1, width) with nothing for the class token.
+    ``blocks.i.qkv``, ``.proj``, ``.fc1``, ``.fc2``
+        Layers; the LayerNorms before them have no scale and shift left.
+    ``stem``, ``inception.k.point``, ``.conv3``, ``.conv5``, ``.pool``
+        Convolutions of the inception blocks: all 1×1 on the block's input stacked, the 3×3, the
+        5×5, and the 1×1 after the pooling, which in the first block needs the stem.
+    ``encoder``, ``inception``, ``magnitude.j``
+        The layers with ReLU of the branches.
+    ``joint``, ``redshift``
+        The joint head.
+    """
+    return dict(_Preparation(bundle.tensors(), bundle.config).tensors())
+
+
+def load_prepared(bundle: Bundle) -> Tensors:
+    """Return the prepared tensors: mapped if ``bundle`` holds their file, else prepared now."""
+    path = bundle.path / PREPARED_NAME
+    try:
+        metadata, tensors = _map_file(path)
+    except FileNotFoundError:
+        logger.info("preparing the model: %s has no %s", bundle.path, PREPARED_NAME)
+        return prepare(bundle)
+    if metadata.get("format") != FORMAT or metadata.get("digest") != bundle.digest:
+        logger.warning("preparing the model: %s was made from another model or version", path)
+        return prepare(bundle)
+    return tensors
+
+
+def write_prepared(bundle: Bundle, out: Path) -> Path:
+    """Write the prepared tensors to ``out/prepared.safetensors``; return the path.
+
+    The same bundle gives the same bytes. The file is written whole or not at all.
+    """
+    tensors = prepare(bundle)
+    # The large ones first: they keep their alignment whatever the sizes of the others.
+    names = sorted(tensors, key=lambda name: (not name.endswith(".winograd"), name))
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "digest": bundle.digest}}
+    offset = 0
+    for name in names:
+        end = offset + tensors[name].nbytes
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / PREPARED_NAME
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            file.write(np.ascontiguousarray(tensors[name]).data)
+    partial.replace(path)
+    return path
+
+
+def _map_file(path: Path) -> tuple[dict[str, str], Tensors]:
+    """Map a safetensors file of float32 tensors; the arrays keep the mapping alive."""
+    with path.open("rb") as file:
+        # A private mapping: pages are shared with the file until somebody writes, which lets
+        # libraries that only take writable memory have it without a copy.
+        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    try:
+        start = 8 + int.from_bytes(memory[:8], "little")
+        header: dict[str, Any] = json.loads(memory[8:start])
+        metadata: dict[str, str] = header.pop("__metadata__")
+        tensors = {}
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            flat = np.frombuffer(memory, np.float32, (end - begin) // 4, start + begin)
+            tensors[name] = _align(flat.reshape(entry["shape"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelMismatch(
+            f"{path} is not a whole file of `cosmicai model prepare` ({error}); run it again"
+        ) from error
+    return metadata, tensors
+
+
+def _align(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the array itself if it starts at a cache line, else an aligned copy.
+
+    Libraries choose their kernels by alignment, and kernels differ in the last bit.
+    """
+    if array.ctypes.data % _ALIGNMENT == 0:
+        return array
+    copy = aligned(array.shape)
+    copy[...] = array
+    return copy
+
+
+def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return an uninitialised array that starts at a cache line, which NumPy's own may not."""
+    size = int(np.prod(shape)) * 4
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(np.float32).reshape(shape)
+
+
+class _Preparation:
+    """One bundle's tensors on their way through the rewrites."""
+
+    def __init__(self, state: Mapping[str, NDArray[Any]], config: ModelConfig) -> None:
+        self._state = state
+        self._config = config
+
+    def tensors(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Yield every tensor of the inference graph."""
+        for parts in (self._encoder_ends(), self._inception(), self._head()):
+            for name, array in parts:
+                yield name, _align(np.ascontiguousarray(array, np.float32))
+        for block in range(self._config.depth):
+            for name, array in self._block(f"blocks.{block}"):
+                array = np.ascontiguousarray(array, np.float32)
+                yield f"blocks.{block}.{name}", _align(array)
+
+    def _get(self, name: str) -> NDArray[Any]:
+        return self._state[name].astype(np.float64)
+
+    def _affine(self, name: str) -> Affine:
+        return Affine(self._get(f"{name}.weight"), self._get(f"{name}.bias"))
+
+    def _normalised(self, conv: Affine, name: str) -> Affine:
+        return fold_batch_norm(
+            conv,
+            scale=self._get(f"{name}.weight"),
+            shift=self._get(f"{name}.bias"),
+            mean=self._get(f"{name}.running_mean"),
+            std=np.sqrt(self._get(f"{name}.running_var") + self._config.batch_norm_eps),
+        )
+
+    def _encoder_ends(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        yield from zip(("winograd.input", "winograd.output"), skip_class_token(), strict=True)
+        embed = self._affine("patch_embed.proj")
+        position = self._get("pos_embed")[0]
+        yield "patch.weight", embed.weight.reshape(len(embed.bias), -1)
+        yield "patch.position", (position[1:] + embed.bias)[:, None]
+        yield "class_token", self._get("cls_token") + position[None, :1]
+        head = chain(self._affine("head"), self._affine("vit_block.0"))
+        head = fold_layer_norm(self._get("fc_norm.weight"), self._get("fc_norm.bias"), head)
+        yield from _named("encoder", head)
+
+    def _block(self, name: str) -> Iterator[tuple[str, NDArray[Any]]]:
+        # The kernels stay in float32: they are nine tenths of the model.
+        hidden = Affine(self._state[f"{name}.PCM.0.weight"], self._get(f"{name}.PCM.0.bias"))
+        hidden = self._normalised(hidden, f"{name}.PCM.1")
+        back = Affine(self._state[f"{name}.PCM.3.weight"], self._get(f"{name}.PCM.3.bias"))
+        for label, conv in (("conv1", hidden), ("conv2", back)):
+            outputs, inputs = conv.weight.shape[:2]
+            memory = aligned((PRODUCTS, inputs, outputs))
+            kernel = conv.weight.astype(np.float32, copy=False)
+            yield f"{label}.winograd", transform_kernel(kernel, out=memory)
+        yield "conv1.bias", hidden.bias
+        yield (
+            "conv2.bias",
+            np.pad(np.tile(back.bias, (GRID * GRID, 1, 1)), ((1, 0), (0, 0), (0, 0))),
+        )
+
+        q_bias, v_bias = self._get(f"{name}.attn.q_bias"), self._get(f"{name}.attn.v_bias")
+        bias = np.concatenate([q_bias, np.zeros_like(q_bias), v_bias])
+        qkv = Affine(self._get(f"{name}.attn.qkv.weight"), bias)
+        qkv = self._after_layer_norm(f"{name}.norm1", qkv)
+        yield from _named("qkv", scale_queries(qkv, self._config.head_dim))
+        yield from _named("proj", self._affine(f"{name}.attn.proj"))
+        first = self._after_layer_norm(f"{name}.norm2", self._affine(f"{name}.mlp.fc1"))
+        yield from _named("fc1", first)
+        yield from _named("fc2", self._affine(f"{name}.mlp.fc2"))
+
+    def _after_layer_norm(self, name: str, linear: Affine) -> Affine:
+        return fold_layer_norm(self._get(f"{name}.weight"), self._get(f"{name}.bias"), linear)
+
+    def _inception(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        stem = self._affine(STEM)
+        yield from _named("stem", stem)
+        last = len(INCEPTION_POSITIONS) - 1
+        for block, position in enumerate(INCEPTION_POSITIONS):
+            name = f"inception_model.vis_inception.{position}"
+            # The last block has a 5×5 branch in the state dict and does not use it.
+            firsts = ("branch1", "branch2.0", "branch3.0")[: 2 if block == last else 3]
+            point = stack(*(self._conv_block(f"{name}.{first}") for first in firsts))
+            if block == 0:
+                point = _pointwise(chain(_matrix(stem), _matrix(point)))
+            yield from _named(f"inception.{block}.point", point)
+            yield from _named(f"inception.{block}.conv3", self._conv_block(f"{name}.branch2.1"))
+            if block != last:
+                yield from _named(f"inception.{block}.conv5", self._conv_block(f"{name}.branch3.1"))
+            yield from _named(f"inception.{block}.pool", self._conv_block(f"{name}.branch4.1"))
+
+    def _conv_block(self, name: str) -> Affine:
+        return self._normalised(self._affine(f"{name}.conv"), f"{name}.bn")
+
+    def _head(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        inception = "inception_model"
+        yield from _named("inception", self._affine(f"{inception}.vis_inception.10"))
+        for layer in range(4):
+            linear = self._affine(f"{inception}.magnitude_block.{2 * layer}")
+            yield from _named(f"magnitude.{layer}", linear)
+        lasts = ("vit_block.2", f"{inception}.vis_inception.12", f"{inception}.magnitude_block.8")
+        joint = chain_concatenated(
+            [self._affine(name) for name in lasts], self._affine("concat_block.0")
+        )
+        yield from _named("joint", joint)
+        yield from _named("redshift", self._affine("concat_block.2"))
+
+
+def _named(name: str, layer: Affine) -> Iterator[tuple[str, NDArray[Any]]]:
+    yield f"{name}.weight", layer.weight
+    yield f"{name}.bias", layer.bias
+
+
+def _matrix(conv: Affine) -> Affine:
+    """Return a 1×1 convolution as the matrix that acts on channels."""
+    return Affine(conv.weight[:, :, 0, 0], conv.bias)
+
+
+def _pointwise(linear: Affine) -> Affine:
+    return Affine(linear.weight[:, :, None, None], linear.bias)
