@@ -1,0 +1,370 @@
+"""The S3 channel: one object a message, under an exact prefix, without listing.
+
+Objects are written with ``If-None-Match: *``, so a message exists once and never changes; a
+receiver asks for the exact key until it is there, at growing intervals. Results for all ranks
+are one object that all read, and a scatter is one object of which each rank reads its part.
+
+Requests of N ranks, besides the repeated reads of objects that are not there yet:
+
+=========  ==================================  ===========================================
+operation  PUT                                 GET
+=========  ==================================  ===========================================
+join       N                                   0
+send       1                                   1
+barrier    N                                   2(N-1)
+bcast      1                                   N-1
+gather     N-1                                 N-1
+scatter    1                                   2(N-1) (its place, then its part)
+allgather  N                                   2(N-1)
+reduce     N-1                                 N-1
+allreduce  N                                   2(N-1)
+scan       N                                   3(N-1)
+close      N-1                                 N-1; the objects go by DeleteObjects
+=========  ==================================  ===========================================
+
+At close every rank hands the list of its objects up the tree, and rank 0 removes them all, by
+batches of 1,000. What a crashed session leaves, a lifecycle rule on the prefix expires.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from fmilib.channels.base import Call
+from fmilib.codec import BUNDLE, BYTES, NOTHING
+from fmilib.collectives.peer_to_peer import PeerToPeer
+from fmilib.collectives.trees import SMALL_DEGREE, parent
+from fmilib.errors import (
+    FmiChannelError,
+    FmiDuplicateRank,
+    FmiError,
+    FmiMismatch,
+    FmiTimeout,
+    ranks_text,
+)
+from fmilib.frame import (
+    HEADER,
+    KIND_NAMES,
+    Header,
+    Kind,
+    Packet,
+    pack_bundle,
+    pack_header,
+    unpack_bundle,
+)
+from fmilib.rendezvous.client import error_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+FIRST_PAUSE: Final = 0.01
+LONGEST_PAUSE: Final = 0.5
+ABORT_SECONDS: Final = 1.0  # how often a waiting rank looks for an abort
+CLOSE_SECONDS: Final = 10.0
+_MISSING: Final = ("NoSuchKey", "404", "NotFound")
+_EXISTS: Final = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
+_EMPTY: Final = Packet(NOTHING, b"", 0)
+PLACE_BYTES: Final = 16
+
+
+class S3Channel(PeerToPeer):
+    """Messages through objects of one bucket.
+
+    Parameters
+    ----------
+    parameters : mapping
+        ``bucket_name``, ``s3_region``, ``prefix``, ``endpoint_url``; ``timeout``, milliseconds of
+        the first interval between two looks at an object that is not there yet.
+    session, epoch, rank, size, timeout
+        See `fmilib.Communicator`.
+    """
+
+    name = "S3"
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Any],
+        *,
+        session: str,
+        epoch: int,
+        rank: int,
+        size: int,
+        timeout: float,
+        client: Any = None,
+    ) -> None:
+        self._bucket = str(parameters["bucket_name"])
+        digest = hashlib.sha256(f"{session}\n{epoch}".encode()).hexdigest()[:20]
+        prefix = str(parameters.get("prefix", "fmi")).strip("/")
+        self._prefix = f"{prefix}/{digest}/" if prefix else f"{digest}/"
+        self._session = int(digest[:16], 16)
+        self._epoch = epoch
+        self._rank = rank
+        self._size = size
+        self._timeout = timeout
+        self._pause = float(parameters.get("timeout", 1000 * FIRST_PAUSE)) / 1000
+        self._nonce = secrets.token_hex(8)
+        self._written: list[str] = []
+        self._joined = False
+        self._abort_checked = 0.0
+        self._client = client if client is not None else _client(parameters, timeout)
+
+    # Session --------------------------------------------------------------------------------
+
+    def open(self, timeout: float) -> None:
+        """Claim the rank. Nobody waits: the first operation does."""
+        self._check_abort()
+        key = self._prefix + f"rank/{self._rank}"
+        if not self._put(key, self._nonce.encode()):
+            raise FmiDuplicateRank(
+                f"rank {self._rank} already takes part in this session, epoch {self._epoch} "
+                f"(s3://{self._bucket}/{key}); give each run its own session, or a new epoch"
+            )
+        self._joined = True
+
+    def close(self, *, clean: bool) -> None:
+        """Hand the written keys to rank 0, which removes them when all have."""
+        if not clean or not self._joined:
+            return
+        self._joined = False
+        call = Call(
+            Kind.CLOSE,
+            0,
+            0,
+            tuple(range(self._size)),
+            self._rank,
+            min(CLOSE_SECONDS, self._timeout),
+        )
+        up = parent(self._rank, 0, self._size, SMALL_DEGREE)
+        if up is not None:
+            self._written.append(self._key(call, f"{call.rank}-{up}", 0))
+        keys = [key.removeprefix(self._prefix) for key in self._written]
+        packet = Packet(BYTES, json.dumps(keys).encode(), len(keys))
+        # After an error elsewhere the lifecycle rule removes what is left.
+        with contextlib.suppress(FmiError):
+            packets = self.gather(call, packet, 0) if self._size > 1 else [packet]
+            if packets is not None:
+                self._delete([key for p in packets for key in json.loads(bytes(p.data))])
+
+    def abort(self, error: FmiError) -> None:
+        """Leave a note that every waiting rank finds."""
+        body = {"error": type(error).__name__, "message": str(error), "ranks": list(error.ranks)}
+        with contextlib.suppress(FmiError):
+            self._put(self._prefix + "abort", json.dumps(body).encode())
+
+    # Messages -------------------------------------------------------------------------------
+
+    def post(self, call: Call, dst: int, step: int, packet: Packet) -> None:
+        """Write one object for one rank."""
+        self._publish(call, f"{call.rank}-{dst}", step, packet)
+
+    def take(self, call: Call, src: int, step: int, sink: memoryview | None = None) -> Packet:
+        """Read one object that one rank wrote for this one."""
+        data = self._fetch(call, f"{src}-{call.rank}", step, src)
+        return self._unframe(call, data, src, step, sink)
+
+    def barrier(self, call: Call) -> None:
+        """Gather nothing to rank 0, which writes one object that releases all."""
+        packets = self.gather(call, _EMPTY, 0)
+        self.bcast(call, _EMPTY if packets is not None else None, 0, None)
+
+    def bcast(
+        self,
+        call: Call,
+        packet: Packet | None,
+        root: int,
+        nbytes: int | None,
+        sink: memoryview | None = None,
+    ) -> Packet:
+        """Write one object that all others read."""
+        if packet is not None:
+            self._publish(call, f"{call.rank}-all", 1, packet)
+            return packet
+        return self._unframe(call, self._fetch(call, f"{root}-all", 1, root), root, 1, sink)
+
+    def allgather(self, call: Call, packet: Packet) -> list[Packet]:
+        """Gather to rank 0, which writes the whole for all."""
+        packets = self.gather(call, packet, 0)
+        if packets is not None:
+            bundle = pack_bundle(dict(enumerate(packets)))
+            self.bcast(call, Packet(BUNDLE, bundle, call.size), 0, None)
+            return packets
+        entries = unpack_bundle(self.bcast(call, None, 0, None).data)
+        return [entries[rank] for rank in range(call.size)]
+
+    def scatter(self, call: Call, packets: Sequence[Packet] | None, root: int) -> Packet:
+        """Write all parts into one object; each rank reads its own by two ranged requests."""
+        if packets is not None:
+            frames = [self._frame(call, 2, packet) for packet in packets]
+            position = PLACE_BYTES * call.size
+            table = b""
+            for frame in frames:
+                table += position.to_bytes(8, "little") + len(frame).to_bytes(8, "little")
+                position += len(frame)
+            self._put_once(self._key(call, f"{call.rank}-parts", 2), table + b"".join(frames))
+            return packets[call.rank]
+        start = PLACE_BYTES * call.rank
+        part = f"{root}-parts"
+        place = self._fetch(call, part, 2, root, (start, start + PLACE_BYTES))
+        offset, size = int.from_bytes(place[:8], "little"), int.from_bytes(place[8:], "little")
+        data = self._fetch(call, part, 2, root, (offset, offset + size))
+        return self._unframe(call, data, root, 2, None)
+
+    # Objects --------------------------------------------------------------------------------
+
+    def _key(self, call: Call, part: str, step: int) -> str:
+        stream = "m" if call.kind == Kind.MESSAGE else "c"
+        return f"{self._prefix}{call.comm:x}/{stream}{call.op}/{part}.{step}"
+
+    def _frame(self, call: Call, step: int, packet: Packet) -> bytes:
+        header = pack_header(
+            packet, call.kind, self._rank, call.comm, self._epoch, self._session, call.op, step
+        )
+        return b"".join((header, packet.data))
+
+    def _publish(self, call: Call, part: str, step: int, packet: Packet) -> None:
+        self._put_once(self._key(call, part, step), self._frame(call, step, packet))
+
+    def _put_once(self, key: str, body: bytes) -> None:
+        if not self._put(key, body):
+            raise FmiDuplicateRank(
+                f"s3://{self._bucket}/{key} exists: another process acts as rank {self._rank}",
+                [self._rank],
+            )
+
+    def _put(self, key: str, body: bytes) -> bool:
+        """Write an object that must not exist; false if another wrote it."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            self._client.put_object(
+                Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*",
+                Metadata={"fmi": self._nonce},
+            )  # fmt: skip
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _EXISTS:
+                # A repeated request, whose first answer was lost, finds its own object.
+                return self._is_ours(key)
+            raise FmiChannelError(f"S3 refused s3://{self._bucket}/{key}: {error}") from error
+        except BotoCoreError as error:
+            raise FmiChannelError(f"S3 does not answer: {error}") from error
+        self._written.append(key)
+        return True
+
+    def _is_ours(self, key: str) -> bool:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            head = self._client.head_object(Bucket=self._bucket, Key=key)
+        except (ClientError, BotoCoreError):
+            return False
+        return bool(head.get("Metadata", {}).get("fmi") == self._nonce)
+
+    def _get(self, key: str, span: tuple[int, int] | None = None) -> bytes | None:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        ranged = {} if span is None else {"Range": f"bytes={span[0]}-{span[1] - 1}"}
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=key, **ranged)
+            body: bytes = answer["Body"].read()
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _MISSING:
+                return None
+            raise FmiChannelError(f"S3 refused s3://{self._bucket}/{key}: {error}") from error
+        except BotoCoreError as error:
+            raise FmiChannelError(f"S3 does not answer: {error}") from error
+        return body
+
+    def _fetch(
+        self, call: Call, part: str, step: int, src: int, span: tuple[int, int] | None = None
+    ) -> bytes:
+        """Read an object, waiting until it is there."""
+        key = self._key(call, part, step)
+        pause = self._pause
+        while (data := self._get(key, span)) is None:
+            now = time.monotonic()
+            if now - self._abort_checked > ABORT_SECONDS:
+                self._abort_checked = now
+                self._check_abort()
+            if now >= call.deadline:
+                self._check_abort()
+                rank = call.ranks[src]
+                raise FmiTimeout(
+                    f"{call}: after {call.timeout:g} s still waiting for {ranks_text([rank])}",
+                    [rank],
+                )
+            time.sleep(min(pause, max(0.0, call.deadline - now)))
+            pause = min(1.5 * pause, LONGEST_PAUSE)
+        return data
+
+    def _unframe(
+        self, call: Call, data: bytes, src: int, step: int, sink: memoryview | None
+    ) -> Packet:
+        """Return an object's packet, checked to belong to the operation."""
+        header = Header(data)
+        found = (header.session, header.epoch, header.comm, header.op, header.step, header.sender)
+        wanted = (self._session, self._epoch, call.comm, call.op, step, call.ranks[src])
+        if found != wanted or header.kind != call.kind:
+            raise FmiMismatch(
+                f"{call}: rank {header.sender} is in "
+                f"{KIND_NAMES.get(header.kind, header.kind)} (operation {header.op})",
+                [call.ranks[src]],
+            )
+        body = HEADER.size + header.description_size
+        payload = memoryview(data)[body:]
+        if payload.nbytes != header.nbytes:
+            raise FmiMismatch(f"{call}: an object of rank {header.sender} is cut short")
+        if sink is not None and sink.nbytes == payload.nbytes:
+            sink[:] = payload
+            payload = sink
+        return Packet(header.code, payload, header.count, data[HEADER.size : body])
+
+    def _check_abort(self) -> None:
+        note = self._get(self._prefix + "abort")
+        if note is not None:
+            raise error_of(json.loads(note))
+
+    def _delete(self, keys: list[str]) -> None:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        for start in range(0, len(keys), 1000):
+            batch = [{"Key": self._prefix + key} for key in keys[start : start + 1000]]
+            try:
+                self._client.delete_objects(
+                    Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True}
+                )
+            except (ClientError, BotoCoreError) as error:
+                raise FmiChannelError(
+                    f"S3 could not remove the session's objects: {error}"
+                ) from error
+
+    def _absent(self, call: Call, sources: Sequence[int], step: int) -> FmiTimeout:
+        absent = [
+            s for s in sources if self._get(self._key(call, f"{s}-{call.rank}", step)) is None
+        ]
+        ranks = [call.ranks[s] for s in absent or sources[:1]]
+        return FmiTimeout(
+            f"{call}: after {call.timeout:g} s still waiting for {ranks_text(ranks)}", ranks
+        )
+
+
+def _client(parameters: Mapping[str, Any], timeout: float) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    limit = max(1.0, min(timeout, 20.0))
+    return boto3.client(
+        "s3",
+        region_name=parameters.get("s3_region") or os.environ.get("AWS_REGION"),
+        endpoint_url=parameters.get("endpoint_url"),
+        config=Config(
+            connect_timeout=min(5.0, limit),
+            read_timeout=limit,
+            retries={"mode": "standard", "total_max_attempts": 5},
+        ),
+    )

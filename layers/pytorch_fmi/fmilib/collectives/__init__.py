@@ -1,0 +1,1 @@
+"""Algorithms of group operations over point-to-point messages."""

@@ -1,0 +1,96 @@
+"""The one call that programs of the published system make."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from fmilib.channels import open_channel
+from fmilib.communicator import Communicator
+from fmilib.config import Configuration
+from fmilib.errors import FmiAborted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEFAULT_NAME = "fmi_pair"
+
+
+def fmi_communicator(
+    world_size: int | str,
+    rank: int | str,
+    *,
+    comm_name: str = DEFAULT_NAME,
+    faas_memory: int | None = None,
+    session: str | None = None,
+    epoch: int = 0,
+    timeout: float | None = None,
+    remaining: Callable[[], float] | None = None,
+) -> Communicator:
+    """Return a communicator configured by the environment; all ranks have joined it.
+
+    Parameters
+    ----------
+    world_size, rank : int
+        Numbers as strings are taken, too.
+    comm_name, session, epoch, timeout, remaining
+        See `fmilib.Communicator`.
+    faas_memory : int, optional
+        MiB; default ``AWS_LAMBDA_FUNCTION_MEMORY_SIZE``, else 128.
+
+    Raises
+    ------
+    FmiConfigError
+        Nothing in the environment says how to communicate; see `fmilib.config`.
+    """
+    configuration = (
+        Configuration.from_environment()
+        if "FMI_CONFIG" in os.environ or not os.path.exists("fmi.json")  # noqa: PTH110 - start-up time
+        else Configuration("fmi.json")
+    )
+    if faas_memory is None:
+        faas_memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"))
+    return Communicator(
+        int(rank),
+        int(world_size),
+        configuration,
+        comm_name,
+        faas_memory,
+        session=session,
+        epoch=epoch,
+        timeout=timeout,
+        remaining=remaining,
+    )
+
+
+def abort_session(
+    world_size: int | str,
+    rank: int | str,
+    reason: str,
+    *,
+    comm_name: str = DEFAULT_NAME,
+    session: str | None = None,
+    epoch: int = 0,
+) -> None:
+    """Abort a session on behalf of a rank that is dead already, as its error handler.
+
+    The ranks that wait for it, or come later, fail at once, naming it.
+    """
+    configuration = Configuration.from_environment()
+    session = session if session is not None else os.environ.get("FMI_SESSION")
+    number = int(rank)
+    error = FmiAborted(f"rank {number} failed: {reason}", [number])
+    for name, parameters in configuration.backends.items():
+        channel = open_channel(
+            name,
+            parameters,
+            session=f"{session or ''}/{comm_name}",
+            strict=session is not None,
+            epoch=epoch,
+            rank=number,
+            size=int(world_size),
+            timeout=configuration.timeout,
+            token=os.environ.get("FMI_TOKEN"),
+        )
+        channel.abort(error)
+        channel.close(clean=False)

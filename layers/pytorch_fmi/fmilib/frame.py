@@ -1,0 +1,182 @@
+"""The frame around every message, so that no message is taken for another.
+
+A frame is a fixed header (56 bytes, little endian), a short description of the payload (its
+NumPy dtype and shape, a codec's name; often empty) and the payload. The header carries session,
+epoch, communicator, operation counter, kind of operation, step, sender, type and size; the
+receiver compares all of them with what it expects.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from fmilib.errors import FmiMismatch
+
+MAGIC: Final = 0xF317
+HEADER: Final = struct.Struct("<HBBHHIIIIQQQQ")
+# magic, kind, code, description bytes, step, sender, communicator, epoch, 0, session, operation,
+# count, payload bytes
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Kind:
+    """Operations and control frames, as numbers on the wire."""
+
+    MESSAGE = 1
+    BARRIER = 2
+    BCAST = 3
+    GATHER = 4
+    SCATTER = 5
+    ALLGATHER = 6
+    REDUCE = 7
+    ALLREDUCE = 8
+    SCAN = 9
+    CLOSE = 10
+    ABORT = 20
+    BYE = 21
+    ASK = 22
+    TOLD = 23
+
+
+KIND_NAMES: Final = {
+    Kind.MESSAGE: "send",
+    Kind.BARRIER: "barrier",
+    Kind.BCAST: "bcast",
+    Kind.GATHER: "gather",
+    Kind.SCATTER: "scatter",
+    Kind.ALLGATHER: "allgather",
+    Kind.REDUCE: "reduce",
+    Kind.ALLREDUCE: "allreduce",
+    Kind.SCAN: "scan",
+    Kind.CLOSE: "close",
+    Kind.ABORT: "abort",
+    Kind.BYE: "bye",
+    Kind.ASK: "ask",
+    Kind.TOLD: "told",
+}
+
+
+class Packet:
+    """One encoded value: a type code, its description, a count of elements, and the bytes."""
+
+    __slots__ = ("code", "count", "data", "description")
+
+    def __init__(self, code: int, data: Buffer, count: int, description: bytes = b"") -> None:
+        self.code = code
+        self.data = data
+        self.count = count
+        self.description = description
+
+    @property
+    def nbytes(self) -> int:
+        """Payload bytes."""
+        return self.data.nbytes if isinstance(self.data, memoryview) else len(self.data)
+
+    def copy(self) -> Packet:
+        """Return a packet with memory of its own."""
+        return Packet(self.code, bytes(self.data), self.count, self.description)
+
+    def same_type(self, other: Packet) -> bool:
+        """Whether both hold the same type and number of elements."""
+        return (
+            self.code == other.code
+            and self.count == other.count
+            and self.description == other.description
+        )
+
+
+class Header:
+    """A decoded frame header."""
+
+    __slots__ = (
+        "code",
+        "comm",
+        "count",
+        "description_size",
+        "epoch",
+        "kind",
+        "nbytes",
+        "op",
+        "sender",
+        "session",
+        "step",
+    )
+
+    def __init__(self, buffer: Buffer, offset: int = 0) -> None:
+        (
+            magic,
+            self.kind,
+            self.code,
+            self.description_size,
+            self.step,
+            self.sender,
+            self.comm,
+            self.epoch,
+            _,
+            self.session,
+            self.op,
+            self.count,
+            self.nbytes,
+        ) = HEADER.unpack_from(buffer, offset)
+        if magic != MAGIC:
+            raise FmiMismatch(f"not an fmilib frame (magic {magic:#06x})")
+
+    def describe(self) -> str:
+        """Name the operation for messages."""
+        return f"{KIND_NAMES.get(self.kind, self.kind)} {self.op}"
+
+
+def pack_header(
+    packet: Packet, kind: int, sender: int, comm: int, epoch: int, session: int, op: int, step: int
+) -> bytes:
+    """Return the header and description that go before ``packet.data``."""
+    return (
+        HEADER.pack(
+            MAGIC,
+            kind,
+            packet.code,
+            len(packet.description),
+            step,
+            sender,
+            comm,
+            epoch,
+            0,
+            session,
+            op,
+            packet.count,
+            packet.nbytes,
+        )
+        + packet.description
+    )
+
+
+_ENTRY: Final = struct.Struct("<IBHQQ")  # rank, code, description bytes, count, payload bytes
+
+
+def pack_bundle(entries: dict[int, Packet]) -> bytes:
+    """Join packets of several ranks into one payload."""
+    parts: list[Buffer] = []
+    for rank, packet in entries.items():
+        parts.append(
+            _ENTRY.pack(rank, packet.code, len(packet.description), packet.count, packet.nbytes)
+        )
+        parts.append(packet.description)
+        parts.append(packet.data)
+    return b"".join(parts)
+
+
+def unpack_bundle(payload: Buffer) -> dict[int, Packet]:
+    """Inverse of :func:`pack_bundle`; the packets are views into ``payload``."""
+    view = memoryview(payload)
+    entries: dict[int, Packet] = {}
+    position, end = 0, view.nbytes
+    while position < end:
+        rank, code, description_size, count, nbytes = _ENTRY.unpack_from(view, position)
+        position += _ENTRY.size
+        description = bytes(view[position : position + description_size])
+        position += description_size
+        entries[rank] = Packet(code, view[position : position + nbytes], count, description)
+        position += nbytes
+    return entries

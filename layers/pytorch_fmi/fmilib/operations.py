@@ -1,0 +1,226 @@
+"""Evaluation of reductions: strictly left to right in rank order, NaN and overflow included.
+
+One rule for every channel, algorithm and size: ``f(f(f(x0, x1), x2), x3)``. ``max`` and ``min``
+are NaN as soon as one operand is NaN, in either position. An integer partial result outside its
+type's range raises `FmiOverflow`; it never wraps.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import operator
+import sys
+from array import array
+from typing import TYPE_CHECKING, Any, Final
+
+from fmilib import codec as codec_module
+from fmilib.codec import ARRAY, BYTES, DOUBLE, DOUBLE_LIST, INT, INT_LIST, OBJECT, Codec
+from fmilib.datatypes import func, op
+from fmilib.errors import FmiError, FmiMismatch, FmiOverflow, FmiReductionError
+from fmilib.frame import Packet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+# Below this a list is folded without NumPy unless it is loaded already: importing it takes
+# longer than the fold.
+NUMPY_THRESHOLD: Final = 4096
+
+
+def _maximum(a: Any, b: Any) -> Any:
+    return a if a != a or a > b else b if b != b or b >= a else a
+
+
+def _minimum(a: Any, b: Any) -> Any:
+    return a if a != a or a < b else b if b != b or b <= a else a
+
+
+_SCALAR: Final[dict[op, Callable[[Any, Any], Any]]] = {
+    op.sum: operator.add,
+    op.prod: operator.mul,
+    op.max: _maximum,
+    op.min: _minimum,
+}
+
+
+def is_elementwise(packet: Packet, function: func) -> bool:
+    """Whether slices of the value can be reduced apart from each other."""
+    if packet.code in (INT_LIST, DOUBLE_LIST):
+        return True
+    return packet.code == ARRAY and function.operation is not op.custom
+
+
+def scan(packets: Sequence[Packet], function: func, codec: Codec | None = None) -> Iterator[Packet]:
+    """Yield the left fold of each prefix of ``packets``: inclusive, in rank order.
+
+    Raises
+    ------
+    FmiMismatch
+        The packets do not hold the same type and size.
+    FmiOverflow
+        A partial integer result leaves its type's range.
+    FmiReductionError
+        The custom function raised.
+    """
+    first = packets[0]
+    for rank, packet in enumerate(packets):
+        if packet.code != first.code or (
+            packet.code != OBJECT and not packet.same_type(first)  # objects may differ in length
+        ):
+            raise FmiMismatch(
+                f"reduction: rank {rank} of the group holds {codec_module.describe(packet)}, "
+                f"rank 0 {codec_module.describe(first)}",
+                [rank],
+            )
+    try:
+        yield from _STRATEGIES[_strategy(first, function)](packets, function, codec)
+    except FmiError:
+        raise
+    except OverflowError as error:
+        raise FmiOverflow(
+            f"{function.operation.name} leaves the signed 64-bit range ({error})"
+        ) from error
+    except Exception as error:
+        raise FmiReductionError(
+            f"the {function.operation.name} reduction raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def reduce(packets: Sequence[Packet], function: func, codec: Codec | None = None) -> Packet:
+    """Return the left fold of all ``packets``; see :func:`scan`."""
+    result = packets[0]
+    for partial in scan(packets, function, codec):
+        result = partial
+    return result
+
+
+def _strategy(packet: Packet, function: func) -> str:
+    if packet.code in (INT, DOUBLE):
+        return "scalar"
+    if packet.code in (INT_LIST, DOUBLE_LIST):
+        if function.operation is op.custom:
+            return "list"
+        fast = "numpy" in sys.modules or packet.count >= NUMPY_THRESHOLD
+        return "array" if fast and _has_numpy() else "list"
+    if packet.code == ARRAY and function.operation is not op.custom:
+        return "array"
+    return "whole"
+
+
+def _has_numpy() -> bool:
+    return importlib.util.find_spec("numpy") is not None
+
+
+def _function(function: func) -> Callable[[Any, Any], Any]:
+    return function.function if function.function is not None else _SCALAR[function.operation]
+
+
+def _fold_scalars(packets: Sequence[Packet], function: func, _: Codec | None) -> Iterator[Packet]:
+    combine = _function(function)
+    decode, encode = codec_module.decode, codec_module.encode
+    convert: Callable[[Any], Any] = operator.index if packets[0].code == INT else float
+    total = decode(packets[0])
+    yield packets[0]
+    for packet in packets[1:]:
+        total = convert(combine(total, decode(packet)))
+        yield encode(total)
+
+
+def _fold_lists(packets: Sequence[Packet], function: func, _: Codec | None) -> Iterator[Packet]:
+    combine = _function(function)
+    code = packets[0].code
+    typecode = "q" if code == INT_LIST else "d"
+    total = codec_module.as_list_array(packets[0])
+    yield packets[0]
+    for packet in packets[1:]:
+        # array("q") itself refuses what leaves 64 bits.
+        total = array(typecode, map(combine, total, codec_module.as_list_array(packet)))
+        yield Packet(code, memoryview(total).cast("B") if total else b"", len(total))
+
+
+def _fold_arrays(packets: Sequence[Packet], function: func, _: Codec | None) -> Iterator[Packet]:
+    first = packets[0]
+    total = _view(first)
+    yield first
+    for packet in packets[1:]:
+        total = _combine_arrays(function.operation, total, _view(packet))
+        yield Packet(first.code, _raw(total), first.count, first.description)
+
+
+def _fold_whole(packets: Sequence[Packet], function: func, codec: Codec | None) -> Iterator[Packet]:
+    if function.operation is not op.custom and packets[0].code == BYTES:
+        raise TypeError("bytes can only be reduced by a custom function")
+    combine = _function(function)
+    total = codec_module.decode(packets[0], codec)
+    yield packets[0]
+    for packet in packets[1:]:
+        total = combine(total, codec_module.decode(packet, codec))
+        yield codec_module.encode(total, codec=codec)
+
+
+_STRATEGIES: Final = {
+    "scalar": _fold_scalars,
+    "list": _fold_lists,
+    "array": _fold_arrays,
+    "whole": _fold_whole,
+}
+
+
+def _view(packet: Packet) -> NDArray[Any]:
+    """Return the packet's elements as a flat array that shares its memory."""
+    import numpy as np
+
+    if packet.code == ARRAY:
+        dtype = packet.description.decode().partition(";")[0]
+    else:
+        dtype = "<i8" if packet.code == INT_LIST else "<f8"
+    values: NDArray[Any] = np.frombuffer(packet.data, dtype=dtype)
+    return values
+
+
+def _raw(values: NDArray[Any]) -> memoryview | bytes:
+    import numpy as np
+
+    return values.view(np.uint8).data if values.size else b""
+
+
+def _combine_arrays(operation: op, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    import numpy as np
+
+    integer = a.dtype.kind in "iu"
+    with np.errstate(all="ignore"):
+        result: NDArray[Any]
+        if operation is op.max:
+            result = np.maximum(a, b)
+        elif operation is op.min:
+            result = np.minimum(a, b)
+        elif operation is op.sum:
+            result = a + b
+            if integer and _sum_overflows(a, b, result):
+                raise FmiOverflow(f"sum leaves the range of {a.dtype}")
+        else:
+            result = a * b
+            if integer and _product_overflows(a, b):
+                raise FmiOverflow(f"prod leaves the range of {a.dtype}")
+    return result
+
+
+def _sum_overflows(a: NDArray[Any], b: NDArray[Any], result: NDArray[Any]) -> bool:
+    if a.dtype.kind == "u":
+        return bool((result < a).any())
+    return bool((((a ^ result) & (b ^ result)) < 0).any())
+
+
+def _product_overflows(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    import numpy as np
+
+    limits = np.iinfo(a.dtype)
+    estimate = np.abs(a.astype(np.float64) * b.astype(np.float64))
+    # Half the range leaves room for the rounding of the estimate; only the rest is exact work.
+    doubtful = np.nonzero(estimate >= float(limits.max) / 2)[0]
+    return any(
+        not limits.min <= int(x) * int(y) <= limits.max
+        for x, y in zip(a[doubtful], b[doubtful], strict=True)
+    )

@@ -1,0 +1,227 @@
+"""A rank's connection to the rendezvous server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import select
+import socket
+import time
+from typing import Any
+
+from fmilib.errors import BY_NAME, FmiChannelError, FmiError, FmiTimeout, ranks_text
+from fmilib.rendezvous import protocol
+
+Address = tuple[str, int]
+
+
+class Rendezvous:
+    """Joins a session, then carries control messages.
+
+    Parameters
+    ----------
+    server : (str, int)
+        Host and port of the rendezvous server.
+    token : str or None
+        The shared secret.
+    session, epoch, rank, size
+        What to join.
+    strict : bool
+        Whether the session's name belongs to one run, so that a second process of a rank is
+        refused rather than taken for the next run.
+    """
+
+    def __init__(
+        self,
+        server: Address,
+        token: str | None,
+        *,
+        session: str,
+        epoch: int,
+        rank: int,
+        size: int,
+        strict: bool,
+    ) -> None:
+        self.server = server
+        self.token = token or ""
+        self.session = session
+        self.epoch = epoch
+        self.rank = rank
+        self.size = size
+        self.strict = strict
+        self.number = ""
+        self.sock: socket.socket | None = None
+        self.local: Address = ("", 0)
+        self._pending = b""
+
+    @property
+    def key(self) -> bytes:
+        """Key with which peers authenticate each other."""
+        return protocol.peer_key(self.token, self.session, self.number)
+
+    def join(self, port: int, timeout: float) -> list[tuple[Address, Address]]:
+        """Register and wait for all ranks.
+
+        Parameters
+        ----------
+        port : int
+            Local port to come from: the one that peers are to reach, so that the address that
+            the server sees is theirs to use.
+        timeout : float
+            Seconds.
+
+        Returns
+        -------
+        list of (public, local)
+            Each rank's address as the server sees it, and as the rank itself does.
+
+        Raises
+        ------
+        FmiTimeout
+            Naming the ranks that did not come.
+        FmiChannelError
+            The server cannot be reached.
+        FmiDuplicateRank, FmiDenied, FmiMismatch, FmiAborted
+            The server's refusal.
+        """
+        deadline = time.monotonic() + timeout
+        pause = 0.02
+        while True:
+            try:
+                self._connect(port, deadline)
+                self._send({**self._join_message("join"), "wait": deadline - time.monotonic()})
+                return self._await_peers(deadline)
+            except (OSError, EOFError) as error:
+                # Not up yet, or restarted: whoever waited joins again.
+                self.close()
+                if isinstance(error, FmiError):
+                    raise
+                if time.monotonic() + pause > deadline:
+                    raise FmiChannelError(
+                        f"the rendezvous server {self.server[0]}:{self.server[1]} did not answer "
+                        f"within {timeout:g} s: {error or 'connection closed'}"
+                    ) from error
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
+
+    def _connect(self, port: int, deadline: float) -> None:
+        try:
+            family, _, _, _, address = socket.getaddrinfo(
+                *self.server, socket.AF_INET, socket.SOCK_STREAM
+            )[0]
+        except socket.gaierror as error:
+            raise FmiChannelError(f"unknown host {self.server[0]!r}: {error}") from error
+        self.sock = bound_socket(port, family)
+        self.sock.settimeout(max(0.001, min(5.0, deadline - time.monotonic())))
+        self.sock.connect(address)
+        self.local = self.sock.getsockname()[:2]
+        self._pending = b""
+
+    def _join_message(self, kind: str) -> dict[str, Any]:
+        message: dict[str, Any] = {
+            "v": protocol.VERSION,
+            "type": kind,
+            "session": self.session,
+            "epoch": self.epoch,
+            "rank": self.rank,
+            "size": self.size,
+            "strict": self.strict,
+            "wait": 0.0,
+            "local": list(self.local),
+            "time": int(time.time()),
+            "nonce": secrets.token_hex(12),
+        }
+        message["mac"] = protocol.sign(self.token, message)
+        return message
+
+    def _await_peers(self, deadline: float) -> list[tuple[Address, Address]]:
+        while True:
+            # The server ends the wait itself, naming who is absent; this limit is for its silence.
+            for message in self.receive(max(0.0, deadline - time.monotonic()) + 2.0):
+                kind = message["type"]
+                if kind == "peers":
+                    self.number = message["number"]
+                    return [((a, b), (c, d)) for a, b, c, d in message["peers"]]
+                if kind == "timeout":
+                    raise FmiTimeout(
+                        f"{ranks_text(message['absent'])} of {self.size} did not join session "
+                        f"{self.session!r} in time",
+                        message["absent"],
+                    )
+                raise error_of(message)
+
+    def receive(self, timeout: float) -> list[dict[str, Any]]:
+        """Return the messages that arrive within ``timeout``; EOFError when hung up."""
+        if self.sock is None:
+            return []
+        poll = select.poll()  # select() fails on descriptors above 1023
+        poll.register(self.sock, select.POLLIN)
+        if timeout > 0 and not poll.poll(timeout * 1000):
+            raise FmiChannelError("the rendezvous server fell silent")
+        try:
+            data = self.sock.recv(1 << 16, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        if not data:
+            raise EOFError("the rendezvous server closed the connection")
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def send_abort(self, error: FmiError) -> None:
+        """Tell all ranks of the session through the server; needs no membership."""
+        body = {
+            "error": type(error).__name__,
+            "message": str(error),
+            "ranks": list(error.ranks),
+        }
+        if self.sock is not None:
+            self._send({"type": "abort", **body})
+            return
+        self._connect(0, time.monotonic() + 5.0)
+        self._send({**self._join_message("abort"), "abort": body})
+        for message in self.receive(5.0):
+            if message["type"] != "ok":
+                raise error_of(message)
+
+    def ask_punch(self, rank: int) -> None:
+        """Ask another rank to connect towards this one."""
+        if self.sock is not None:
+            self._send({"type": "punch", "rank": rank})
+
+    def close(self, *, polite: bool = False) -> None:
+        """Hang up, saying so or not."""
+        if self.sock is None:
+            return
+        if polite:
+            with contextlib.suppress(OSError):  # the server may be gone
+                self._send({"type": "bye"})
+        self.sock.close()
+        self.sock = None
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self.sock is not None
+        self.sock.settimeout(5.0)
+        self.sock.sendall(protocol.encode(message))
+
+
+def bound_socket(port: int, family: int = socket.AF_INET) -> socket.socket:
+    """Return a TCP socket on a local port that others of this process use as well."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(("", port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def error_of(message: dict[str, Any]) -> FmiError:
+    """Return the error that a message of the server, or an abort frame, stands for."""
+    cls = BY_NAME.get(message.get("error", ""), FmiChannelError)
+    text = message.get("message") or f"unexpected answer {message.get('type')!r}"
+    return cls(text, message.get("ranks", ()))

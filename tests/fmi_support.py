@@ -1,0 +1,183 @@
+"""Servers and ranks for the fmilib tests: every rank is a thread, or a process where it matters."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fmilib as fmi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+TOKEN = "a token of the tests"
+INT, DOUBLE = fmi.types(fmi.datatypes.int), fmi.types(fmi.datatypes.double)
+SUM, PROD = fmi.func(fmi.op.sum), fmi.func(fmi.op.prod)
+MAX, MIN = fmi.func(fmi.op.max), fmi.func(fmi.op.min)
+
+
+def ints(n: int) -> fmi.types:
+    return fmi.types(fmi.datatypes.int_list, n)
+
+
+def doubles(n: int) -> fmi.types:
+    return fmi.types(fmi.datatypes.double_list, n)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with {process.returncode}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.02)
+    raise RuntimeError(f"nothing listens on port {port}")
+
+
+def start_rendezvous(port: int, *options: str, token: str = TOKEN) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fmilib.rendezvous", "--host", "127.0.0.1", "--port", str(port),
+         *options],
+        env={**os.environ, "FMI_TOKEN": token},
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for_port(port, process)
+    return process
+
+
+def start_redis(port: int, folder: str) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", folder,
+         "--bind", "127.0.0.1", "--maxclients", "5000"],
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for_port(port, process)
+    return process
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Servers:
+    """The servers of a test session, each started when first needed."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.mkdtemp(prefix="fmi-tests-")
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._backends: dict[str, dict[str, Any]] = {}
+        self._moto: Any = None
+
+    def configuration(self, channel: str) -> dict[str, Any]:
+        if channel not in self._backends:
+            self._backends[channel] = getattr(self, f"_start_{channel.lower()}")()
+        return {"backends": {channel: self._backends[channel]}}
+
+    def _start_direct(self) -> dict[str, Any]:
+        port = free_port()
+        self._processes.append(start_rendezvous(port))
+        return {"host": "127.0.0.1", "port": port}
+
+    def _start_redis(self) -> dict[str, Any]:
+        if shutil.which("redis-server") is None:
+            import pytest
+
+            pytest.skip("redis-server is not installed (Debian: apt-get install redis-server)")
+        port = free_port()
+        self._processes.append(start_redis(port, self._folder))
+        return {"host": "127.0.0.1", "port": port}
+
+    def _start_s3(self) -> dict[str, Any]:
+        import boto3
+        from moto.server import ThreadedMotoServer
+
+        os.environ.setdefault("AWS_ACCESS_KEY_ID", "test")
+        os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "test")
+        self._moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        self._moto.start()
+        host, port = self._moto.get_host_and_port()
+        endpoint = f"http://{host}:{port}"
+        client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+        client.create_bucket(Bucket="messages")
+        return {
+            "bucket_name": "messages",
+            "s3_region": "us-east-1",
+            "endpoint_url": endpoint,
+        }
+
+    def close(self) -> None:
+        for process in self._processes:
+            stop(process)
+        if self._moto is not None:
+            self._moto.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def run_ranks(
+    size: int,
+    configuration: dict[str, Any],
+    body: Callable[[fmi.Communicator], Any],
+    *,
+    timeout: float = 20.0,
+    raises: bool = True,
+    **options: Any,
+) -> list[Any]:
+    """Run ``body`` on every rank in threads; return results, or errors if not ``raises``."""
+    results: list[Any] = [None] * size
+    name = options.pop("comm_name", uuid.uuid4().hex)
+    options.setdefault("token", TOKEN)
+
+    def run(rank: int) -> None:
+        try:
+            with fmi.Communicator(
+                rank, size, configuration, name, timeout=timeout, **options
+            ) as comm:
+                results[rank] = body(comm)
+        except BaseException as error:  # noqa: BLE001 - handed to the test
+            results[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout + 15)
+    hung = [rank for rank, thread in enumerate(threads) if thread.is_alive()]
+    assert not hung, f"ranks {hung} hang"
+    if raises:
+        errors = [result for result in results if isinstance(result, BaseException)]
+        originals = [e for e in errors if not isinstance(e, fmi.FmiAborted)]
+        if errors:
+            raise (originals or errors)[0]
+    return results
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    folder = tempfile.mkdtemp(prefix="fmi-tests-")
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,176 @@
+"""Every operation × channel × datatype × number of ranks × root, against one process."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+
+import fmilib as fmi
+import numpy as np
+import pytest
+from fmi_support import DOUBLE, INT, MAX, MIN, PROD, SUM, Servers, doubles, ints, run_ranks
+
+LENGTH = 6
+SIZES = (1, 2, 3, 4, 5, 8, 16)
+# Neither commutative nor associative, so only one evaluation order gives it.
+UNORDERED = fmi.func(fmi.op.custom, lambda a, b: 3 * a - b, False, False)
+FUNCTIONS = {"sum": SUM, "prod": PROD, "max": MAX, "min": MIN, "custom": UNORDERED}
+FOLDS = {
+    "sum": operator.add,
+    "prod": operator.mul,
+    "max": max,
+    "min": min,
+    "custom": lambda a, b: 3 * a - b,
+}
+
+
+@pytest.fixture(scope="module")
+def servers():
+    started = Servers()
+    yield started
+    started.close()
+
+
+def value_of(datatype: str, rank: int, length: int = LENGTH):
+    """Each rank's value; doubles with fractions, so that another order would show."""
+    if datatype == "int":
+        return rank % 3 + 2
+    if datatype == "double":
+        return math.sqrt(rank + 0.1)
+    if datatype == "int_list":
+        return [(rank + i) % 4 - 1 for i in range(length)]
+    if datatype == "double_list":
+        return [math.sin(rank * length + i) for i in range(length)]
+    return np.sin(np.arange(length * 2).reshape(2, length) + rank).astype(datatype)
+
+
+def types_of(datatype: str, length: int = LENGTH):
+    return {
+        "int": INT,
+        "double": DOUBLE,
+        "int_list": ints(length),
+        "double_list": doubles(length),
+    }.get(datatype)
+
+
+def fold(values: list, name: str):
+    if isinstance(values[0], list):
+        return [functools.reduce(FOLDS[name], column) for column in zip(*values, strict=True)]
+    if isinstance(values[0], np.ndarray):
+        pair = {"max": np.maximum, "min": np.minimum}.get(name, FOLDS[name])
+        return functools.reduce(pair, values)
+    return functools.reduce(FOLDS[name], values)
+
+
+def same(a, b) -> bool:
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b) and a == b
+
+
+def check_all(comm: fmi.Communicator, roots: list[int], datatypes: list[str]) -> int:
+    """Run the whole table on one communicator; return the number of checks."""
+    rank, size = comm.rank, comm.size
+    checks = 0
+
+    def expect(found, wanted, what):
+        nonlocal checks
+        checks += 1
+        assert same(found, wanted), f"rank {rank} of {size}, {what}: {found!r} is not {wanted!r}"
+
+    for datatype in datatypes:
+        types = types_of(datatype)
+        values = [value_of(datatype, r) for r in range(size)]
+        mine = values[rank]
+        joined = [e for v in values for e in v] if datatype.endswith("_list") else values
+        comm.barrier()
+        right, left = (rank + 1) % size, (rank - 1) % size
+        comm.send(mine, right, types)  # all send first
+        expect(comm.recv(left, types), values[left], f"{datatype} recv")
+        expect(comm.allgather(mine, types), joined, f"{datatype} allgather")
+        for name, function in FUNCTIONS.items():
+            expect(comm.allreduce(mine, function, types), fold(values, name),
+                   f"{datatype} allreduce {name}")  # fmt: skip
+            expect(comm.scan(mine, function, types), fold(values[: rank + 1], name),
+                   f"{datatype} scan {name}")  # fmt: skip
+        for root in roots:
+            expect(comm.bcast(mine if rank == root else None, root, types), values[root],
+                   f"{datatype} bcast from {root}")  # fmt: skip
+            found = comm.gather(mine, root, types)
+            expect(found, joined if rank == root else [], f"{datatype} gather to {root}")
+            if datatype.endswith("_list"):
+                whole = types_of(datatype, LENGTH * size)
+                shared = comm.scatter(joined if rank == root else None, root, whole)
+            else:
+                shared = comm.scatter(values if rank == root else None, root, types)
+            expect(shared, mine, f"{datatype} scatter from {root}")
+            for name, function in FUNCTIONS.items():
+                wanted = fold(values, name) if rank == root else None
+                found = comm.reduce(mine, root, function, types)
+                if wanted is None:
+                    assert found is None
+                else:
+                    expect(found, wanted, f"{datatype} reduce {name} to {root}")
+    return checks
+
+
+DATATYPES = ["int", "double", "int_list", "double_list", "float32"]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("channel", ["Direct", "Redis"])
+def test_conformance(servers, channel, size):
+    roots = list(range(size)) if size <= 5 else [0, 1, size // 2, size - 1]
+    checks = run_ranks(
+        size, servers.configuration(channel), lambda c: check_all(c, roots, DATATYPES), timeout=60
+    )
+    assert min(checks) > 50
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_conformance_s3(servers, size):
+    roots = [0] if size == 5 else sorted({0, size - 1})
+    run_ranks(size, servers.configuration("S3"), lambda c: check_all(c, roots, ["double_list"]),
+              timeout=60)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+def test_conformance_s3_whole_table(servers, size):
+    roots = sorted({0, size // 2, size - 1})
+    run_ranks(size, servers.configuration("S3"), lambda c: check_all(c, roots, DATATYPES),
+              timeout=150)  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 8])
+@pytest.mark.parametrize("channel", ["Direct", "Redis"])
+def test_large_values_take_the_other_algorithms_and_give_the_same_bits(servers, channel, size):
+    length = 40_003  # does not divide
+
+    def body(comm):
+        values = [value_of("double_list", r, length) for r in range(size)]
+        arrays = [np.array(v) for v in values]
+        mine, types = arrays[comm.rank], doubles(length)
+        total = functools.reduce(operator.add, arrays)
+        prefix = functools.reduce(operator.add, arrays[: comm.rank + 1])
+        assert np.array_equal(comm.allreduce(mine, SUM), total)
+        assert comm.allreduce(values[comm.rank], SUM, types) == total.tolist()
+        assert np.array_equal(comm.scan(mine, SUM), prefix)
+        reduced = comm.reduce(mine, size - 1, SUM)
+        assert reduced is None if comm.rank < size - 1 else np.array_equal(reduced, total)
+        wanted = functools.reduce(lambda a, b: 3 * a - b, arrays)
+        assert np.array_equal(comm.allreduce(mine, UNORDERED), wanted)
+        root = size - 1
+        out = mine.copy() if comm.rank == root else np.empty_like(mine)
+        assert np.array_equal(comm.bcast(mine, root, out=out), arrays[root])
+        assert comm.bcast(values[root] if comm.rank == root else None, root, types) == values[root]
+        pieces = comm.allgather(mine)
+        assert all(np.array_equal(a, b) for a, b in zip(pieces, arrays, strict=True))
+        assert np.array_equal(
+            comm.scatter(np.concatenate(arrays) if comm.rank == 0 else None, 0), mine
+        )
+
+    run_ranks(size, servers.configuration(channel), body, timeout=60)
