@@ -10,6 +10,7 @@ import functools
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from cosmicai.errors import (
@@ -56,9 +57,14 @@ def client() -> S3Client:
     Made at the first call, not at import, and kept for the life of the sandbox.
     """
     import boto3
+    import botocore.session
     from botocore.config import Config
 
-    return boto3.client(
+    session = botocore.session.get_session()
+    session.get_component("response_parser_factory").set_parser_defaults(
+        timestamp_parser=_timestamp
+    )
+    return boto3.Session(botocore_session=session).client(
         "s3",
         config=Config(
             connect_timeout=CONNECT_TIMEOUT,
@@ -67,6 +73,16 @@ def client() -> S3Client:
             max_pool_connections=PARALLEL_READS,
         ),
     )
+
+
+def _timestamp(value: Any) -> datetime:
+    """Parse a time. botocore's own parser takes four fifths of listing many objects."""
+    from botocore.utils import parse_timestamp
+
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return parse_timestamp(value)  # the other formats, in a few headers
 
 
 def translated(call: Callable[P, R]) -> Callable[P, R]:
