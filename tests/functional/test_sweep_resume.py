@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from cosmicai.cost import CostBreakdown
-from cosmicai.errors import CosmicAIError, InvalidInput
+from cosmicai.errors import IncompleteResults, InvalidInput
 from cosmicai_workbench.report.service import write_report
 from cosmicai_workbench.sweep.experiment import Point, load_experiment
 from cosmicai_workbench.sweep.runner import run_sweep
@@ -138,7 +138,7 @@ def test_actual_cost_above_the_limit_stops_and_keeps_what_is_done(source, tmp_pa
             return 0.01
 
     executor = Underestimated(dollars=0.4)
-    with pytest.raises(CosmicAIError, match=r"\$1\.20 spent"):
+    with pytest.raises(IncompleteResults, match=r"\$1\.20 spent"):
         sweep(source, tmp_path / "sweep", executor)
     assert len(read_table(tmp_path / "sweep").rows) == 3
 

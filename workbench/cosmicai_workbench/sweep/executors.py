@@ -4,7 +4,7 @@ import shutil
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-from cosmicai.errors import CosmicAIError, InvalidInput
+from cosmicai.errors import IncompleteResults, InvalidInput
 
 from cosmicai_workbench.client.execution import check_input, new_name
 from cosmicai_workbench.client.upload import files_to_upload, upload
@@ -51,12 +51,12 @@ def _run(place: Place, content: Any, destination: "Path") -> None:
         outcome = perform(place, content, bar=_no_bar, name=new_name(), runs=runs)
         execution = outcome.execution
         if execution.status != "SUCCEEDED" or outcome.folder is None:
-            raise CosmicAIError(
+            raise IncompleteResults(
                 f"execution {execution.name} of {content['result_path']} ended "
                 f"{execution.status}: {execution.error} {execution.reason}"
             )
         if execution.is_partial:
-            raise CosmicAIError(f"execution {execution.name}: ranks are missing in its result")
+            raise IncompleteResults(f"execution {execution.name}: ranks are missing in its result")
         outcome.folder.replace(destination)
     finally:
         shutil.rmtree(runs, ignore_errors=True)

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from cosmicai.errors import CosmicAIError, InvalidInput
+from cosmicai.errors import IncompleteResults, InvalidInput
 
 from cosmicai_workbench.results.run import load_run
 from cosmicai_workbench.sweep.table import (
@@ -165,7 +165,7 @@ def _spent(task: Task) -> float:
 def _hold_limit(experiment: "Experiment", dollars: float) -> None:
     limit = experiment.cost_limit_dollars
     if dollars > limit:
-        raise CosmicAIError(
+        raise IncompleteResults(
             f"experiment {experiment.name!r}: stopped, ${dollars:.2f} spent of its limit of "
             f"${limit:.2f}; what is done is kept: raise cost_limit_dollars to go on"
         )
