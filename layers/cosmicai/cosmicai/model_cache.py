@@ -77,33 +77,42 @@ def check(bucket: str, folder: str) -> str:
         If the config is not valid, the weights are not a safetensors file, or the tensors do not
         match the config; each is named.
     """
-    version = current_version(bucket, folder)
-    config_key, weights_key = (keys.model_file(folder, name) for name in keys.MODEL_FILES)
-    config_etag, weights_etag = version.split()
+    config_file, weights = files = _files(bucket, folder)
     try:
         config = ModelConfig.model_validate_json(
-            storage.get_bytes(bucket, config_key, if_match=config_etag)
+            storage.get_bytes(bucket, config_file.key, if_match=config_file.etag)
         )
     except ValidationError as error:
         raise ModelMismatch(
-            f"s3://{bucket}/{config_key} does not describe an architecture: {error}"
+            f"s3://{bucket}/{config_file.key} does not describe an architecture: {error}"
         ) from None
-    where = f"s3://{bucket}/{weights_key}"
-    check_layout(_layout(bucket, weights_key, weights_etag, where), config, where)
-    return version
+    where = f"s3://{bucket}/{weights.key}"
+    check_layout(_layout(bucket, weights, where), config, where)
+    return _version(files)
 
 
-def _layout(bucket: str, key: str, etag: str, where: str) -> dict[str, TensorSpec]:
+def _layout(bucket: str, file: storage.StoredObject, where: str) -> dict[str, TensorSpec]:
     """Read the header of a safetensors file: 8 bytes of its length, then JSON."""
+
+    def check_size(expected: int) -> None:
+        if expected > file.size:
+            raise ValueError(f"{expected} bytes or more expected, found {file.size}")
+
+    def read(first: int, last: int) -> bytes:
+        check_size(last)
+        return storage.get_bytes(bucket, file.key, if_match=file.etag, span=(first, last))
+
     try:
-        length = _header_length(storage.get_bytes(bucket, key, if_match=etag, span=(0, 8)))
-        header = json.loads(storage.get_bytes(bucket, key, if_match=etag, span=(8, 8 + length)))
+        length = _header_length(read(0, 8))
+        header = json.loads(read(8, 8 + length))
+        tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+        data_bytes = max(tensor["data_offsets"][1] for tensor in tensors.values())
+        check_size(8 + length + data_bytes)
         return {
             name: TensorSpec(
                 tuple(tensor["shape"]), SAFETENSORS_DTYPES.get(tensor["dtype"], tensor["dtype"])
             )
-            for name, tensor in header.items()
-            if name != "__metadata__"
+            for name, tensor in tensors.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelMismatch(f"{where} is not a whole safetensors file: {error}") from None
@@ -124,17 +133,26 @@ def current_version(bucket: str, folder: str) -> str:
     ModelNotFound
         If a file of the bundle is missing.
     """
-    etags = []
+    return _version(_files(bucket, folder))
+
+
+def _version(files: list[storage.StoredObject]) -> str:
+    return " ".join(file.etag for file in files)
+
+
+def _files(bucket: str, folder: str) -> list[storage.StoredObject]:
+    """Look the bundle's files up, in the order of ``keys.MODEL_FILES``."""
+    files = []
     for name in keys.MODEL_FILES:
         key = keys.model_file(folder, name)
         try:
-            etags.append(storage.head(bucket, key).etag)
+            files.append(storage.head(bucket, key))
         except ObjectNotFound as error:
             raise ModelNotFound(
                 f"key 'S3_object_name': s3://{bucket}/{key} does not exist; upload a model "
                 f"bundle ({' and '.join(keys.MODEL_FILES)}) there"
             ) from error
-    return " ".join(etags)
+    return files
 
 
 @functools.lru_cache(maxsize=1)  # a second model would not fit beside the first
