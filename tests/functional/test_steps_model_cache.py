@@ -1,0 +1,148 @@
+"""The model of a sandbox: downloaded and loaded once, the planned version and no other."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cosmicai import keys, model_cache, storage
+from cosmicai.errors import ModelMismatch, ModelNotFound
+from cosmicai.schema import ManifestItem, parse
+from model_fill import SMALL, filled_bundle
+from s3_stack import BUCKET, ROOT, MeanEngine, Stack, running_stack
+
+REAL_LOAD = model_cache.load
+
+
+@pytest.fixture
+def item(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ManifestItem]:
+    for stack in running_stack(monkeypatch, tmp_path):
+        stack.put_model()
+        monkeypatch.setattr(model_cache, "load", REAL_LOAD)
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        model_cache._load.cache_clear()
+        yield planned()
+        model_cache._load.cache_clear()
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Count engine loads instead of importing torch."""
+    calls: list[Path] = []
+
+    def load_engine(name: str, bundle: Path, *, threads: int, precision: str) -> MeanEngine:
+        calls.append(bundle)
+        return MeanEngine()
+
+    monkeypatch.setattr("cosmicai.engines.base.load_engine", load_engine)
+    return calls
+
+
+def planned(**change: Any) -> ManifestItem:
+    document = json.loads((ROOT / "events/model_inference.json").read_text())
+    version = model_cache.check(BUCKET, "Anomaly Detection")
+    return parse(ManifestItem, {**document, "MODEL_VERSION": version, **change})
+
+
+def test_a_warm_sandbox_neither_downloads_nor_loads_again(
+    item: ManifestItem, loaded: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, seconds = model_cache.load(item, 1)
+    assert seconds > 0
+    assert len(model.digest) == 64
+    with monkeypatch.context() as offline:
+        offline.setattr(storage, "client", lambda: pytest.fail("a warm sandbox asked S3"))
+        again, seconds = model_cache.load(item, 1)
+    assert again is model
+    assert seconds == 0
+    assert len(loaded) == 1
+
+
+def test_another_version_is_loaded_when_it_is_planned(
+    item: ManifestItem, loaded: list[Path], tmp_path: Path
+) -> None:
+    first, _ = model_cache.load(item, 1)
+    config = SMALL.model_copy(update={"norm_eps": 1e-5})
+    path = filled_bundle(config, tmp_path / "new").path
+    for name in keys.MODEL_FILES:
+        storage.put_bytes(BUCKET, f"Anomaly Detection/{name}", (path / name).read_bytes())
+    second, _ = model_cache.load(planned(), 1)
+    assert second.digest != first.digest
+    assert len(loaded) == 2
+
+
+def test_a_model_replaced_after_planning_is_refused(item: ManifestItem, loaded: list[Path]) -> None:
+    storage.put_bytes(BUCKET, "Anomaly Detection/model.safetensors", b"another")
+    with pytest.raises(ModelMismatch, match="changed since this execution was planned"):
+        model_cache.load(item, 1)
+    assert loaded == []
+
+
+def test_a_model_deleted_after_planning_is_not_found(
+    item: ManifestItem, loaded: list[Path]
+) -> None:
+    storage.delete_many(BUCKET, ["Anomaly Detection/config.json"])
+    with pytest.raises(ModelNotFound, match=r"config\.json does not exist any more"):
+        model_cache.load(item, 1)
+
+
+def test_a_failed_download_leaves_nothing_and_the_retry_succeeds(
+    item: ManifestItem, loaded: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = storage.download
+
+    def cut(bucket: str, key: str, path: Path, *, if_match: str | None = None) -> None:
+        real(bucket, key, path, if_match=if_match)
+        if key.endswith("safetensors"):
+            raise TimeoutError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(storage, "download", cut)
+        with pytest.raises(TimeoutError):
+            model_cache.load(item, 1)
+    (root,) = tmp_path.glob("cosmicai-models-*")
+    assert list(root.iterdir()) == []
+    model_cache.load(item, 1)
+    assert len(loaded) == 1
+
+
+def test_sandboxes_on_one_machine_share_one_whole_copy(
+    item: ManifestItem, loaded: list[Path], tmp_path: Path
+) -> None:
+    start = threading.Barrier(4)
+    found: list[Path] = []
+
+    def download() -> None:
+        start.wait()
+        found.append(model_cache._download(BUCKET, "Anomaly Detection", item.MODEL_VERSION))
+
+    threads = [threading.Thread(target=download) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert sorted(path.name for path in found[0].iterdir()) == sorted(keys.MODEL_FILES)
+    assert len(list(found[0].parent.iterdir())) == 1
+
+
+def test_an_item_without_a_version_takes_the_current_one(
+    item: ManifestItem, loaded: list[Path]
+) -> None:
+    model, _ = model_cache.load(planned(MODEL_VERSION=""), 1)
+    assert model.digest == model_cache.load(item, 1)[0].digest
+
+
+def test_a_rank_predicts_with_the_real_engine(item: ManifestItem, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from cosmicai.inference import run_rank
+
+    Stack(tmp_path).put_partitions(["1.pt"])
+    report = run_rank(planned(ENGINE="plain"), "request-1")
+    assert report["num_samples"] == 6
+    record = storage.get_json(BUCKET, report["record"])
+    assert record["engine"] == "plain"
+    assert record["num_unpredicted"] == 0
