@@ -190,3 +190,13 @@ def test_reader_streams_what_was_written(survey: Path) -> None:
     with open_partition(survey, batch_size=9) as reader:
         assert reader.num_samples == 23
         assert sum(len(batch) for batch in reader) == 23
+
+
+def test_preview_draws_a_picture(
+    survey: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "sheet.png"
+    assert main(["data", "preview", "-n", "12", str(survey), str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main(["data", "preview", str(survey), str(tmp_path / "sheet.doc")]) == 2
+    assert ".png" in capsys.readouterr().err

@@ -110,6 +110,19 @@ def inspect(
         render_summary(summary)
 
 
+@app.command(epilog="Example: `cosmicai data preview partitions/1.pt galaxies.png`")
+def preview(
+    partition: Annotated[Path, typer.Argument(help="A .pt file.")],
+    output: Annotated[Path, typer.Argument(help="The picture to write: .png, .jpg, .pdf, .svg.")],
+    count: Annotated[int, typer.Option("--count", "-n", help="Galaxies to draw.")] = 60,
+) -> None:
+    """Draw the first galaxies of a partition in colour, with their redshifts."""
+    from cosmicai_workbench.data.preview import draw_preview
+
+    drawn = draw_preview(partition, output, count)
+    typer.echo(f"{output}: {drawn:,} galaxies of {partition}")
+
+
 @app.command(epilog="Example: `cosmicai data from-fits frames/ objects.csv partitions --size 25`")
 def from_fits(
     images: Annotated[

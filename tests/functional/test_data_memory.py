@@ -1,0 +1,54 @@
+"""Memory stays flat whatever the size of a data set."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cosmicai_workbench.data.partition_writer import PartitionWriter
+from cosmicai_workbench.data.splitting import galaxies_per_partition
+from cosmicai_workbench.data.synthesis import BLOCK, synthesize
+
+GIGABYTE = 1024  # in megabytes
+LIMIT = 500  # megabytes
+
+MEASURED = """
+import resource, sys
+from cosmicai_workbench.cli.main import main
+code = main(sys.argv[1:])
+print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def peak_megabytes(*words: str) -> int:
+    """Run the command in a process of its own and return its peak resident memory."""
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURED, *words], capture_output=True, text=True, check=True
+    )
+    code, peak = run.stdout.splitlines()[-1].split()
+    assert code == "0", run.stderr
+    return int(peak)
+
+
+@pytest.mark.slow
+def test_splitting_a_gigabyte_stays_under_500_mb(tmp_path: Path) -> None:
+    source, folder = tmp_path / "survey.pt", tmp_path / "parts"
+    block = next(synthesize(BLOCK, "test", 0))
+    blocks = galaxies_per_partition(GIGABYTE) // BLOCK + 1
+    with PartitionWriter(source, blocks * BLOCK, {}) as writer:
+        for _ in range(blocks):
+            writer.write(block.image, block.magnitude, block.redshift)
+    assert source.stat().st_size > GIGABYTE * 2**20
+    assert peak_megabytes("data", "split", "--size", "100", str(source), str(folder)) < LIMIT
+    assert len([*folder.glob("*.pt")]) == 11
+    assert all(path.stat().st_size <= 100 * 2**20 for path in folder.glob("*.pt"))
+
+
+@pytest.mark.slow
+def test_making_ten_times_the_galaxies_takes_no_more_memory(tmp_path: Path) -> None:
+    few, many = (
+        peak_megabytes("data", "make", "-n", str(count), str(tmp_path / f"{count}.pt"))
+        for count in (3000, 30000)
+    )
+    assert many < few + 40
+    assert many < LIMIT
