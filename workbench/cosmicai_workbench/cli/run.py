@@ -99,7 +99,10 @@ def run(
         else:
             model = _sources_of_an_empty_cloud(checked, model, data, watch=watch)
             own = places.own_cloud(
-                checked, concurrency=concurrency, parameters=pairs(parameters or [], "--parameter")
+                checked,
+                concurrency=concurrency,
+                parameters=pairs(parameters or [], "--parameter"),
+                data=data,
             )
             place = cleanup.enter_context(own)
         if not watch:
