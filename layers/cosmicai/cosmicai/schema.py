@@ -340,6 +340,20 @@ class Quality(Contract):
     outlier_fraction: float | None = Field(description="Share with |Δz|/(1+z) > 0.05.")
 
 
+class CollectiveResult(Contract):
+    """``fmi.json``: what the ranks agreed on, written by rank 0."""
+
+    execution: str
+    world_size: int = Field(ge=1)
+    channel: FmiChannel
+    sums: dict[str, int] = Field(description="Counts, added over the ranks.")
+    seconds: dict[str, float] = Field(description="Times, added over the ranks in rank order.")
+    maxima: dict[str, float] = Field(description="The largest of any rank.")
+    longest_wait_seconds: float = Field(ge=0, description="Of the rank that came first.")
+    quality_statistics: QualityStatistics
+    quality: Quality
+
+
 class RankRecord(Contract):
     """``<rank>.json``: the reference's fields to the letter (by alias), then ours.
 
@@ -457,7 +471,7 @@ class Summary(Contract):
     cost: CostBreakdown | None = Field(
         default=None, description="Dollars, estimated from the records at list prices."
     )
-    fmi: dict[str, Any] | None = Field(default=None, description="What the ranks agreed on.")
+    fmi: CollectiveResult | None = Field(default=None, description="What the ranks agreed on.")
     finished_at: datetime
 
 
