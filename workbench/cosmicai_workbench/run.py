@@ -14,7 +14,7 @@ from cosmicai_workbench.results.plot import plot_redshifts
 from cosmicai_workbench.results.run import Run, load_run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from cosmicai_workbench.bars import Bar
@@ -43,6 +43,7 @@ def perform(
     data: Path | None = None,
     name: str | None = None,
     runs: Path = RUNS,
+    on_start: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Run an execution from its input to its run folder.
 
@@ -58,6 +59,8 @@ def perform(
         Name of the execution, by default a new one.
     runs
         Folder of the run folders.
+    on_start
+        Called with the execution's ARN once it has started.
 
     Raises
     ------
@@ -70,6 +73,8 @@ def perform(
         with bar("uploading", total, "bytes") as advance:
             upload(place.connection, files, advance)
     arn = executions.start(place.connection, content, name)
+    if on_start is not None:
+        on_start(arn)
     follow(place, arn, bar=bar)
     return collect(place, arn, runs=runs, bar=bar)
 
