@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -60,6 +60,11 @@ def _path(value: object) -> object:
     if any(ord(character) < 32 or ord(character) == 127 for character in path):
         raise ValueError("expected a plain S3 folder, without control characters")
     return path
+
+
+def _comma_separated(value: object) -> object:
+    """Split what an environment variable holds."""
+    return value.split(",") if isinstance(value, str) else value
 
 
 Integer = Annotated[int, BeforeValidator(_integer)]
@@ -229,6 +234,9 @@ class StackSettings(Contract):
     """What the template's parameters decide, from the environment of Initialize."""
 
     default_engine: EngineName = "torch"
+    available_engines: Annotated[list[EngineName], BeforeValidator(_comma_separated)] = list(
+        get_args(EngineName)
+    )
     max_concurrency: Annotated[Integer, Field(ge=1, le=10_000)] = 1000
     tolerated_failure_percentage: Annotated[float, Field(ge=0, le=100)] = 0.0
     fmi_channel: FmiChannel = "s3"
