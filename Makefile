@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARCHITECTURE ?= arm64
 PACKAGES := layers/cosmicai/cosmicai layers/pytorch_fmi/fmilib workbench/cosmicai_workbench
 
-.PHONY: build help setup system-packages run test test-slow lint types check format clean
+.PHONY: build checkov test-sam help setup system-packages run test test-slow lint types check format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,15 @@ build: setup ## the application as it deploys, with its sizes checked (ARCHITECT
 	  sam build --parallel --parameter-overrides Architecture=$(ARCHITECTURE)
 	$(BIN)/python layers/check.py --architecture $(ARCHITECTURE)
 
+test-sam: setup ## every function in its runtime's image, by sam local invoke (Docker, or root)
+	tests/sam/run.sh
+
+checkov: ## the templates against AWS's security practice; in its own environment, its pins conflict
+	test -x .checkov/bin/checkov || { $(PYTHON) -m venv .checkov && .checkov/bin/pip install --quiet \
+	  --disable-pip-version-check checkov==3.3.30; }
+	.checkov/bin/checkov --file template.yaml infrastructure/*.yaml --framework cloudformation \
+	  --compact --quiet --skip-download
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,4 +62,4 @@ format: setup ## let ruff rewrite the code
 	$(BIN)/ruff format .
 
 clean: ## remove what the targets made, but never runs/
-	rm -rf $(VENV) .cosmicai .aws-sam build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .checkov .cosmicai .aws-sam build dist .pytest_cache .mypy_cache .ruff_cache

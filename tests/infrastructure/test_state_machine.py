@@ -159,10 +159,10 @@ def test_substitutions_match_the_template_both_ways() -> None:
 
 def test_the_machine_may_invoke_exactly_the_functions_it_names() -> None:
     named = {
-        MACHINE["DefinitionSubstitutions"][match]["Fn::GetAtt"][0]
-        if isinstance(MACHINE["DefinitionSubstitutions"][match]["Fn::GetAtt"], list)
-        else MACHINE["DefinitionSubstitutions"][match]["Fn::GetAtt"].split(".")[0]
-        for match in re.findall(r"\$\{(\w+)\}", TEXT)
+        name
+        for name, resource in TEMPLATE["Resources"].items()
+        if resource["Type"] == "AWS::Serverless::Function"
+        and name in json.dumps(MACHINE["DefinitionSubstitutions"])
     }
     allowed = json.dumps(
         [

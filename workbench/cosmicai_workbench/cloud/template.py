@@ -278,6 +278,9 @@ class _Reader:
             return self._pseudo[name]
         if name in self._parameters:
             return self._parameters[name]
+        function, _, version = name.partition(".")
+        if version in ("Alias", "Version") and function in self._resources:
+            return self._attribute(function, "Arn")  # here a function has one version
         if name not in self._resources:
             raise InvalidInput(f"{self._path}: !Ref {name} names no parameter or resource")
         kind = self._resources[name]["Type"]

@@ -1,0 +1,253 @@
+"""`sam build`, then `sam local invoke` of every function with its sample event: `make test-sam`.
+
+The functions without torch run natively on x86_64; everything runs on arm64, emulated where it must
+be. S3 is a real server on this machine. PyTorch's layer is built for arm64 alone: the x86_64 CPU
+build is on PyTorch's own index, which this test does not ask for.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import yaml
+from cosmicai.engines.base import load_engine
+from cosmicai.partition.reader import open_partition
+from cosmicai.schema import ManifestItem, parse
+from s3_stack import make_galaxies
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mypy_boto3_s3 import S3Client
+
+ROOT = Path(__file__).parents[2]
+EVENTS = ROOT / "events"
+MODEL = ROOT / "models" / "astromae-small"
+BUCKET = "cosmicai-data"
+GALAXIES = 6
+ARCHITECTURES = os.environ.get("COSMICAI_TEST_SAM", "").split()
+BIN = Path(sys.executable).parent
+ENVIRONMENT = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "SAM_CLI_TELEMETRY": "0"}
+NATIVE = {"x86_64": "x86_64", "aarch64": "arm64"}.get(platform.machine(), "")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not ARCHITECTURES, reason="needs Docker: run by `make test-sam`"),
+]
+
+
+def event(name: str, **changes: Any) -> dict[str, Any]:
+    return {**json.loads((EVENTS / f"{name}.json").read_text()), **changes}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """An S3 server that containers reach: it listens on the bridge between them and the host."""
+    from moto.server import ThreadedMotoServer
+
+    command = ["docker", "network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}"]
+    inspected = subprocess.run(command, capture_output=True, text=True, check=True)
+    network = json.loads(inspected.stdout)[0]
+    # A bridge that Docker laid out itself names no gateway: it is the first address.
+    bridge = network.get("Gateway") or str(ipaddress.ip_network(network["Subnet"])[1])
+    server = ThreadedMotoServer(ip_address=bridge, port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    yield f"http://{bridge}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def s3(server: str, tmp_path_factory: pytest.TempPathFactory) -> S3Client:
+    """A client of the server, which holds the model and the partitions of the sample events."""
+    import boto3
+    from cosmicai_workbench.data.partition_writer import write_partition
+
+    os.environ.update(
+        AWS_ENDPOINT_URL=server,
+        AWS_ACCESS_KEY_ID="test",
+        AWS_SECRET_ACCESS_KEY="test",
+        AWS_DEFAULT_REGION="us-east-1",
+    )
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=BUCKET)
+    sample = event("initialize")["input"]
+    for file in ("model.safetensors", "config.json"):
+        client.upload_file(str(MODEL / file), BUCKET, f"{sample['S3_object_name']}/{file}")
+    folder = tmp_path_factory.mktemp("partitions")
+    for number in range(1, int(sample["file_limit"]) + 1):
+        path = folder / f"{number}.pt"
+        write_partition(path, make_galaxies(GALAXIES, number), {})
+        client.upload_file(str(path), BUCKET, f"{sample['data_prefix']}/{number}.pt")
+    return client
+
+
+class Builds:
+    """What `sam build` makes, once for each architecture and engine."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: dict[tuple[str, ...], Path] = {}
+
+    def template(self, function: str, architecture: str, engine: str) -> Path:
+        """Build a function with its layers and return the built template."""
+        key = (function, architecture, engine)
+        if key not in self._made:
+            build = self._folder / "-".join(key)
+            command = [str(BIN / "sam"), "build", function, "--build-dir", str(build), "--cached"]
+            command += ["--cache-dir", str(self._folder / f"cache-{architecture}")]
+            command += ["--parameter-overrides"]
+            command += [f"Architecture={architecture}", f"Engine={engine}"]
+            environment = {**ENVIRONMENT, "ARCHITECTURE": architecture}
+            start = time.monotonic()
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            print(f"\nsam build {function} ({architecture}): {time.monotonic() - start:.0f} s")
+            # `sam local` passes on only variables that the template names.
+            template = build / "template.yaml"
+            document = template.read_text()
+            assert "POWERTOOLS_LOG_LEVEL:" in document
+            template.write_text(
+                document.replace(
+                    "POWERTOOLS_LOG_LEVEL:",
+                    "AWS_ENDPOINT_URL: ''\n        POWERTOOLS_LOG_LEVEL:",
+                    1,
+                )
+            )
+            self._made[key] = template
+        return self._made[key]
+
+    def invoke(
+        self, function: str, payload: dict[str, Any], architecture: str, engine: str = "openvino"
+    ) -> dict[str, Any]:
+        """Invoke a function in its container and return its response."""
+        template = self.template(function, architecture, engine)
+        payload_file = self._folder / "event.json"
+        payload_file.write_text(json.dumps(payload))
+        variables = self._folder / "variables.json"
+        variables.write_text(
+            json.dumps({"Parameters": {"AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"]}})
+        )
+        command = [str(BIN / "sam"), "local", "invoke", function, "--template", str(template)]
+        command += ["--event", str(payload_file), "--env-vars", str(variables)]
+        command += ["--skip-pull-image", "--region", "us-east-1"]
+        command += ["--parameter-overrides", f"Architecture={architecture}", f"Engine={engine}"]
+        # Emulated code takes tens of times as long; the time-out is not what is tested here.
+        if architecture != NATIVE:
+            relax_timeouts(template)
+        start = time.monotonic()
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=1000,
+        )
+        print(f"{function} ({architecture}): {time.monotonic() - start:.1f} s")
+        report = [line for line in done.stderr.splitlines() if line.startswith("REPORT")]
+        print(*report)
+        assert done.returncode == 0, done.stderr
+        response = json.loads(done.stdout.strip().splitlines()[-1])
+        assert "errorType" not in response, (response, done.stderr[-4000:])
+        return response
+
+
+def relax_timeouts(template: Path) -> None:
+    from samcli.yamlhelper import yaml_parse
+
+    document = yaml_parse(template.read_text())
+    for resource in document["Resources"].values():
+        if resource["Type"] == "AWS::Serverless::Function":
+            resource["Properties"]["Timeout"] = 900
+    template.write_text(yaml.safe_dump(document))
+
+
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
+    return Builds(tmp_path_factory.mktemp("builds"))
+
+
+def predicted(s3: S3Client, tmp_path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the predictions of rank 0, as its function wrote them."""
+    sample = event("model_inference")
+    local = tmp_path / "0.npz"
+    s3.download_file(BUCKET, f"{sample['RESULT_PATH']}/predictions/0.npz", str(local))
+    with np.load(local, allow_pickle=False) as archive:
+        return np.array(archive["redshift"])
+
+
+def expected(s3: S3Client, tmp_path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return what the plain model predicts on this machine."""
+    partition = tmp_path / "1.pt"
+    s3.download_file(BUCKET, event("model_inference")["DATA_PATH"], str(partition))
+    engine = load_engine("plain", MODEL, threads=1)
+    with open_partition(partition, batch_size=GALAXIES) as reader:
+        return np.concatenate([engine.predict(batch.image, batch.magnitude) for batch in reader])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_initialize(builds: Builds, s3: S3Client, architecture: str) -> None:
+    sample = event("initialize")
+    sample["execution"]["id"] += f"-{architecture}"
+    sample["input"] |= {"result_path": f"plans/{architecture}"}
+    plan = builds.invoke("InitializeFunction", sample, architecture)
+    assert plan["world_size"] == 11
+    stored = s3.get_object(Bucket=BUCKET, Key=plan["manifest_key"])["Body"].read()
+    assert [item["RANK"] for item in json.loads(stored)] == list(range(11))
+
+
+@pytest.mark.parametrize(
+    ("engine", "architecture"),
+    [
+        pytest.param(engine, architecture, id=f"{engine}-{architecture}")
+        for engine, architecture in [
+            ("openvino", "x86_64"),
+            ("openvino", "arm64"),
+            ("torch", "arm64"),
+        ]
+        if architecture in ARCHITECTURES
+    ],
+)
+def test_model_inference_predicts_what_this_machine_predicts(
+    builds: Builds, s3: S3Client, tmp_path: Path, engine: str, architecture: str
+) -> None:
+    payload = event("model_inference", ENGINE=engine)
+    builds.invoke("ModelInferenceFunction", payload, architecture, engine)
+    np.testing.assert_allclose(predicted(s3, tmp_path), expected(s3, tmp_path), atol=1e-4)
+
+
+@pytest.mark.skipif("arm64" not in ARCHITECTURES, reason="needs arm64")
+def test_invoke_fmi_without_unpacking_torch(builds: Builds, s3: S3Client) -> None:
+    answer = builds.invoke("InvokeFmiFunction", event("invoke_fmi"), "arm64")
+    assert answer
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES[:1])
+def test_summarize(builds: Builds, s3: S3Client, architecture: str) -> None:
+    from cosmicai.inference import run_rank
+
+    sample = event("initialize")
+    sample["input"] |= {"overwrite": True}  # the tests above left results of the same events
+    builds.invoke("InitializeFunction", sample, architecture)
+    for rank in range(11):
+        keys = {"RANK": str(rank), "DATA_PATH": f"100MB/{rank + 1}.pt", "ENGINE": "plain"}
+        run_rank(parse(ManifestItem, event("model_inference", **keys)), f"request-{rank}")
+    summary = builds.invoke("SummarizeFunction", event("summarize"), architecture)
+    assert summary["status"] == "SUCCEEDED"
+    assert summary["ranks_received"] == 11
+    failure = builds.invoke("SummarizeFunction", event("summarize-failure"), architecture)
+    assert failure["status"] == "FAILED"
