@@ -16,9 +16,9 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from cosmicai.errors import InvalidInput
-from cosmicai_workbench.cloud.local import LocalCloud, LocalCloudError, stop
+from cosmicai_workbench.cloud.local import LocalCloud, stop
 from cosmicai_workbench.cloud.records import LogReader
-from cosmicai_workbench.cloud.state import Status
+from cosmicai_workbench.cloud.state import LocalCloudError, Status
 from cosmicai_workbench.results.invocations import parse_report
 
 TEMPLATE = Path(__file__).parent / "small_stack/template.yaml"

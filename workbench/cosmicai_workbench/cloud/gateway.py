@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cosmicai_workbench.cloud.pool import Pools
 
 _INVOKE = re.compile(r"/2015-03-31/functions/([^/]+)/invocations")
+_REQUEST_RESPONSE = "RequestResponse"
 _MAX_PAYLOAD_BYTES = 6 * 1024 * 1024
 
 
@@ -54,12 +55,10 @@ class Gateway:
             return _error(
                 start, 413, "RequestTooLargeException", f"Request of {len(payload)} bytes"
             )
-        kind = environ.get("HTTP_X_AMZ_INVOCATION_TYPE", "RequestResponse")
-        if kind == "DryRun":
-            return _answer(start, 204, b"")
-        if kind == "Event":
-            threading.Thread(target=self._pools.invoke, args=(name, payload), daemon=True).start()
-            return _answer(start, 202, b"")
+        kind = environ.get("HTTP_X_AMZ_INVOCATION_TYPE", _REQUEST_RESPONSE)
+        if kind != _REQUEST_RESPONSE:
+            message = f"the local cloud serves {_REQUEST_RESPONSE} calls only, found {kind}"
+            return _error(start, 400, "InvalidParameterValueException", message)
         try:
             outcome = self._pools.invoke(name, payload)
         except (OSError, RuntimeError) as error:  # no sandbox could be started

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from cosmicai.errors import CosmicAIError, InvalidInput
+from cosmicai.errors import InvalidInput
 
-from cosmicai_workbench.cloud.state import Settings, Status, logs_folder, prune
+from cosmicai_workbench.cloud.sandbox import emulator
+from cosmicai_workbench.cloud.state import LocalCloudError, Settings, Status, logs_folder, prune
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,10 +28,6 @@ _START_SECONDS = 90.0
 _STOP_SECONDS = 15.0
 _KEPT_RUNS = 10
 _RUN_PREFIX = "run-"
-
-
-class LocalCloudError(CosmicAIError):
-    """The local cloud did not come up, or is not up."""
 
 
 class LocalCloud:
@@ -122,7 +119,8 @@ class LocalCloud:
         Raises
         ------
         LocalCloudError
-            If one is up in the folder already, or it does not come up.
+            If one is up in the folder already, it does not come up, or the system has no
+            emulator.
         InvalidInput
             If the template or a parameter is at fault.
         """
@@ -130,6 +128,7 @@ class LocalCloud:
             raise LocalCloudError(
                 f"a local cloud is up already in {self.folder}, at {running.endpoint}"
             )
+        emulator()  # before anything is made, on a system that has none
         self._prepare()
         with (self.folder / "server.log").open("w") as log:
             self._process = subprocess.Popen(  # noqa: S603 - this program itself

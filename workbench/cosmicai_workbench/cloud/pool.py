@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from cosmicai_workbench.cloud.records import LogStream
-from cosmicai_workbench.cloud.sandbox import Outcome, Sandbox
+from cosmicai_workbench.cloud.sandbox import Outcome, Sandbox, SandboxNotStarted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MEMORY_MB_PER_VCPU = 1769
 _WATCH_SECONDS = 0.02
+_STARTS = 3
+"""Tries to start a sandbox: a free port may be taken by another process before it is bound."""
 
 
 def vcpus(memory_size: int, concurrency: int, cores: int) -> int:
@@ -114,19 +116,27 @@ class _Pool:
 
     def invoke(self, payload: bytes) -> Outcome:
         with self._places:
-            sandbox = self._take()
-            try:
-                outcome = sandbox.invoke(payload)
-            except BaseException:
-                self._discard(sandbox)
-                raise
-            if outcome.usable:
-                with self._lock:
-                    self._busy.discard(sandbox)
-                    self._idle.append(sandbox)
-            else:
-                self._discard(sandbox)
-            return outcome
+            for _ in range(_STARTS - 1):
+                try:
+                    return self._call(payload)
+                except SandboxNotStarted:
+                    continue
+            return self._call(payload)
+
+    def _call(self, payload: bytes) -> Outcome:
+        sandbox = self._take()
+        try:
+            outcome = sandbox.invoke(payload)
+        except BaseException:
+            self._discard(sandbox)
+            raise
+        if outcome.usable:
+            with self._lock:
+                self._busy.discard(sandbox)
+                self._idle.append(sandbox)
+        else:
+            self._discard(sandbox)
+        return outcome
 
     def _take(self) -> Sandbox:
         """Return the sandbox that was used last, as it is the warmest, or a new one."""

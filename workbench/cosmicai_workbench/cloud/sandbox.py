@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from cosmicai_workbench.cloud import tether
 from cosmicai_workbench.cloud.records import LogStream, Report, peak_memory
+from cosmicai_workbench.cloud.state import LocalCloudError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,19 +67,19 @@ def emulator() -> Path:
 
     Raises
     ------
-    RuntimeError
+    LocalCloudError
         On a system that AWS has no emulator for.
     """
     kinds = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
     machine = platform.machine().lower()
     if platform.system() != "Linux" or machine not in kinds:
-        raise RuntimeError(
+        raise LocalCloudError(
             "the local cloud needs Linux on x86_64 or arm64, for which AWS publishes its Lambda "
             f"emulator; this is {platform.system()} on {machine}"
         )
     package = importlib.util.find_spec("samcli")
     if package is None or package.origin is None:
-        raise RuntimeError("aws-sam-cli is not installed: it carries the Lambda emulator")
+        raise LocalCloudError("aws-sam-cli is not installed: it carries the Lambda emulator")
     return Path(package.origin).parent / "local" / "rapid" / f"aws-lambda-rie-{kinds[machine]}"
 
 
@@ -87,6 +88,10 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class SandboxNotStarted(RuntimeError):
+    """The emulator ended before it listened, e.g. because another process took its port."""
 
 
 class Sandbox:
@@ -158,7 +163,15 @@ class Sandbox:
         self._connection = http.client.HTTPConnection("127.0.0.1", self._port)
 
     def invoke(self, payload: bytes) -> Outcome:
-        """Call the function and wait for its answer."""
+        """Call the function and wait for its answer.
+
+        Raises
+        ------
+        SandboxNotStarted
+            If there is no sandbox to call it in; nothing was called.
+        """
+        if self._connection.sock is None:
+            self._connect()
         self._done.clear()
         self._duration = self._init_duration = None
         self._request_id = ""
@@ -209,8 +222,6 @@ class Sandbox:
 
     def _post(self, payload: bytes) -> tuple[int, bytes]:
         connection = self._connection
-        if connection.sock is None:
-            self._connect()
         connection.sock.settimeout(self._function.timeout + _INIT_SECONDS)
         connection.request("POST", _PATH, body=payload)
         response = connection.getresponse()
@@ -224,7 +235,10 @@ class Sandbox:
                 return self._connection.connect()
             except ConnectionRefusedError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise
+                    words = " | ".join(self._last_words[-3:]) or "it said nothing"
+                    raise SandboxNotStarted(
+                        f"no sandbox of {self._function.name}: {words}"
+                    ) from None
             time.sleep(0.005)
 
     def _judge(self, status: int, body: bytes) -> tuple[bytes, str | None, str | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from cosmicai.errors import CosmicAIError
 from pydantic import BaseModel, ConfigDict
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
@@ -16,6 +17,10 @@ _STATUS = "cloud.json"
 def logs_folder(folder: Path) -> Path:
     """Return where a cloud's log streams lie."""
     return folder / "logs"
+
+
+class LocalCloudError(CosmicAIError):
+    """The local cloud did not come up, or is not up."""
 
 
 class Settings(BaseModel):
