@@ -15,11 +15,11 @@ import os
 import platform
 import statistics
 import tempfile
-from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
 from cosmicai.schema import ExecutionInput
+from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.execution import new_name
 from cosmicai_workbench.data.making import make_dataset
 from cosmicai_workbench.data.splitting import split_dataset
@@ -30,11 +30,6 @@ from cosmicai_workbench.run import perform
 
 RESULTS = Path(__file__).parent / "results" / "overhead.json"
 GALAXIES_A_RANK = 4
-
-
-def quiet(*_: object) -> "nullcontext[object]":
-    """Return a progress bar that shows nothing."""
-    return nullcontext(lambda _: None)
 
 
 def measure(
@@ -59,7 +54,7 @@ def measure(
         outcome = perform(
             place,
             content,
-            bar=quiet,
+            bar=no_bar,
             model=model,
             data=folder / "partitions",
             name=name,
@@ -76,6 +71,8 @@ def figures(run: Run, ranks: int, concurrency: int) -> dict[str, float]:
     init = [each.init_ms for each in run.invocations if each.function == "model_inference"]
     if len(own) != ranks:
         raise SystemExit(f"{len(own)} REPORT lines of {ranks} ranks")
+    peaks = [each.max_memory_mb for each in run.invocations if each.function == "model_inference"]
+    tenth = max(1, ranks // 10)
     started = min(record.started_at for record in run.records)
     finished = max(record.finished_at for record in run.records)
     map_ms = (finished - started).total_seconds() * 1000 + max(init)
@@ -84,6 +81,8 @@ def figures(run: Run, ranks: int, concurrency: int) -> dict[str, float]:
         "map_seconds": map_ms / 1000,
         "function_ms": statistics.fmean(own),
         "overhead_ms": (map_ms * concurrency - sum(own) - sum(init)) / ranks,
+        "memory_mb_first_tenth": statistics.fmean(peaks[:tenth]),
+        "memory_mb_last_tenth": statistics.fmean(peaks[-tenth:]),
         "wall_ms_per_rank": run.summary.wall_seconds * 1000 / ranks,
     }
 

@@ -75,7 +75,7 @@ class Stack:
         for number, name in enumerate(names):
             path = self.folder / name
             write_partition(path, make_galaxies(galaxies, seed=number, **change), {"from": "test"})
-            storage.put_bytes(BUCKET, f"100MB/{name}", path.read_bytes())
+            storage.put_bytes(self.input["data_bucket"], f"100MB/{name}", path.read_bytes())
 
     def execution(self, name: str) -> dict[str, Any]:
         return {"id": ARN + name, "name": name, "start_time": "2026-11-22T09:00:00Z"}
@@ -89,11 +89,11 @@ class Stack:
         return items
 
     def run_ranks(self, plan: Plan, ranks: list[int] | None = None) -> list[dict[str, Any]]:
-        return [
-            inference.run_rank(parse(ManifestItem, item), "request-1")
-            for item in self.manifest(plan)
-            if ranks is None or item["RANK"] in ranks
-        ]
+        items = self.manifest(plan)
+        return self.run_items([item for item in items if ranks is None or item["RANK"] in ranks])
+
+    def run_items(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [inference.run_rank(parse(ManifestItem, item), "request-1") for item in items]
 
     def fail_rank(self, plan: Plan, rank: int, error: str, message: str) -> None:
         """Write what the state machine writes when a rank fails for good."""

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cosmicai_workbench.bars import no_bar
+from cosmicai_workbench.demo import dataset
 from cosmicai_workbench.results.run import load_run
 
 ROOT = Path(__file__).parents[2]
@@ -94,11 +96,9 @@ def test_the_demo_leaves_a_whole_run_folder(demo: Path) -> None:
 
 
 def test_the_demos_data_set_is_used_again(demo: Path) -> None:
-    from cosmicai_workbench.demo import dataset
-
     made = next(demo.glob(".cosmicai/demo/*/partitions/1.pt"))
     before = made.stat().st_mtime_ns
-    assert dataset(GALAXIES, 11, bar=None, cache=demo / ".cosmicai/demo") == made.parent  # type: ignore[arg-type]
+    assert dataset(GALAXIES, 11, bar=no_bar, cache=demo / ".cosmicai/demo") == made.parent
     assert made.stat().st_mtime_ns == before
 
 

@@ -129,6 +129,16 @@ def test_with_fmi_every_rank_must_be_able_to_run_at_once(
     assert not stack.initialize("no-fmi", result_path="other").fmi
 
 
+def test_an_engine_whose_layer_is_not_deployed_is_refused(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_many(["1.pt"])
+    monkeypatch.setenv("AVAILABLE_ENGINES", "plain,torch")
+    with pytest.raises(InvalidInput, match=r"key 'engine': .*plain, torch; deploy .*=openvino"):
+        stack.initialize(engine="openvino")
+    assert stack.initialize(engine="plain").engine == "plain"
+
+
 def test_a_path_in_use_is_refused_naming_its_holder(stack: Stack) -> None:
     put_many(["1.pt"])
     stack.initialize("first")

@@ -1,5 +1,7 @@
 """Cutouts from synthetic fields whose sources are where we put them."""
 
+import bz2
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +215,19 @@ def test_truncated_image_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20000])
     with pytest.raises(InvalidInput, match="frame-r-000001"):
         read_band(path)
+
+
+@pytest.mark.parametrize("suffix", [".bz2", ".gz"])
+def test_compressed_images_are_read_and_damaged_ones_named(tmp_path: Path, suffix: str) -> None:
+    write_field(tmp_path, RA, DEC)
+    plain = tmp_path / "frame-r-000001.fits"
+    compress = {".bz2": bz2.compress, ".gz": gzip.compress}[suffix]
+    packed = tmp_path / f"frame-r-000001.fits{suffix}"
+    packed.write_bytes(compress(plain.read_bytes()))
+    np.testing.assert_array_equal(read_band(packed).pixels, read_band(plain).pixels)
+    packed.write_bytes(packed.read_bytes()[:500])
+    with pytest.raises(InvalidInput, match="whole FITS"):
+        read_band(packed)
 
 
 def test_image_without_coordinates_is_named(tmp_path: Path) -> None:

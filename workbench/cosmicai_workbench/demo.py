@@ -12,7 +12,8 @@ from cosmicai_workbench.results.fetch import RUNS
 from cosmicai_workbench.run import perform
 
 if TYPE_CHECKING:
-    from cosmicai_workbench.run import Bar, Outcome
+    from cosmicai_workbench.bars import Bar
+    from cosmicai_workbench.run import Outcome
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "astromae-small"

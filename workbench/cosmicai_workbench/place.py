@@ -54,16 +54,31 @@ def own_cloud(
     *,
     concurrency: int | None = None,
     parameters: Mapping[str, str] | None = None,
+    data: Path | None = None,
     root: Path = STATE_ROOT,
 ) -> Iterator[Place]:
     """Bring up a local cloud for one run, with the buckets that its input names.
 
-    Ranks that exchange messages must all run at once, so the concurrency of a run with FMI is by
-    default its world size.
+    Parameters
+    ----------
+    content
+        Input of the run.
+    concurrency
+        Ranks at once; by default the number of cores, but all ranks of a run with FMI, since they
+        wait for each other.
+    parameters
+        Values of the template's parameters.
+    data
+        Folder of the partitions that will be uploaded.
+    root
+        Where state folders lie.
     """
+    if concurrency is None and content.fmi:
+        partitions = len(list(data.glob("*.pt"))) if data is not None else content.file_limit
+        concurrency = content.world_size or min(content.file_limit, max(1, partitions))
     cloud = LocalCloud(
         parameters=parameters,
-        concurrency=concurrency or (content.world_size if content.fmi else None),
+        concurrency=concurrency,
         buckets=[content.bucket, content.data_bucket],
         root=root,
     )

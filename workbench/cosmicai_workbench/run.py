@@ -15,13 +15,10 @@ from cosmicai_workbench.results.run import Run, load_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from cosmicai_workbench.bars import Bar
     from cosmicai_workbench.place import Place
-
-    Bar = Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]
-    """Shows progress: what, of how many, in which unit; yields what advances it."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,7 @@ def perform(
     data: Path | None = None,
     name: str | None = None,
     runs: Path = RUNS,
+    on_start: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Run an execution from its input to its run folder.
 
@@ -61,6 +59,8 @@ def perform(
         Name of the execution, by default a new one.
     runs
         Folder of the run folders.
+    on_start
+        Called with the execution's ARN once it has started.
 
     Raises
     ------
@@ -73,8 +73,10 @@ def perform(
         with bar("uploading", total, "bytes") as advance:
             upload(place.connection, files, advance)
     arn = executions.start(place.connection, content, name)
+    if on_start is not None:
+        on_start(arn)
     follow(place, arn, bar=bar)
-    return collect(place, arn, runs=runs)
+    return collect(place, arn, runs=runs, bar=bar)
 
 
 def follow(place: Place, arn: str, *, bar: Bar) -> None:
@@ -93,13 +95,13 @@ def follow(place: Place, arn: str, *, bar: Bar) -> None:
             done = each.succeeded + each.failed
 
 
-def collect(place: Place, arn: str, *, runs: Path = RUNS) -> Outcome:
+def collect(place: Place, arn: str, *, bar: Bar, runs: Path = RUNS) -> Outcome:
     """Fetch what an execution that ended has left."""
     execution = executions.ended(place.connection, arn)
     if execution.is_refused:
         # The result path may be another execution's: there is nothing of this one.
         return Outcome(execution)
-    folder = fetch(place.connection, execution, runs)
+    folder = fetch(place.connection, execution, runs, bar=bar)
     if place.logs is not None:
         write_invocations(place.logs, execution.name, folder)
     if not (folder / "summary.json").is_file():

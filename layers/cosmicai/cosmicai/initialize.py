@@ -95,6 +95,12 @@ def initialize(event: InitializeEvent) -> Plan:
 
 
 def _decide(request: ExecutionInput, settings: StackSettings) -> _Decisions:
+    engine = request.engine or settings.default_engine
+    if engine not in settings.available_engines:
+        raise InvalidInput(
+            f"key 'engine': this stack carries the layer of {', '.join(settings.available_engines)}"
+            f"; deploy it with the parameter Engine={engine} to use {engine}"
+        )
     partitions, warnings = _partitions(request)
     world_size = request.world_size or len(partitions)
     max_concurrency = min(
@@ -124,7 +130,7 @@ def _decide(request: ExecutionInput, settings: StackSettings) -> _Decisions:
         tolerated_failure_percentage=(
             settings.tolerated_failure_percentage if tolerated is None else tolerated
         ),
-        engine=request.engine or settings.default_engine,
+        engine=engine,
         fmi_channel=(request.fmi_channel or settings.fmi_channel) if request.fmi else None,
         model_version=model_cache.check(request.bucket, request.S3_object_name),
         warnings=warnings,

@@ -69,6 +69,11 @@ def fmi(result_path: str) -> str:
     return folder(result_path) + "fmi.json"
 
 
+def fmi_messages(result_path: str) -> str:
+    """Return the prefix of the messages that ranks exchange through S3."""
+    return folder(result_path) + "fmi"
+
+
 def map_results(result_path: str) -> str:
     """Return the prefix of what the Map's ResultWriter writes."""
     return folder(result_path) + "map"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -60,6 +60,11 @@ def _path(value: object) -> object:
     if any(ord(character) < 32 or ord(character) == 127 for character in path):
         raise ValueError("expected a plain S3 folder, without control characters")
     return path
+
+
+def _comma_separated(value: object) -> object:
+    """Split what an environment variable holds."""
+    return value.split(",") if isinstance(value, str) else value
 
 
 Integer = Annotated[int, BeforeValidator(_integer)]
@@ -229,6 +234,9 @@ class StackSettings(Contract):
     """What the template's parameters decide, from the environment of Initialize."""
 
     default_engine: EngineName = "torch"
+    available_engines: Annotated[list[EngineName], BeforeValidator(_comma_separated)] = list(
+        get_args(EngineName)
+    )
     max_concurrency: Annotated[Integer, Field(ge=1, le=10_000)] = 1000
     tolerated_failure_percentage: Annotated[float, Field(ge=0, le=100)] = 0.0
     fmi_channel: FmiChannel = "s3"
@@ -338,6 +346,20 @@ class Quality(Contract):
     nmad: float | None = Field(description="1.4826 · median |Δz/(1+z) - median(Δz/(1+z))|.")
     r2: float | None = Field(description="Coefficient of determination.")
     outlier_fraction: float | None = Field(description="Share with |Δz|/(1+z) > 0.05.")
+
+
+class CollectiveResult(Contract):
+    """``fmi.json``: what the ranks agreed on, written by rank 0."""
+
+    execution: str
+    world_size: int = Field(ge=1)
+    channel: FmiChannel
+    sums: dict[str, int] = Field(description="Counts, added over the ranks.")
+    seconds: dict[str, float] = Field(description="Times, added over the ranks in rank order.")
+    maxima: dict[str, float] = Field(description="The largest of any rank.")
+    longest_wait_seconds: float = Field(ge=0, description="Of the rank that came first.")
+    quality_statistics: QualityStatistics
+    quality: Quality
 
 
 class RankRecord(Contract):
@@ -457,7 +479,7 @@ class Summary(Contract):
     cost: CostBreakdown | None = Field(
         default=None, description="Dollars, estimated from the records at list prices."
     )
-    fmi: dict[str, Any] | None = Field(default=None, description="What the ranks agreed on.")
+    fmi: CollectiveResult | None = Field(default=None, description="What the ranks agreed on.")
     finished_at: datetime
 
 

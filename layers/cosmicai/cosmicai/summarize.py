@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from cosmicai import keys, quality, storage
 from cosmicai.claim import holder_of, require_claim
+from cosmicai.collective import check
 from cosmicai.cost import FunctionUsage, cost, execution_usage, round_up_express
 from cosmicai.errors import IncompleteResults, InvalidInput, ObjectNotFound
 from cosmicai.observability import logger
 from cosmicai.reconcile import Reconciled, reconcile
 from cosmicai.schema import (
+    CollectiveResult,
     ExecutionInput,
     Failure,
     Plan,
@@ -180,7 +182,7 @@ def _figures(
         "model_digest": digests[0] if len(digests) == 1 else None,
         "quality": quality.figures(quality.merge(record.quality for record in records)),
         "cost": dollars,
-        "fmi": _fmi(plan),
+        "fmi": _fmi(plan, records),
         "finished_at": now,
     }
 
@@ -248,14 +250,25 @@ def _cost(
         return None, [f"cost unknown: {error}"]
 
 
-def _fmi(plan: Plan) -> dict[str, Any] | None:
-    """Return what the ranks agreed on through FMI, if they did."""
+def _fmi(plan: Plan, records: list[RankRecord]) -> CollectiveResult | None:
+    """Return what the ranks agreed on through FMI, if they did; it must fit their records.
+
+    Raises
+    ------
+    IncompleteResults
+        If it does not, though all ranks are there.
+    """
     if not plan.fmi:
         return None
     try:
-        agreed: dict[str, Any] = storage.get_json(plan.bucket, keys.fmi(plan.result_path))
+        content = storage.get_json(plan.bucket, keys.fmi(plan.result_path))
     except ObjectNotFound:
         return None
+    agreed = parse(CollectiveResult, content)
+    if agreed.execution != plan.execution.id:
+        return None
+    if len(records) == plan.world_size:
+        check(agreed, records)
     return agreed
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fmilib.channels import open_channel
 from fmilib.communicator import Communicator
@@ -11,7 +11,7 @@ from fmilib.config import Configuration
 from fmilib.errors import FmiAborted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 DEFAULT_NAME = "fmi_pair"
 
@@ -71,12 +71,17 @@ def abort_session(
     comm_name: str = DEFAULT_NAME,
     session: str | None = None,
     epoch: int = 0,
+    configuration: Configuration | Mapping[str, Any] | None = None,
+    token: str | None = None,
 ) -> None:
     """Abort a session on behalf of a rank that is dead already, as its error handler.
 
     The ranks that wait for it, or come later, fail at once, naming it.
     """
-    configuration = Configuration.from_environment()
+    if configuration is None:
+        configuration = Configuration.from_environment()
+    elif not isinstance(configuration, Configuration):
+        configuration = Configuration(configuration)
     session = session if session is not None else os.environ.get("FMI_SESSION")
     number = int(rank)
     error = FmiAborted(f"rank {number} failed: {reason}", [number])
@@ -90,7 +95,7 @@ def abort_session(
             rank=number,
             size=int(world_size),
             timeout=configuration.timeout,
-            token=os.environ.get("FMI_TOKEN"),
+            token=token if token is not None else os.environ.get("FMI_TOKEN"),
         )
         channel.abort(error)
         channel.close(clean=False)

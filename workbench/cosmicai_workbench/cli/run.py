@@ -99,7 +99,10 @@ def run(
         else:
             model = _sources_of_an_empty_cloud(checked, model, data, watch=watch)
             own = places.own_cloud(
-                checked, concurrency=concurrency, parameters=pairs(parameters or [], "--parameter")
+                checked,
+                concurrency=concurrency,
+                parameters=pairs(parameters or [], "--parameter"),
+                data=data,
             )
             place = cleanup.enter_context(own)
         if not watch:
@@ -107,9 +110,25 @@ def run(
             typer.echo(json.dumps({"arn": arn}) if as_json else arn)
             return
         outcome = perform(
-            place, content, bar=progress_bar, model=model, data=data, name=name, runs=runs
+            place,
+            content,
+            bar=progress_bar,
+            model=model,
+            data=data,
+            name=name,
+            runs=runs,
+            on_start=_tell_start if stack is not None else None,
         )
     raise typer.Exit(report(outcome, as_json=as_json))
+
+
+def _tell_start(arn: str) -> None:
+    """Say what goes on if this command is interrupted."""
+    typer.echo(
+        f"cosmicai: started {arn}; Ctrl-C stops watching only (to stop it: aws stepfunctions "
+        f"stop-execution --execution-arn {arn})",
+        err=True,
+    )
 
 
 def report(outcome: "Outcome", *, as_json: bool) -> int:

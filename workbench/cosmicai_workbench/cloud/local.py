@@ -203,7 +203,7 @@ def stop(folder: Path) -> bool:
         return False
     os.kill(status.process_id, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_SECONDS
-    while status.is_alive():
+    while status.is_alive(folder):
         if time.monotonic() > deadline:
             raise LocalCloudError(f"process {status.process_id} of {folder} does not end")
         time.sleep(0.05)

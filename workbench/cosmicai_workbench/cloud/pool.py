@@ -182,6 +182,8 @@ def sandbox_environment(
     function: Function, shared: Mapping[str, str], concurrency: int
 ) -> dict[str, str]:
     """Return the variables of a function's sandboxes: Lambda's, the cloud's, the function's."""
+    from cosmicai.engines.base import ENGINES
+
     threads = str(vcpus(function.memory_size, concurrency, os.cpu_count() or 1))
     layers = [
         str(folder)
@@ -207,4 +209,6 @@ def sandbox_environment(
         "OMP_NUM_THREADS": threads,
         **shared,
         **function.environment,
+        # Here every engine is installed, whichever layer a function names.
+        "AVAILABLE_ENGINES": ",".join(ENGINES),
     }

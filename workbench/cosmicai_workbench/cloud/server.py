@@ -22,6 +22,7 @@ from cosmicai.errors import InvalidInput
 from cosmicai_workbench.cloud.definition import load_definition
 from cosmicai_workbench.cloud.gateway import Gateway
 from cosmicai_workbench.cloud.pool import Pools
+from cosmicai_workbench.cloud.rendezvous import start_rendezvous
 from cosmicai_workbench.cloud.state import CREDENTIALS, Settings, Status, logs_folder
 from cosmicai_workbench.cloud.template import ACCOUNT, REGION, load_stack
 
@@ -43,11 +44,18 @@ def main(arguments: list[str]) -> None:
     if "--tethered" in arguments:
         threading.Thread(target=_wait_for_end_of_input, args=(ended,), daemon=True).start()
     settings = Settings.model_validate_json((folder / "settings.json").read_text())
+    rendezvous = start_rendezvous()
+    settings.environment.setdefault("FMI_TOKEN", rendezvous.token)
     stack = load_stack(
         Path(settings.template),
         name=settings.stack,
         parameters=settings.parameters,
-        preferred={"MaxConcurrency": str(settings.concurrency)},
+        preferred={
+            "MaxConcurrency": str(settings.concurrency),
+            "FmiChannel": "direct",
+            "FmiRendezvous": rendezvous.address,
+            "FmiRedisUrl": os.environ.get("FMI_REDIS_URL", ""),
+        },
     )
     server, pools = _listen(stack, folder, settings)
     try:

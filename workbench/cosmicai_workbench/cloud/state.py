@@ -66,15 +66,15 @@ class Status(BaseModel):
             status = cls.model_validate_json((folder / _STATUS).read_text())
         except FileNotFoundError:
             return None
-        return status if status.is_alive() else None
+        return status if status.is_alive(folder) else None
 
-    def is_alive(self) -> bool:
-        """Say whether the process is there, and is a local cloud (ids are reused)."""
+    def is_alive(self, folder: Path) -> bool:
+        """Say whether the process is there, and is the folder's cloud (ids are used again)."""
         try:
-            command = Path(f"/proc/{self.process_id}/cmdline").read_bytes()
+            command = Path(f"/proc/{self.process_id}/cmdline").read_bytes().split(b"\0")
         except OSError:
             return False
-        return b"cosmicai_workbench.cloud.server" in command
+        return os.fsencode(folder.resolve()) in command
 
     @property
     def variables(self) -> dict[str, str]:

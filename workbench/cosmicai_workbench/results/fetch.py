@@ -9,34 +9,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cosmicai import keys
-from cosmicai.errors import CosmicAIError, InvalidInput
+from cosmicai.errors import CosmicAIError, InvalidInput, ResultPathInUse
+from cosmicai.schema import Claim, parse
 
+from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.connection import PARALLEL_TRANSFERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from cosmicai_workbench.bars import Bar
     from cosmicai_workbench.client.connection import Connection
     from cosmicai_workbench.client.execution import Ended
 
 RUNS = Path("runs")
 LATEST = "latest"
+_CLAIM = keys.claim("x").removeprefix(keys.folder("x"))
 _NOT_FETCHED = ("map/", "fmi/")
 """What Step Functions and the ranks wrote for each other, under the result path."""
 
 
 def fetch(
-    connection: Connection,
-    execution: Ended,
-    runs: Path = RUNS,
-    on_start: Callable[[int], Callable[[int], None]] | None = None,
+    connection: Connection, execution: Ended, runs: Path = RUNS, *, bar: Bar = no_bar
 ) -> Path:
     """Download the results of an execution, and make ``runs/latest`` point at them.
-
-    Parameters
-    ----------
-    on_start
-        Called with the number of files; returns what to call with each number that has come.
 
     Returns
     -------
@@ -47,6 +41,8 @@ def fetch(
     ------
     InvalidInput
         If the run folder exists already.
+    ResultPathInUse
+        If the result path is another execution's by now.
     CosmicAIError
         If a file could not be read.
     """
@@ -55,24 +51,27 @@ def fetch(
     target = runs / execution.name
     if target.exists():
         raise InvalidInput(f"{target} exists already; move it away to fetch it again")
+    bucket, prefix = execution.input["bucket"], keys.folder(execution.input["result_path"])
     partial = runs / f".{execution.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    bucket, prefix = execution.input["bucket"], keys.folder(execution.input["result_path"])
     try:
         names = _names(connection, bucket, prefix)
-        advance = on_start(len(names)) if on_start else lambda _: None
+        with (
+            bar("fetching", len(names), "files") as advance,
+            ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool,
+        ):
 
-        def get(name: str) -> None:
-            path = partial / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            body = connection.s3.get_object(Bucket=bucket, Key=prefix + name)["Body"]
-            with path.open("wb") as file:
-                shutil.copyfileobj(body, file)
-            advance(1)
+            def get(name: str) -> None:
+                path = partial / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                body = connection.s3.get_object(Bucket=bucket, Key=prefix + name)["Body"]
+                with path.open("wb") as file:
+                    shutil.copyfileobj(body, file)
+                advance(1)
 
-        with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
             list(pool.map(get, names))
+        _require_claim(partial, execution)
     except (ClientError, BotoCoreError) as error:
         raise CosmicAIError(f"s3://{bucket}/{prefix} could not be read: {error}") from error
     document = {
@@ -89,15 +88,24 @@ def fetch(
 
 
 def _names(connection: Connection, bucket: str, prefix: str) -> list[str]:
+    """Return the files to fetch, the claim last: it tells whose the others were."""
     pages = connection.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    found = (
-        item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", [])
-    )
-    return [
-        name
-        for name in found
-        if keys.is_result(prefix, prefix + name) and not name.startswith(_NOT_FETCHED)
-    ]
+    found = [item["Key"] for page in pages for item in page.get("Contents", [])]
+    names = [key.removeprefix(prefix) for key in found if keys.is_result(prefix, key)]
+    kept = [name for name in names if not name.startswith(_NOT_FETCHED)]
+    return sorted(kept, key=lambda name: name == _CLAIM)
+
+
+def _require_claim(folder: Path, execution: Ended) -> None:
+    claim = folder / _CLAIM
+    if not claim.is_file():
+        return  # it ended before it claimed its path, and wrote nothing
+    holder = parse(Claim, json.loads(claim.read_text())).execution
+    if holder != execution.arn:
+        raise ResultPathInUse(
+            f"the results of {execution.name} are gone: {execution.input['result_path']} was "
+            f"taken over by {holder}"
+        )
 
 
 def _point(link: Path, target: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from cosmicai.errors import InvalidInput
 
 from cosmicai_workbench.results.run import Run, load_run
-from cosmicai_workbench.simulation.model import Profile
+from cosmicai_workbench.simulation.model import Limits, Profile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,8 @@ def profile_of(run_folder: "Path") -> Profile:
 def calibrate_run(run: Run) -> Profile:
     """Calibrate from a run.
 
-    A cold start is the sandbox's init (from REPORT lines, where there are any) and loading the
+    From a rank's end to the next one's start in a freed sandbox is the time of an invocation. A
+    cold start is the sandbox's init (from REPORT lines, where there are any) and loading the
     model. Reading is the time that predicting stood still for data. Whatever else a rank did
     (writing its results, above all) is its fixed time.
 
@@ -58,6 +59,7 @@ def calibrate_run(run: Run) -> Profile:
     read = sum(r.num_bytes for r in working) / waited if waited else _FAST_READ
     starts = [r.started_at - timedelta(seconds=init.get(r.request_id, 0.0)) for r in run.records]
     first = (min(starts) - run.summary.execution.start_time).total_seconds()
+    first -= _seconds_between_ranks(run)  # the first rank was dispatched that much earlier
     end = max(r.finished_at for r in run.records)
     after = run.summary.wall_seconds - (end - run.summary.execution.start_time).total_seconds()
     return Profile(
@@ -66,10 +68,38 @@ def calibrate_run(run: Run) -> Profile:
         initialize_seconds=max(first, 0.0),
         summarize_seconds=max(after, 0.0),
         cold_start_seconds=tuple(cold) or (0.0,),
-        invoke_seconds=0.0,
+        invoke_seconds=_seconds_between_ranks(run),
         rank_seconds_fixed=max(median(fixed), 0.0),
         read_bytes_per_second=min(read, _FAST_READ),
         s3_requests_per_rank=fmean(r.s3_num_requests for r in working),
         predict_seconds_per_sample=middle,
         jitter=tuple(float(value) for value in seconds / middle),
     )
+
+
+def slots_of(run: Run) -> int:
+    """Return how many ranks of a run were under way at once, at most."""
+    edges = [(record.started_at, 1) for record in run.records]
+    edges += [(record.finished_at, -1) for record in run.records]
+    most = now = 0
+    for _, step in sorted(edges):
+        now += step
+        most = max(most, now)
+    return most
+
+
+def limits_of(run: Run) -> Limits:
+    """Return the limits of the place of a local run: as many sandboxes as it used, at once."""
+    slots = slots_of(run)
+    return Limits(
+        concurrency=slots, burst=slots, map_concurrency=min(slots, 10_000), dispatch_rate=1000.0
+    )
+
+
+def _seconds_between_ranks(run: Run) -> float:
+    """Return the median time from a rank's end to the start of the one that took its place."""
+    slots = slots_of(run)
+    starts = sorted(record.started_at for record in run.records)
+    ends = sorted(record.finished_at for record in run.records)
+    gaps = [(s - e).total_seconds() for s, e in zip(starts[slots:], ends, strict=False)]
+    return max(median(gaps), 0.0) if gaps else 0.0

@@ -84,8 +84,10 @@ def load_engine(name: str, bundle: Path, *, threads: int, precision: str = "floa
         raise InvalidInput(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     if threads < 1:
         raise InvalidInput(f"threads must be at least 1, not {threads}")
+    checked = Bundle(bundle)
+    checked.start_digest()  # while the engine's libraries load, which takes about as long
     module = importlib.import_module(ENGINES[name])
-    engine: Engine = module.create(Bundle(bundle), threads, precision)
+    engine: Engine = module.create(checked, threads, precision)
     return engine
 
 

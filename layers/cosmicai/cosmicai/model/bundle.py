@@ -6,7 +6,7 @@ Nothing in a bundle is executable, and reading one needs no PyTorch.
 from __future__ import annotations
 
 import hashlib
-from functools import cached_property
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,11 +53,23 @@ class Bundle:
         self.path = path
         self.config = load_config(path)
         self.weights_path = path / WEIGHTS_NAME
+        self._digest: Future[str] | None = None
         check_layout(_read_layout(self.weights_path), self.config, str(self.weights_path))
 
-    @cached_property
+    def start_digest(self) -> Future[str]:
+        """Compute the digest in the background, for when it is asked for."""
+        if self._digest is None:
+            pool = ThreadPoolExecutor(1)
+            self._digest = pool.submit(self._hash)
+            pool.shutdown(wait=False)
+        return self._digest
+
+    @property
     def digest(self) -> str:
         """SHA-256 over both files: it names the model, whatever the folder is called."""
+        return self.start_digest().result()
+
+    def _hash(self) -> str:
         digest = hashlib.sha256()
         for name in (CONFIG_NAME, WEIGHTS_NAME):
             with (self.path / name).open("rb") as file:

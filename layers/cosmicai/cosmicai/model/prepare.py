@@ -19,6 +19,7 @@ file is quicker, because it is mapped, not read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import mmap
@@ -54,6 +55,7 @@ logger = logging.getLogger(__name__)
 PREPARED_NAME = "prepared.safetensors"
 FORMAT = "1"
 """Changes whenever the tensors below do; a file of another format is prepared afresh."""
+_MADV_POPULATE_READ = 22  # from Linux's mman.h; Python has no name for it
 _ALIGNMENT = 64  # bytes of a cache line and of the widest vector registers
 
 assert SIDE == GRID  # noqa: S101 (what makes one Winograd tile of a map)
@@ -135,6 +137,8 @@ def _map_file(path: Path) -> tuple[dict[str, str], Tensors]:
         # A private mapping: pages are shared with the file until somebody writes, which lets
         # libraries that only take writable memory have it without a copy.
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    with contextlib.suppress(OSError):  # Linux before 5.14 maps each page when it is first read
+        memory.madvise(_MADV_POPULATE_READ)
     try:
         start = 8 + int.from_bytes(memory[:8], "little")
         header: dict[str, Any] = json.loads(memory[8:start])

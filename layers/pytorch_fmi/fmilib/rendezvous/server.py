@@ -34,7 +34,7 @@ def log(level: str, event: str, **fields: Any) -> None:
 class Session:
     """The ranks of one session and epoch that have joined, and whether all have."""
 
-    __slots__ = ("aborted", "complete", "created", "key", "members", "number", "size")
+    __slots__ = ("aborted", "complete", "created", "gave_up", "key", "members", "number", "size")
 
     def __init__(self, key: tuple[str, int], size: int, now: float) -> None:
         self.key = key
@@ -42,12 +42,14 @@ class Session:
         self.number = secrets.token_hex(8)
         self.created = now
         self.members: dict[int, Client] = {}
+        self.gave_up: set[int] = set()  # came, waited for the others, and left
         self.complete = False
         self.aborted: dict[str, Any] | None = None
 
     def absent(self) -> list[int]:
-        """Ranks that have not joined."""
-        return [rank for rank in range(self.size) if rank not in self.members]
+        """Ranks that have never come."""
+        here = self.members.keys() | self.gave_up
+        return [rank for rank in range(self.size) if rank not in here]
 
 
 class Server:
@@ -147,6 +149,7 @@ class Server:
                 "FmiDuplicateRank", f"another process joined as rank {rank} after this one"
             )
         session.members[rank] = client
+        session.gave_up.discard(rank)
         client.joined(session, rank, message)
         if len(session.members) == size:
             self._spawn(self._complete(session))
@@ -227,6 +230,7 @@ class Server:
         session = client.session
         if session is None or session.complete:
             return
+        session.gave_up.add(client.rank)
         client.send({"type": "timeout", "absent": session.absent()})
         log("WARNING", "wait expired", session=session.key[0], rank=client.rank)
         client.finish()

@@ -5,10 +5,14 @@ A field is one patch of the sky in all five bands. SDSS frames
 thing here: files whose names differ in the band alone.
 """
 
+import bz2
+import gzip
 import re
 import warnings
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +133,12 @@ def read_band(path: Path, zero_point: float | None = None) -> BandImage:
     from astropy.wcs.wcs import WcsError
 
     try:
-        with fits.open(path, memmap=False) as hdus:
+        with fits.open(_decompressed(path), memmap=False) as hdus:
             hdu = next((hdu for hdu in hdus if _has_pixels(hdu)), None)
             if hdu is None:
                 raise InvalidInput(f"{path}: an image of two dimensions expected, found none")
             pixels, header = np.asarray(hdu.data), hdu.header
-    except (OSError, EOFError, TypeError, ValueError) as error:
+    except (OSError, EOFError, TypeError, ValueError, zlib.error) as error:
         raise InvalidInput(f"{path} is not a whole FITS file: {error}") from error
     try:
         with warnings.catch_warnings():
@@ -147,6 +151,16 @@ def read_band(path: Path, zero_point: float | None = None) -> BandImage:
         raise InvalidInput(f"{path}: a celestial WCS expected in the header, found none")
     scale = _nanomaggies_per_unit(path, header, zero_point)
     return BandImage(path, (pixels * scale).astype(np.float32), wcs)
+
+
+def _decompressed(path: Path) -> BytesIO:
+    """Return a file's content, decompressed once; astropy seeks, and so would do it twice."""
+    content = path.read_bytes()
+    if path.suffix == ".bz2":
+        content = bz2.decompress(content)
+    elif path.suffix == ".gz":
+        content = gzip.decompress(content)
+    return BytesIO(content)
 
 
 def _has_pixels(hdu: Any) -> bool:

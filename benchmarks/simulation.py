@@ -1,0 +1,130 @@
+"""Simulated against measured: the published executions, and runs on this machine.
+
+    python benchmarks/simulation.py [--repeat 3] [--json]
+
+Published: calibrated on part of the executions, checked on those held out (``cosmicai plan
+--check``). Local: each round runs a small execution, calibrates on it alone, predicts two larger
+ones (more ranks; larger partitions), runs them, and compares wall times. Every execution has a
+local cloud of its own, so all start cold. Writes ``benchmarks/results/simulation.json``. The
+figures are only as steady as the machine: run it on a quiet one.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from cosmicai_workbench.data.splitting import galaxies_per_partition
+from cosmicai_workbench.demo import MODEL
+from cosmicai_workbench.results.run import Run, load_run
+from cosmicai_workbench.simulation.calibration import calibrate_run, limits_of
+from cosmicai_workbench.simulation.events import simulate
+from cosmicai_workbench.simulation.model import Retry, Work
+from cosmicai_workbench.simulation.published import check_published
+from cosmicai_workbench.sweep.executors import LocalExecutor
+from cosmicai_workbench.sweep.experiment import Experiment, Grid, Point
+
+RESULTS = Path(__file__).parent / "results" / "simulation.json"
+CALIBRATION = Point(partition="5MB", file_limit=8, batch_size=128)
+PREDICTED = (
+    Point(partition="5MB", file_limit=24, batch_size=128),
+    Point(partition="10MB", file_limit=12, batch_size=128),
+)
+SEEDS = range(15)
+
+
+def run_cold(point: Point, folder: Path, cache: Path) -> Run:
+    """Run one execution in a local cloud of its own."""
+    experiment = Experiment(name="simulation", fixed=point, grid=Grid(file_limit=(24,)))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with LocalExecutor(experiment, MODEL, cache) as executor:
+        executor.run(point, f"simulation/{folder.name}", folder)
+    return load_run(folder)
+
+
+def predicted_wall(point: Point, calibration: Run) -> float:
+    """Return the median simulated wall time of an execution."""
+    each = galaxies_per_partition(point.partition_mb)
+    bytes_per_galaxy = calibration.summary.num_bytes / calibration.summary.num_samples
+    work = Work(
+        ranks=point.file_limit, samples_per_rank=each, bytes_per_rank=int(each * bytes_per_galaxy)
+    )
+    profile, limits = calibrate_run(calibration), limits_of(calibration)
+    return statistics.median(
+        simulate(work, profile, limits, Retry(), seed=seed).wall for seed in SEEDS
+    )
+
+
+def one_round(folder: Path, cache: Path) -> list[dict[str, object]]:
+    """Calibrate on one run; predict, run and compare the others."""
+    calibration = run_cold(CALIBRATION, folder / "calibration", cache)
+    rows = []
+    for number, point in enumerate(PREDICTED):
+        simulated = predicted_wall(point, calibration)
+        measured = run_cold(point, folder / f"predicted{number}", cache).summary.wall_seconds
+        rows.append(
+            {
+                "execution": point.folder,
+                "measured_seconds": round(measured, 3),
+                "simulated_seconds": round(simulated, 3),
+                "error": round(simulated / measured - 1, 4),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Measure, print and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        rounds = [
+            one_round(Path(name) / f"round{i}", Path(name) / "cache") for i in range(options.repeat)
+        ]
+    local = [row for rows in rounds for row in rows]
+    published = [
+        {
+            "execution": check.what,
+            "held_out": check.held_out,
+            "published_seconds": round(check.published_seconds, 2),
+            "simulated_seconds": round(check.simulated_seconds, 2),
+            "error": round(check.error, 4),
+        }
+        for check in check_published()
+    ]
+    held_out = [abs(row["error"]) for row in published if row["held_out"]]
+    errors = [abs(row["error"]) for row in local]
+    document = {
+        "published": published,
+        "published_held_out_largest_error": max(held_out),
+        "local": local,
+        "local_rounds": options.repeat,
+        "local_median_error": statistics.median(errors),
+        "local_largest_error": max(errors),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.platform()}",
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("numpy", "moto", "torch")},
+        },
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(document, indent=2) + "\n")
+    if options.json:
+        print(json.dumps(document, indent=2))
+        return
+    print(f"published, held out: largest error {max(held_out):.1%} (n = {len(held_out)})")
+    for row in local:
+        print("{execution}: measured {measured_seconds} s, simulated {simulated_seconds} s, "
+              "error {error:+.1%}".format(**row))  # fmt: skip
+    print(f"local: median error {statistics.median(errors):.1%}, largest {max(errors):.1%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""The Invoke FMI step: all ranks meet at a barrier and reduce their figures; rank 0 writes them.
+
+It runs in a small function of its own after Model Inference, so that no large one idles at the
+barrier. Every rank takes part, those without data, too. A rank that failed is known to the others
+through its error handler (an event with ``failure``), and they fail at once, naming it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from cosmicai import keys, quality, storage
+from cosmicai.errors import IncompleteResults, InvalidInput, ObjectNotFound
+from cosmicai.observability import logger
+from cosmicai.schema import CollectiveEvent, CollectiveResult, QualityStatistics, RankRecord, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fmilib import Communicator
+
+NAME = "collective"
+COUNTS = (
+    "num_samples",
+    "num_bytes",
+    "num_batches",
+    "num_nonfinite_pixels",
+    "num_nonfinite_magnitudes",
+    "num_unpredicted",
+)
+SECONDS = ("total_cpu_time", "s3_total_time", "wait_seconds", "model_load_seconds")
+MAXIMA = ("total_cpu_time", "total_cpu_memory", "s3_max_time", "num_samples")
+# A duplicate of an execution's rank waits for the collective of the first one.
+_LOOK_AGAIN = 0.5
+
+
+def run_collective(event: CollectiveEvent, remaining_seconds: float) -> dict[str, Any]:
+    """Take part in the collective, or abort it on behalf of a rank that failed.
+
+    Parameters
+    ----------
+    event
+        The rank's item of the manifest; with ``failure``, why the rank gave up.
+    remaining_seconds
+        What is left to this function; the collective ends before that.
+
+    Raises
+    ------
+    fmilib.FmiTimeout, fmilib.FmiPeerLost, fmilib.FmiAborted
+        Ranks did not come, or failed; the message names them.
+    ObjectNotFound
+        If the rank has no record.
+    InvalidInput
+        If the stack has no server for the channel.
+    """
+    end = time.monotonic() + remaining_seconds
+    if event.failure is not None:
+        return _abort(event, event.failure.Error, event.failure.message)
+    if (earlier := _written(event)) is not None:
+        # EXPRESS children run at least once: this one ran before, and its peers have gone on.
+        return _answer(event, earlier)
+    record = parse(
+        RankRecord, storage.get_json(event.S3_BUCKET, keys.rank(event.RESULT_PATH, event.RANK))
+    )
+    if record.execution != event.EXECUTION:
+        raise IncompleteResults(
+            f"the record of rank {event.RANK} belongs to another execution, {record.execution}"
+        )
+    import fmilib
+
+    try:
+        result = _reduce(event, record, lambda: end - time.monotonic())
+    except fmilib.FmiDuplicateRank:
+        result = _await_first(event, end)
+    return _answer(event, result)
+
+
+def check(agreed: CollectiveResult, records: Sequence[RankRecord]) -> None:
+    """Hold what the ranks agreed on against their records.
+
+    Raises
+    ------
+    IncompleteResults
+        Naming the figure that differs: the records are not those that the ranks reduced.
+    """
+    for name in COUNTS:
+        expected = sum(getattr(record, name) for record in records)
+        if agreed.sums[name] != expected:
+            raise IncompleteResults(
+                f"the ranks agreed on {name} {agreed.sums[name]:g} in fmi.json, "
+                f"their records add up to {expected:g}"
+            )
+    merged = quality.merge(record.quality for record in records)
+    if agreed.quality_statistics.count != merged.count:
+        raise IncompleteResults(
+            f"the ranks agreed on the quality of {agreed.quality_statistics.count} galaxies in "
+            f"fmi.json, their records hold {merged.count}"
+        )
+
+
+def _reduce(
+    event: CollectiveEvent, record: RankRecord, remaining: Callable[[], float]
+) -> CollectiveResult | None:
+    """Meet the other ranks; return the result on rank 0."""
+    import fmilib as fmi
+
+    total, largest = fmi.func(fmi.op.sum), fmi.func(fmi.op.max)
+    merge = fmi.func(fmi.op.custom, _merge_two)
+    started = time.monotonic()
+    with _communicator(event, remaining) as comm:
+        comm.hint(fmi.hints.fast)
+        comm.barrier()
+        waited = time.monotonic() - started
+        counts = comm.reduce(
+            [getattr(record, name) for name in COUNTS],
+            0,
+            total,
+            fmi.types(fmi.datatypes.int_list, len(COUNTS)),
+        )
+        seconds = comm.reduce(
+            [float(getattr(record, name)) for name in SECONDS],
+            0,
+            total,
+            fmi.types(fmi.datatypes.double_list, len(SECONDS)),
+        )
+        maxima = comm.reduce(
+            [*(float(getattr(record, name)) for name in MAXIMA), waited],
+            0,
+            largest,
+            fmi.types(fmi.datatypes.double_list, len(MAXIMA) + 1),
+        )
+        statistics = comm.reduce(record.quality.model_dump(), 0, merge, codec=fmi.codecs.json)
+        result = None
+        if comm.rank == 0:
+            merged = QualityStatistics(**statistics)
+            result = CollectiveResult(
+                execution=event.EXECUTION,
+                world_size=comm.size,
+                channel=event.FMI_CHANNEL or "s3",
+                sums=dict(zip(COUNTS, counts, strict=True)),
+                seconds=dict(zip(SECONDS, seconds, strict=True)),
+                maxima=dict(zip(MAXIMA, maxima, strict=False)),
+                longest_wait_seconds=maxima[-1],
+                quality_statistics=merged,
+                quality=quality.figures(merged),
+            )
+            storage.put_json(
+                event.S3_BUCKET, keys.fmi(event.RESULT_PATH), result.model_dump(mode="json")
+            )
+    logger.info("collective", extra={"waited": round(waited, 3), "channel": event.FMI_CHANNEL})
+    return result
+
+
+def _merge_two(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    return quality.merge([QualityStatistics(**a), QualityStatistics(**b)]).model_dump()
+
+
+def _communicator(event: CollectiveEvent, remaining: Callable[[], float]) -> Communicator:
+    from fmilib import Communicator
+
+    return Communicator(
+        event.RANK,
+        event.WORLD_SIZE,
+        _configuration(event),
+        NAME,
+        int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256")),
+        session=event.EXECUTION,
+        timeout=max(1.0, remaining()),
+        remaining=remaining,
+        token=_token(event),
+    )
+
+
+def _configuration(event: CollectiveEvent) -> dict[str, Any]:
+    """Return fmilib's configuration of the item's channel, with the stack's servers."""
+    if event.FMI_CHANNEL == "direct":
+        host, _, port = _server("FMI_RENDEZVOUS", "direct", "a rendezvous server").rpartition(":")
+        backend: dict[str, Any] = {"Direct": {"host": host, "port": int(port)}}
+    elif event.FMI_CHANNEL == "redis":
+        backend = {"Redis": {"url": _server("FMI_REDIS_URL", "redis", "a Redis server")}}
+    else:
+        backend = {
+            "S3": {"bucket_name": event.S3_BUCKET, "prefix": keys.fmi_messages(event.RESULT_PATH)}
+        }
+    return {"backends": backend}
+
+
+def _server(variable: str, channel: str, what: str) -> str:
+    value = os.environ.get(variable, "")
+    if not value:
+        raise InvalidInput(
+            f"this stack has no server for FMI channel {channel!r}: deploy it with {what} "
+            f"({variable} is empty), or use fmi_channel 's3'"
+        )
+    return value
+
+
+def _token(event: CollectiveEvent) -> str | None:
+    """Return the rendezvous server's token: from the environment, or the stack's secret."""
+    secret = os.environ.get("FMI_TOKEN_SECRET", "")
+    if event.FMI_CHANNEL != "direct" or not secret:
+        return os.environ.get("FMI_TOKEN")
+    import boto3
+
+    value: str = boto3.client("secretsmanager").get_secret_value(SecretId=secret)["SecretString"]
+    return value
+
+
+def _abort(event: CollectiveEvent, error: str, cause: str) -> dict[str, Any]:
+    """Tell the ranks that wait, and those to come, that this one will not."""
+    from fmilib.fmi_operations import abort_session
+
+    abort_session(
+        event.WORLD_SIZE,
+        event.RANK,
+        f"{error}: {cause}"[:500],
+        comm_name=NAME,
+        session=event.EXECUTION,
+        configuration=_configuration(event),
+        token=_token(event),
+    )
+    logger.warning("collective aborted", extra={"error": error, "cause": cause[:500]})
+    return {"rank": event.RANK, "aborted": True}
+
+
+def _written(event: CollectiveEvent) -> CollectiveResult | None:
+    try:
+        content = storage.get_json(event.S3_BUCKET, keys.fmi(event.RESULT_PATH))
+    except ObjectNotFound:
+        return None
+    result = parse(CollectiveResult, content)
+    return result if result.execution == event.EXECUTION else None
+
+
+def _await_first(event: CollectiveEvent, end: float) -> CollectiveResult:
+    """Wait for the collective that another process of this rank takes part in."""
+    import fmilib
+
+    while (result := _written(event)) is None:
+        if time.monotonic() + 2 * _LOOK_AGAIN > end:
+            raise fmilib.FmiTimeout(
+                f"another process acts as rank {event.RANK}, and its collective has not ended",
+                [event.RANK],
+            )
+        time.sleep(_LOOK_AGAIN)
+    return result
+
+
+def _answer(event: CollectiveEvent, result: CollectiveResult | None) -> dict[str, Any]:
+    answer: dict[str, Any] = {"rank": event.RANK, "world_size": event.WORLD_SIZE}
+    if result is not None:
+        answer["num_samples"] = result.sums["num_samples"]
+    return answer

@@ -1,0 +1,145 @@
+"""Invoke FMI against real servers: what the ranks agree on, who is named, and Summarize's check."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import fmilib
+import pytest
+from cosmicai import keys, quality, storage
+from cosmicai.collective import run_collective
+from cosmicai.errors import IncompleteResults, InvalidInput
+from cosmicai.schema import CollectiveEvent, CollectiveResult, RankRecord, parse
+from fmi_support import TOKEN, Servers
+from s3_stack import BUCKET, Context, Stack, load_handler, running_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from cosmicai.schema import Plan
+
+PATH = "result-partition-100MB/1GB/1"
+WORLD = {"script": "inference_FMI.py", "world_size": 4}  # three partitions: one rank has no data
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    started = Servers()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, servers: Servers) -> Iterator[Stack]:
+    for stack in running_stack(monkeypatch, tmp_path):
+        stack.put_model()
+        stack.put_partitions(["1.pt", "2.pt", "3.pt"])
+        direct = servers.configuration("Direct")["backends"]["Direct"]
+        monkeypatch.setenv("FMI_RENDEZVOUS", f"{direct['host']}:{direct['port']}")
+        monkeypatch.setenv("FMI_TOKEN", TOKEN)
+        yield stack
+
+
+def meet(
+    plan: Plan, ranks: list[int] | None = None, seconds: float = 30.0, **change: Any
+) -> list[Any]:
+    """Run the collective of some ranks at once; return answers or errors."""
+    items = storage.get_json(BUCKET, plan.manifest_key)
+    chosen = [items[rank] for rank in ranks] if ranks is not None else items
+    found: list[Any] = [None] * len(chosen)
+
+    def run(place: int) -> None:
+        try:
+            event = parse(CollectiveEvent, {**chosen[place], **change})
+            found[place] = run_collective(event, seconds)
+        except Exception as error:  # noqa: BLE001 - looked at by the test
+            found[place] = error
+
+    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(chosen))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return found
+
+
+@pytest.mark.parametrize("channel", ["direct", "redis", "s3"])
+def test_all_ranks_agree_and_summarize_uses_it(
+    stack: Stack, servers: Servers, monkeypatch: pytest.MonkeyPatch, channel: str
+) -> None:
+    if channel == "redis":
+        redis = servers.configuration("Redis")["backends"]["Redis"]
+        monkeypatch.setenv("FMI_REDIS_URL", f"redis://{redis['host']}:{redis['port']}/0")
+    plan = stack.initialize(fmi_channel=channel, **WORLD)
+    stack.run_ranks(plan)
+    answers = meet(plan)
+    assert [answer["rank"] for answer in answers] == [0, 1, 2, 3]
+    agreed = parse(CollectiveResult, stack.read("fmi.json"))
+    records = [parse(RankRecord, stack.read(f"{rank}.json")) for rank in range(4)]
+    assert records[3].num_samples == 0
+    assert agreed.sums["num_samples"] == 18
+    assert agreed.seconds["total_cpu_time"] == sum(r.total_cpu_time for r in records)
+    assert agreed.maxima["total_cpu_time"] == max(r.total_cpu_time for r in records)
+    assert agreed.quality == quality.figures(quality.merge(r.quality for r in records))
+    summary = stack.summarize(fmi_channel=channel, **WORLD)
+    assert summary.status == "SUCCEEDED"
+    assert summary.fmi == agreed
+    assert not list(storage.list_objects(BUCKET, keys.fmi_messages(PATH) + "/"))
+    # EXPRESS children run at least once: a rank that runs again finds that it has.
+    assert meet(plan, [2]) == [{"rank": 2, "world_size": 4, "num_samples": 18}]
+
+
+def test_summarize_refuses_figures_that_do_not_fit_the_records(stack: Stack) -> None:
+    plan = stack.initialize(fmi_channel="direct", **WORLD)
+    stack.run_ranks(plan)
+    meet(plan)
+    agreed = stack.read("fmi.json")
+    agreed["sums"]["num_samples"] += 1
+    storage.put_json(BUCKET, keys.fmi(PATH), agreed)
+    with pytest.raises(IncompleteResults, match="num_samples 19 in fmi"):
+        stack.summarize(fmi_channel="direct", **WORLD)
+
+
+@pytest.mark.parametrize("channel", ["direct", "s3"])
+def test_the_error_handler_of_a_failed_rank_fails_the_others_at_once(
+    stack: Stack, channel: str
+) -> None:
+    plan = stack.initialize(fmi_channel=channel, **WORLD)
+    stack.run_ranks(plan)
+    results: list[Any] = []
+    waiting = threading.Thread(target=lambda: results.extend(meet(plan, [0, 1, 3])))
+    waiting.start()
+    handler = load_handler("invoke_fmi").handler
+    item = storage.get_json(BUCKET, plan.manifest_key)[2]
+    failure = {"Error": "CorruptPartition", "Cause": '{"errorMessage": "3.pt is cut short"}'}
+    assert handler({**item, "failure": failure}, Context())["aborted"]
+    waiting.join(20)
+    assert not waiting.is_alive()
+    for error in results:
+        assert isinstance(error, fmilib.FmiAborted)
+        assert "rank 2 failed: CorruptPartition: 3.pt is cut short" in str(error)
+    # Who comes later does not wait either.
+    (late,) = meet(plan, [3])
+    assert isinstance(late, fmilib.FmiAborted | fmilib.FmiDuplicateRank | fmilib.FmiTimeout)
+
+
+def test_an_absent_rank_is_named_before_the_function_times_out(stack: Stack) -> None:
+    plan = stack.initialize("absent", fmi_channel="direct", **WORLD)
+    stack.run_ranks(plan)
+    errors = meet(plan, [0, 1, 2], seconds=3.0)
+    for error in errors:
+        assert isinstance(error, fmilib.FmiTimeout)
+        assert error.ranks == (3,)
+
+
+def test_a_channel_without_a_server_is_refused(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FMI_REDIS_URL", raising=False)
+    plan = stack.initialize(fmi_channel="redis", **WORLD)
+    stack.run_ranks(plan)
+    (error,) = meet(plan, [0])
+    assert isinstance(error, InvalidInput)
+    assert "FMI_REDIS_URL is empty" in str(error)
