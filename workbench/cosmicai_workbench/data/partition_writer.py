@@ -6,6 +6,8 @@ that names them (see ``cosmicai.partition.archive`` for the layout). One record 
 ``extra/metadata.json``, says where the galaxies come from; torch leaves it alone.
 """
 
+from __future__ import annotations
+
 import json
 import pickle
 import shutil
@@ -14,15 +16,18 @@ import tempfile
 import zipfile
 from contextlib import ExitStack
 from math import prod
-from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
 from cosmicai.model.config import BANDS, IMAGE_SIZE
-from numpy.typing import NDArray
 
-from cosmicai_workbench.data.synthesis import Galaxies
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from cosmicai_workbench.data.synthesis import Galaxies
 
 GALAXY_BYTES = 4 * (BANDS * IMAGE_SIZE**2 + BANDS + 1)
 """Bytes of one galaxy's image, magnitudes and redshift."""
