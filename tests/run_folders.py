@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cosmicai.schema import Execution, FailedRank, Quality, RankRecord, Summary
+from cosmicai.quality import figures
+from cosmicai.schema import (
+    CollectiveResult,
+    Execution,
+    FailedRank,
+    Quality,
+    QualityStatistics,
+    RankRecord,
+    Summary,
+)
 
 START = datetime(2026, 9, 1, 12, 0, tzinfo=UTC)
 DIGEST = "5f" * 32
@@ -38,6 +47,20 @@ def _report_line(record: RankRecord, init_seconds: float) -> str:
     )
 
 
+def _met(name: str, ranks: int) -> CollectiveResult:
+    return CollectiveResult(
+        execution=name,
+        world_size=ranks,
+        channel="s3",
+        sums={},
+        seconds={},
+        maxima={},
+        longest_wait_seconds=1.5,
+        quality_statistics=QualityStatistics(),
+        quality=figures(QualityStatistics()),
+    )
+
+
 def make_run(
     path: Path,
     *,
@@ -53,6 +76,7 @@ def make_run(
     name: str = "synthetic",
     batch_size: int = 128,
     seconds_per_sample: float = 0.005,
+    fmi: bool = False,
 ) -> Path:
     """Write ``runs/<name>`` as an execution of ``ranks`` ranks leaves it; return its folder."""
     rng = np.random.default_rng(seed)
@@ -177,6 +201,7 @@ def make_run(
         model_digest=digest,
         quality=quality_of(true[known], predicted[known]) if known.any() else None,
         cost=cost,
+        fmi=_met(name, ranks) if fmi else None,
         finished_at=last + timedelta(seconds=0.7),
     )
     rows = [record.model_dump(mode="json", by_alias=True) for record in records]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from chromium import needs_chromium, screenshot, scroll_width
 from cosmicai.errors import InvalidInput
+from cosmicai_workbench.cli.main import main
 from cosmicai_workbench.report.service import write_report
 from run_folders import make_run
 
@@ -100,6 +101,30 @@ def test_troubles_come_first(troubled_page):
 
 def test_the_straggler_is_named(troubled_page):
     assert "Stragglers: 5." in troubled_page.read_text()
+
+
+def test_a_barrier_is_shown_where_the_ranks_met(tmp_path):
+    run = make_run(tmp_path, ranks=3, samples=50, fmi=True)
+    write_report([run], tmp_path / "page.html", figures=tmp_path / "figures")
+    text = (tmp_path / "page.html").read_text()
+    assert "write, barrier" in text
+    assert "all met over FMI (s3): the first to come waited 1.5 s" in text
+    drawn = (tmp_path / "figures" / "run-timeline-1.svg").read_text()
+    assert drawn.startswith("<svg")
+    assert "barrier" in drawn
+
+
+def test_cost_before_and_after_stand_side_by_side(tmp_path, capsys):
+    assert main(["plan", "--galaxies", "1e5", "--simulations", "1", "--json"]) == 0
+    (tmp_path / "plan.json").write_text(capsys.readouterr().out)
+    run = make_run(tmp_path, ranks=3, samples=50, cost=COST)
+    write_report([run], tmp_path / "page.html", tmp_path / "plan.json")
+    text = (tmp_path / "page.html").read_text()
+    for column in ("estimated before", "recorded by the ranks", "billed (REPORT lines)"):
+        assert f'<th scope="col">{column}</th>' in text
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(InvalidInput, match="not a plan"):
+        write_report([run], tmp_path / "page.html", tmp_path / "plan.json")
 
 
 def test_published_figures_are_marked_as_theirs(troubled_page):

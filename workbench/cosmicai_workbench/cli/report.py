@@ -23,6 +23,10 @@ def report(
             help="What `cosmicai plan --json` printed before: set beside the actual cost.",
         ),
     ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write each figure as an SVG file there, too."),
+    ] = None,
 ) -> None:
     """Write one HTML page: headline figures, redshift quality, ranks in time, cost.
 
@@ -31,5 +35,5 @@ def report(
     """
     from cosmicai_workbench.report.service import write_report
 
-    title = write_report(folders, output, estimate)
+    title = write_report(folders, output, estimate, figures)
     typer.echo(f"{output}: {title}")

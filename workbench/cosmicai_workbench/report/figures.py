@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 PHASES = {
     "queue": "#C3C8D0",
     "cold start": style.YELLOW,
-    "read and predict": style.BLUE,
     "read": style.SKY,
     "predict": style.BLUE,
-    "barrier": style.PURPLE,
     "write": style.GREEN,
+    "barrier": style.PURPLE,
 }
 """Phases of a rank in the order they happen, with their colours."""
 

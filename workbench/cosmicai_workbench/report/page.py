@@ -95,3 +95,14 @@ def write_page(page: Page, output: "Path") -> None:
     unfinished = output.with_name(output.name + ".part")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(output)
+
+
+def write_figures(page: Page, folder: "Path") -> list["Path"]:
+    """Write every figure of the page as an SVG file of its own, named for its section."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for section in page.sections:
+        for number, picture in enumerate(section.pictures, start=1):
+            written.append(folder / f"{section.key}-{number}.svg")
+            written[-1].write_text(picture.svg, encoding="utf-8")
+    return written

@@ -21,6 +21,8 @@ def phases(
     records: "Sequence[RankRecord]",
     start: "datetime",
     init_seconds: "Mapping[str, float]",
+    *,
+    barrier: bool = False,
 ) -> "dict[str, tuple[Floats, Floats]]":
     """Return phase → (start, end) in seconds since ``start``, arrays over the records.
 
@@ -33,6 +35,8 @@ def phases(
     init_seconds
         Request id → seconds of the sandbox's init phase, from the function's REPORT lines; a
         request that is not named counts none.
+    barrier
+        Whether the ranks met afterwards; each then waited until the last one was done.
     """
 
     def since(moments: "Sequence[datetime]") -> "Floats":
@@ -45,13 +49,16 @@ def phases(
     loaded = started + np.array([record.model_load_seconds for record in records])
     read = loaded + np.array([record.wait_seconds for record in records])
     predicted = np.minimum(read + np.array([r.total_cpu_time for r in records]), finished)
-    return {
+    found = {
         "queue": (queued, created),
         "cold start": (created, loaded),
         "read": (loaded, read),
         "predict": (read, predicted),
         "write": (predicted, finished),
     }
+    if barrier:
+        found["barrier"] = (finished, np.full_like(finished, finished.max()))
+    return found
 
 
 def stragglers(seconds: "Floats", most: int = 5) -> list[int]:

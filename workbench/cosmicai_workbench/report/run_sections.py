@@ -162,7 +162,9 @@ def _quality(run: "Run", prefix: str) -> Section:
 
 def _timeline(run: "Run", prefix: str) -> Section:
     records = run.records
-    segments = phases(records, run.summary.execution.start_time, run.init_seconds)
+    met = run.summary.fmi
+    start = run.summary.execution.start_time
+    segments = phases(records, start, run.init_seconds, barrier=met is not None)
     work = segments["write"][1] - segments["read"][0]
     slow = stragglers(work)
     median_work = float(np.median(work))
@@ -196,6 +198,11 @@ def _timeline(run: "Run", prefix: str) -> Section:
         f"median of "
         f"{text.seconds(median_work)}."
     )
+    if met is not None:
+        note += (
+            f" After the last rank, all met over FMI ({met.channel}): the first to come waited "
+            f"{text.seconds(met.longest_wait_seconds)} at the barrier."
+        )
     picture = Picture(
         figures.timeline(
             segments,

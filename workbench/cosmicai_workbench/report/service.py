@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from cosmicai.errors import InvalidInput
 from pydantic import ValidationError
 
-from cosmicai_workbench.report.page import run_page, sweep_page, write_page
+from cosmicai_workbench.report.page import run_page, sweep_page, write_figures, write_page
 from cosmicai_workbench.results.run import load_run
 from cosmicai_workbench.simulation.planning import Plan
 from cosmicai_workbench.sweep.table import EXPERIMENT_FILE, read_table
@@ -16,8 +16,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def write_report(folders: "Sequence[Path]", output: "Path", estimate: "Path | None" = None) -> str:
+def write_report(
+    folders: "Sequence[Path]",
+    output: "Path",
+    estimate: "Path | None" = None,
+    figures: "Path | None" = None,
+) -> str:
     """Write the page about run folders or one sweep's folder; return its title.
+
+    Parameters
+    ----------
+    estimate
+        What ``cosmicai plan --json`` printed before the run.
+    figures
+        Folder to write the page's figures to as well, an SVG file each.
 
     Raises
     ------
@@ -34,6 +46,8 @@ def write_report(folders: "Sequence[Path]", output: "Path", estimate: "Path | No
         expected = _read_estimate(estimate) if estimate else None
         page = run_page([load_run(folder) for folder in folders], expected)
     write_page(page, output)
+    if figures is not None:
+        write_figures(page, figures)
     return page.title
 
 
