@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARCHITECTURE ?= arm64
 PACKAGES := layers/cosmicai/cosmicai layers/pytorch_fmi/fmilib workbench/cosmicai_workbench
 
-.PHONY: build checkov test-sam help setup system-packages run test test-slow lint types check format clean
+.PHONY: build checkov test-sam help setup system-packages run test test-slow lint types check figures format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,12 @@ types: setup
 	$(BIN)/mypy
 
 check: lint types
+
+figures: setup ## the README's figures, from a run of the demo on this machine
+	$(BIN)/cosmicai demo --runs build/figures
+	$(BIN)/cosmicai report build/figures/latest -o build/figures/report.html --figures build/figures/svg
+	cp build/figures/svg/run-quality-1.svg docs/figures/redshifts.svg
+	cp build/figures/svg/run-timeline-1.svg docs/figures/ranks.svg
 
 format: setup ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .

@@ -93,7 +93,7 @@ def test_is_accessible(troubled_page):
 def test_troubles_come_first(troubled_page):
     text = troubled_page.read_text()
     failed, nan, headline = (
-        text.index(s) for s in ("2 of 8 ranks failed", "17 galaxies have no", "in short</h2>")
+        text.index(s) for s in ("2 of 8 ranks failed", "17 galaxies have no", "In short</h2>")
     )
     assert failed < nan < headline
     assert "rank 2 (25MB/3.pt): CorruptPartition" in text

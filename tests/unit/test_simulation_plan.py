@@ -1,10 +1,14 @@
 """Plans scale sensibly and refuse what cannot be."""
 
+import json
+from pathlib import Path
+
 import pytest
 from cosmicai.errors import InvalidInput
 from cosmicai_workbench.simulation.model import Limits, Profile, Retry
 from cosmicai_workbench.simulation.planning import plan, work_for
 
+ROOT = Path(__file__).parents[2]
 PROFILE = Profile(
     source="by hand",
     vcpus=2,
@@ -46,6 +50,31 @@ def test_warns_of_children_that_live_too_long_and_of_barriers_that_cannot_close(
     assert "barrier among 783 ranks" in text
 
 
+def test_defaults_are_those_of_the_state_machine():
+    definition = json.loads((ROOT / "statemachine" / "inference.asl.json").read_text())
+    assert Limits().execution_seconds == definition["TimeoutSeconds"]
+    child = definition["States"]["Distributed Inference"]["ItemProcessor"]["States"]
+    (throttled,) = (
+        retry
+        for retry in child["Model Inference"]["Retry"]
+        if "Lambda.TooManyRequestsException" in retry["ErrorEquals"]
+    )
+    assert Retry().model_dump() == {
+        "interval_seconds": throttled["IntervalSeconds"],
+        "backoff_rate": throttled["BackoffRate"],
+        "max_attempts": throttled["MaxAttempts"],
+        "max_delay_seconds": throttled["MaxDelaySeconds"],
+    }
+
+
+def test_warns_of_an_execution_that_the_state_machine_would_end():
+    work = work_for(2e6, 25, 20_504)
+    found = plan(
+        work, PROFILE, Limits(execution_seconds=20), Retry(), memory_mb=1769, simulations=1
+    )
+    assert "TimeoutSeconds" in " ".join(found.warnings)
+
+
 @pytest.mark.parametrize(
     ("galaxies", "partition_mb", "ranks", "named"),
     [
@@ -58,3 +87,16 @@ def test_warns_of_children_that_live_too_long_and_of_barriers_that_cannot_close(
 def test_impossible_work_is_refused_by_name(galaxies, partition_mb, ranks, named):
     with pytest.raises(InvalidInput, match=named):
         work_for(galaxies, partition_mb, 20_504, ranks=ranks)
+
+
+def test_a_region_without_prices_is_named():
+    with pytest.raises(InvalidInput, match="mars-1"):
+        plan(
+            work_for(1e4, 25, 20_504),
+            PROFILE,
+            Limits(),
+            Retry(),
+            memory_mb=1769,
+            region="mars-1",
+            simulations=1,
+        )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import statistics
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from cosmicai_workbench.published import executions, published, rank_times
 from cosmicai_workbench.simulation.published import check_published
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "reference_results"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "planning.md"
 BOUND = 0.25
 
 
@@ -27,6 +29,21 @@ def test_held_out_executions_are_within_a_quarter(checks):
 def test_calibration_runs_are_close_on_average(checks):
     errors = [abs(c.error) for c in checks if not c.held_out]
     assert statistics.fmean(errors) < 0.15
+
+
+def test_the_documented_table_is_current(checks):
+    rows = re.findall(
+        r"^\| (.+?) \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([+-][\d.]+) % \|$",
+        DOCUMENT.read_text(),
+        re.MULTILINE,
+    )
+    held_out = [check for check in checks if check.held_out]
+    assert [row[0] for row in rows] == [check.what for check in held_out]
+    for (_, ranks, theirs, simulated, error), check in zip(rows, held_out, strict=True):
+        assert int(ranks.replace(",", "")) == check.ranks
+        assert float(theirs) == pytest.approx(check.published_seconds, abs=0.06)
+        assert float(simulated) == pytest.approx(check.simulated_seconds, abs=0.06)
+        assert float(error) == pytest.approx(100 * check.error, abs=0.06)
 
 
 @pytest.mark.shared

@@ -217,6 +217,8 @@ def rank_histogram(values: "Floats", label: str, name: str, limit: float | None 
 
 def cost_bars(dollars: "Mapping[str, float]") -> str:
     """Cost by service, largest first."""
+    from matplotlib.ticker import MaxNLocator
+
     items = sorted(((n, d) for n, d in dollars.items() if d > 0), key=lambda item: item[1])
     with style.figure(4.8, max(1.8, 0.9 + 0.34 * len(items))) as (drawn, axes):
         names, values = [n for n, _ in items], [d for _, d in items]
@@ -224,6 +226,7 @@ def cost_bars(dollars: "Mapping[str, float]") -> str:
         for row, value in enumerate(values):
             axes.annotate(" " + dollars_text(value), (value, row), va="center", fontsize=8)
         axes.set_xlabel("US dollars")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.margins(x=0.2)
         axes.grid(axis="y", visible=False)
         text = (

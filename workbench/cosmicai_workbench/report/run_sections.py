@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from cosmicai_workbench.results.run import Run
 
+_ALONE = "run"
+"""Prefix of the ids on a page of one run."""
 _SHOWN_FAILURES = 20
 _PUBLISHED_SAMPLES = {25: 1278, 100: 5113}
 """Galaxies in a partition of the published runs."""
@@ -72,7 +74,7 @@ def alerts(run: "Run", *, named: bool) -> "Iterator[Alert]":
 
 
 def sections(
-    run: "Run", prefix: str = "run", estimate: "Mapping[str, float] | None" = None
+    run: "Run", prefix: str = _ALONE, estimate: "Mapping[str, float] | None" = None
 ) -> list[Section]:
     """Return the sections about one run.
 
@@ -120,7 +122,8 @@ def _headline(run: "Run", prefix: str) -> Section:
             Card("Bias", text.figure(quality.bias, sign=True), "mean Δz"),
             Card("Outliers", text.share(quality.outlier_fraction), "|Δz| / (1 + z) > 0.05"),
         ]
-    return Section(f"{prefix}-headline", f"{run.name}: in short", cards=tuple(cards))
+    title = "In short" if prefix == _ALONE else f"{run.name}: in short"
+    return Section(f"{prefix}-headline", title, cards=tuple(cards))
 
 
 def _quality(run: "Run", prefix: str) -> Section:

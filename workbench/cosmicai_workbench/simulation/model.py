@@ -33,6 +33,8 @@ class Limits(_Frozen):
     """Children that the Map starts in a second. AWS documents no figure; calibrate it."""
     child_seconds: float = Field(default=300.0, gt=0)
     """Longest life of an EXPRESS child, retries and waits included."""
+    execution_seconds: float = Field(default=7200.0, gt=0)
+    """The state machine's ``TimeoutSeconds``."""
     s3_reads_per_second: float = Field(default=5500.0, gt=0)
     """GET requests a second on one prefix; further ones wait."""
 

@@ -212,6 +212,13 @@ def _warnings(work: Work, limits: Limits, traces: "list[Trace]") -> "Iterable[st
             f"a barrier among {work.ranks} ranks needs them all running at once, and at most "
             f"{min(limits.concurrency, limits.map_concurrency)} can be: Initialize will refuse it"
         )
+    longest = max(trace.wall for trace in traces)
+    if longest > limits.execution_seconds:
+        yield (
+            f"the execution may take {longest:,.0f} s, and the state machine ends it after "
+            f"{limits.execution_seconds:,.0f} s: raise its TimeoutSeconds or the concurrency, or "
+            "divide the data over several executions"
+        )
     failed = max(int(t.failed.sum()) for t in traces)
     late = max(int((t.end - t.queued > limits.child_seconds).sum()) for t in traces)
     if late:
