@@ -76,7 +76,7 @@ def run_seed(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_demo_leaves_a_whole_run_folder(demo: Path) -> None:
-    run = load_run(demo / "runs/latest")
+    run = load_run(min(demo.glob("runs/run-*")))
     assert run.summary.status == "SUCCEEDED"
     assert run.summary.ranks_received == run.summary.world_size == 11
     assert run.summary.num_samples == GALAXIES
@@ -163,6 +163,46 @@ def test_a_local_run_without_data_says_what_to_give(tmp_path: Path) -> None:
     done = cosmicai(tmp_path, "run", "--local", "--input", str(SEED))
     assert done.returncode == 2
     assert "--data" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_the_middle_is_retried_with_the_same_result(
+    demo: Path, tmp_path: Path
+) -> None:
+    words = ["run", "--local", "--input", str(SEED), "--data", partitions(demo)]
+    program = subprocess.Popen(
+        [sys.executable, "-m", "cosmicai_workbench.cli.main", *words, "--set", "data_prefix=sdss"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not (victims := runtimes(tmp_path, "ModelInferenceFunction")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(victims[0], signal.SIGKILL)
+    assert program.wait(120) == 0
+    logs = cosmicai(tmp_path, "logs").stdout
+    assert "Runtime.ExitError" in logs
+    undisturbed = min(demo.glob("runs/run-*"))
+    for path in (undisturbed / "predictions").iterdir():
+        assert path.read_bytes() == (tmp_path / "runs/latest/predictions" / path.name).read_bytes()
+
+
+def runtimes(folder: Path, function: str) -> list[int]:
+    """Return the runtimes of a function that belong to the clouds of a folder."""
+    found = []
+    for status in folder.glob(".cosmicai/*/cloud.json"):
+        endpoint = json.loads(status.read_text())["endpoint"].encode()
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (entry / "cmdline").read_bytes()
+                environment = (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            is_runtime = b"awslambdaric" in command and b"rie" not in command
+            if is_runtime and endpoint in environment and function.encode() in environment:
+                found.append(int(entry.name))
+    return found
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def demo(
     }
     if engine is not None:
         content["engine"] = engine
-    with own_cloud(check_input(content)) as place:
+    with own_cloud(check_input(content), bar=bar) as place:
         return perform(place, content, bar=bar, model=MODEL, data=data, name=name, runs=runs)
 
 

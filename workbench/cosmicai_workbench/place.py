@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.connection import Connection, connect
 from cosmicai_workbench.cloud.local import STATE_ROOT, LocalCloud
 from cosmicai_workbench.cloud.state import Status, logs_folder
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cosmicai.schema import ExecutionInput
+
+    from cosmicai_workbench.bars import Bar
 
 _LOCAL_INTERVAL = 0.2
 _AWS_INTERVAL = 2.0
@@ -56,6 +59,7 @@ def own_cloud(
     parameters: Mapping[str, str] | None = None,
     data: Path | None = None,
     root: Path = STATE_ROOT,
+    bar: Bar = no_bar,
 ) -> Iterator[Place]:
     """Bring up a local cloud for one run, with the buckets that its input names.
 
@@ -72,6 +76,8 @@ def own_cloud(
         Folder of the partitions that will be uploaded.
     root
         Where state folders lie.
+    bar
+        Shows that it starts.
     """
     if concurrency is None and content.fmi:
         partitions = len(list(data.glob("*.pt"))) if data is not None else content.file_limit
@@ -82,8 +88,13 @@ def own_cloud(
         buckets=[content.bucket, content.data_bucket],
         root=root,
     )
-    with cloud:
-        yield _local(cloud.status, cloud.logs, is_empty=True)
+    try:
+        with bar("starting", 1, "local cloud") as advance:
+            status = cloud.start()
+            advance(1)
+        yield _local(status, cloud.logs, is_empty=True)
+    finally:
+        cloud.stop()
 
 
 def _local(status: Status, logs: Path, *, is_empty: bool) -> Place:

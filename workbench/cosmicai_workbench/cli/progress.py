@@ -13,6 +13,7 @@ def progress_bar(what: str, total: int, unit: str) -> Iterator[Callable[[int], N
     from rich.console import Console
     from rich.progress import (
         BarColumn,
+        DownloadColumn,
         MofNCompleteColumn,
         Progress,
         TextColumn,
@@ -24,8 +25,7 @@ def progress_bar(what: str, total: int, unit: str) -> Iterator[Callable[[int], N
     columns = (
         TextColumn(what),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
+        *((DownloadColumn(),) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )

@@ -103,6 +103,7 @@ def run(
                 concurrency=concurrency,
                 parameters=pairs(parameters or [], "--parameter"),
                 data=data,
+                bar=progress_bar,
             )
             place = cleanup.enter_context(own)
         if not watch:
