@@ -97,8 +97,7 @@ class ThrottledS3:
     ) -> None:
         rate = None if mb_per_second is None else mb_per_second * 1e6
         self.state = State(root, Bandwidth(rate), latency_ms / 1000, deque(faults))
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, self.state))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", port), partial(_Handler, self.state))
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     @property
@@ -138,6 +137,11 @@ def client(url: str, **config: Any) -> S3Client:
         aws_secret_access_key="none",
         config=Config(s3={"addressing_style": "path"}, max_pool_connections=32, **config),
     )
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # five, the default, would make clients wait seconds to connect
 
 
 class _Handler(BaseHTTPRequestHandler):

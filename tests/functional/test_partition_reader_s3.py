@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from cosmicai.errors import CorruptPartition, PartitionNotFound, TransientStorageError
 from cosmicai.partition import sources
-from cosmicai.partition.reader import open_partition
+from cosmicai.partition.reader import open_partition, opened_ahead
 from cosmicai.partition.sources import S3Object
 from cosmicai_workbench.data.partition_writer import PartitionWriter
 from throttled_s3 import ThrottledS3
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
@@ -228,10 +228,68 @@ def test_closing_stops_the_threads_soon(tmp_path: Path) -> None:
     with ThrottledS3(tmp_path, mb_per_second=20) as s3:
         with open_partition(S3Object("bucket", "1.pt", s3.client()), batch_size=512) as reader:
             next(iter(reader))
-        deadline = time.monotonic() + 5
-        while any(thread.name.startswith("partition") for thread in threading.enumerate()):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: not reading_threads())
+
+
+# -- several in turn ----------------------------------------------------------------------------
+
+
+def sources_of(tmp_path: Path, client: S3Client, counts: list[int]) -> list[S3Object]:
+    for number, count in enumerate(counts):
+        write(tmp_path / "bucket" / f"{number}.pt", count)
+    return [S3Object("bucket", f"{number}.pt", client) for number in range(len(counts))]
+
+
+@pytest.mark.parametrize("counts", [[], [700], [700, 3, 900]])
+def test_partitions_opened_ahead_come_in_order(tmp_path: Path, counts: list[int]) -> None:
+    with ThrottledS3(tmp_path) as s3:
+        sources = sources_of(tmp_path, s3.client(), counts)
+        with opened_ahead(sources, batch_size=256) as readers:
+            found = [[len(batch) for batch in reader] for reader in readers]
+
+    assert [sum(sizes) for sizes in found] == counts
+
+
+def test_the_first_block_and_the_next_partition_come_without_asking(tmp_path: Path) -> None:
+    with ThrottledS3(tmp_path) as s3:
+        sources = sources_of(tmp_path, s3.client(), [700, 700])
+        with opened_ahead(sources, batch_size=256) as readers:
+            wait_until(lambda: s3.state.served_bytes > 256 * 20_480)  # no reader asked for yet
+            served = s3.state.served_bytes
+            batches = iter(next(readers))
+            wait_until(lambda: s3.state.served_bytes > served + 256 * 20_480)
+            assert len(next(batches)) == 256
+
+
+def test_an_error_of_a_later_partition_comes_in_its_turn(tmp_path: Path) -> None:
+    with ThrottledS3(tmp_path) as s3:
+        first, _ = sources_of(tmp_path, s3.client(), [700, 3])
+        missing = S3Object("bucket", "9.pt", first.client)
+        with opened_ahead([first, missing], batch_size=256) as readers:
+            assert len(list(next(readers))) == 3
+            with pytest.raises(PartitionNotFound, match=r"9\.pt"):
+                next(readers)
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_leaving_early_leaves_no_thread(tmp_path: Path, asked: int) -> None:
+    with ThrottledS3(tmp_path, mb_per_second=20) as s3:
+        sources = sources_of(tmp_path, s3.client(), [2000, 2000])
+        with opened_ahead(sources, batch_size=512) as readers:
+            for _ in range(asked):
+                next(iter(next(readers)))
+        wait_until(lambda: not reading_threads())
+
+
+def reading_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if "partition" in thread.name]
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, reading_threads()
+        time.sleep(0.02)
 
 
 def test_moto_serves_a_partition_as_s3_does(tmp_path: Path) -> None:

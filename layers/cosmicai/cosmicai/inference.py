@@ -23,14 +23,12 @@ from cosmicai.observability import logger, record_rank
 from cosmicai.schema import ManifestItem, RankRecord, parse
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
 
     from cosmicai.engines.base import Engine
-    from cosmicai.partition.reader import Batch
-    from cosmicai.partition.sources import RequestStatistics, S3Object
+    from cosmicai.partition.reader import Batch, PartitionReader
+    from cosmicai.partition.sources import RequestStatistics
 
 MB_PER_VCPU = 1769
 """Lambda gives one full vCPU per so many MB of memory size."""
@@ -98,13 +96,15 @@ def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
     totals = Totals()
     threads, digest, load_seconds = available_vcpus(), "", 0.0
     if item.data_paths:
+        from cosmicai.partition.reader import opened_ahead
         from cosmicai.partition.sources import S3Object
 
-        model, load_seconds = model_cache.load(item, threads)
-        digest = model.digest
-        for position, path in enumerate(item.data_paths):
-            source = S3Object(item.DATA_BUCKET, path, storage.client())
-            predict_partition(source, position, item.BATCH_SIZE, model.engine, totals)
+        sources = [S3Object(item.DATA_BUCKET, path, storage.client()) for path in item.data_paths]
+        with opened_ahead(sources, batch_size=item.BATCH_SIZE) as readers:
+            model, load_seconds = model_cache.load(item, threads)
+            digest = model.digest
+            for position, reader in enumerate(readers):
+                predict_partition(reader, position, model.engine, totals)
 
     columns = columns_of(item, totals)
     require_claim(item.EXECUTION, item.S3_BUCKET, item.RESULT_PATH)
@@ -158,41 +158,38 @@ def peak_memory_mb() -> float:
 
 
 def predict_partition(
-    source: Path | S3Object, position: int, batch_size: int, engine: Engine, totals: Totals
+    reader: PartitionReader, position: int, engine: Engine, totals: Totals
 ) -> None:
     """Predict one partition, batch by batch, and add it to ``totals``.
 
     Parameters
     ----------
-    source
-        A local file or an object in S3.
+    reader
+        The opened partition.
     position
         Which of the rank's partitions it is.
 
     Raises
     ------
-    PartitionNotFound, CorruptPartition, UnsafePickle, TransientStorageError
+    CorruptPartition, TransientStorageError
         From reading it.
     """
     import numpy as np
 
-    from cosmicai.partition.reader import open_partition
-
-    with open_partition(source, batch_size=batch_size) as reader:
-        for batch in reader:
-            redshift = _predict(batch, engine, totals)
-            count = len(redshift)
-            columns = totals.columns
-            columns["partition"].append(np.full(count, position, np.int32))
-            columns["index"].append(np.arange(batch.start, batch.start + count, dtype=np.int32))
-            columns["redshift"].append(redshift)
-            columns["true_redshift"].append(batch.redshift)
-            columns["magnitude_r"].append(batch.magnitude[:, R_BAND].copy())
-        totals.num_samples += reader.num_samples
-        totals.num_bytes += reader.nbytes
-        totals.wait_seconds += reader.wait_seconds
-        if reader.s3 is not None:
-            totals.s3.append(reader.s3)
+    for batch in reader:
+        redshift = _predict(batch, engine, totals)
+        count = len(redshift)
+        columns = totals.columns
+        columns["partition"].append(np.full(count, position, np.int32))
+        columns["index"].append(np.arange(batch.start, batch.start + count, dtype=np.int32))
+        columns["redshift"].append(redshift)
+        columns["true_redshift"].append(batch.redshift)
+        columns["magnitude_r"].append(batch.magnitude[:, R_BAND].copy())
+    totals.num_samples += reader.num_samples
+    totals.num_bytes += reader.nbytes
+    totals.wait_seconds += reader.wait_seconds
+    if reader.s3 is not None:
+        totals.s3.append(reader.s3)
 
 
 def _predict(batch: Batch, engine: Engine, totals: Totals) -> NDArray[np.float32]:

@@ -18,6 +18,7 @@ from cosmicai.inference import (
     record_of,
 )
 from cosmicai.model.bundle import Bundle
+from cosmicai.partition.reader import opened_ahead
 from cosmicai.quality import figures
 from cosmicai.schema import Execution, ManifestItem, RankRecord, Summary, parse
 
@@ -72,9 +73,10 @@ def infer(
     name = output.name
     item = _item(model, partitions, name, engine, batch_size)
     totals = Totals()
-    for position, path in enumerate(partitions):
-        predict_partition(path, position, batch_size, loaded, totals)
-        on_partition(path)
+    with opened_ahead(partitions, batch_size=batch_size) as readers:
+        for position, reader in enumerate(readers):
+            predict_partition(reader, position, loaded, totals)
+            on_partition(partitions[position])
     columns = columns_of(item, totals)
     record = record_of(
         item,

@@ -12,7 +12,8 @@ import math
 import time
 import zlib
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -31,7 +32,7 @@ from cosmicai.partition.sources import FileSource, RequestStatistics, S3Object, 
 from cosmicai.safe_pickle import Stub, kind, stub
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterable, Iterator
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -101,12 +102,69 @@ def open_partition(source: Path | S3Object, *, batch_size: int) -> PartitionRead
     """
     if batch_size < 1:
         raise InvalidInput(f"batch size: a positive number expected, found {batch_size}")
+    started = time.perf_counter()
     opened = S3Source(source) if isinstance(source, S3Object) else FileSource(Path(source))
     try:
-        return PartitionReader(opened, str(source), batch_size)
+        reader = PartitionReader(opened, str(source), batch_size)
     except BaseException:
         opened.close()
         raise
+    reader.wait_seconds = time.perf_counter() - started
+    return reader
+
+
+@contextmanager
+def opened_ahead(
+    sources: Iterable[Path | S3Object], *, batch_size: int
+) -> Iterator[Iterator[PartitionReader]]:
+    """Open several partitions in turn, each while the one before it is read.
+
+    The first is opened, and its first block read, as soon as the context is entered: what the
+    caller does before it asks for the first reader (loading the model) hides that. Readers are
+    closed as the iteration goes on.
+
+    Yields
+    ------
+    Iterator[PartitionReader]
+        Readers in the order of ``sources``; asking for one raises what :func:`open_partition` does.
+    """
+    pending = deque(sources)
+    upcoming: deque[Future[PartitionReader]] = deque()
+
+    def open_next(before: PartitionReader | None) -> None:
+        if pending:
+            source = pending.popleft()
+            upcoming.append(opener.submit(_open_after, before, source, batch_size))
+
+    def readers() -> Generator[PartitionReader]:
+        while upcoming:
+            started = time.perf_counter()
+            with upcoming[0].result() as reader:
+                upcoming.popleft()
+                reader.wait_seconds = time.perf_counter() - started
+                open_next(reader)
+                yield reader
+
+    with ThreadPoolExecutor(1, thread_name_prefix="partition-open") as opener:
+        open_next(None)
+        with closing(readers()) as opened:
+            try:
+                yield opened
+            finally:
+                opened.close()  # the reader in use first, which the opening of the next waits for
+                for future in upcoming:
+                    if not future.cancel() and future.exception() is None:
+                        future.result().close()
+
+
+def _open_after(
+    before: PartitionReader | None, source: Path | S3Object, batch_size: int
+) -> PartitionReader:
+    if before is not None:
+        before.wait_for_first_block()  # or this would take a share of the bandwidth from it
+    reader = open_partition(source, batch_size=batch_size)
+    reader.prefetch()
+    return reader
 
 
 class PartitionReader:
@@ -125,7 +183,8 @@ class PartitionReader:
     s3
         Statistics of the requests; None for a local file.
     wait_seconds
-        How long the consumer has waited for data so far: the reading that was not hidden.
+        How long the consumer has waited so far, for the opening and for data: the reading that
+        was not hidden.
     """
 
     def __init__(self, source: FileSource | S3Source, name: str, batch_size: int) -> None:
@@ -142,6 +201,8 @@ class PartitionReader:
             raise UnsafePickle(f"{name}: {error}") from error
         self.num_samples: int = self.tensors[0].shape[0]
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="partition")
+        self._columns: list[_Column] = []  # of the iteration to come, or the last one
+        self._begun = False
 
     @property
     def s3(self) -> RequestStatistics | None:
@@ -160,10 +221,11 @@ class PartitionReader:
         iteration with CorruptPartition before its last batch.
         """
         try:
-            image, magnitude, *redshift = [
-                _Column(tensor, self.batch_size, self._source, self._pool, small=index > 0)
-                for index, tensor in enumerate(self.tensors)
-            ]
+            if self._begun:
+                self._columns = []
+            self.prefetch()
+            self._begun = True
+            image, magnitude, *redshift = self._columns
             for start in range(0, self.num_samples, self.batch_size):
                 stop = min(start + self.batch_size, self.num_samples)
                 started = time.perf_counter()
@@ -179,6 +241,20 @@ class PartitionReader:
                 yield Batch(start, images, magnitudes, redshifts)
         except CorruptArchive as error:
             raise CorruptPartition(f"{self.name}: {error}") from error
+
+    def prefetch(self) -> None:
+        """Begin to read the first block, before an iteration asks for it."""
+        self._columns = self._columns or [
+            _Column(tensor, self.batch_size, self._source, self._pool, small=index > 0)
+            for index, tensor in enumerate(self.tensors)
+        ]
+
+    def wait_for_first_block(self) -> None:
+        """Wait until what :meth:`prefetch` began has come, failed, or was given up."""
+        with suppress(CancelledError):
+            for column in self._columns:
+                for part in column.first_block:
+                    part.exception()  # waits, and raises nothing but CancelledError
 
     def close(self) -> None:
         """Stop reading ahead and let go of the file."""
@@ -296,6 +372,7 @@ class _Column:
         self._values: NDArray[np.float32] = np.empty(0, np.float32)
         # The first block alone, or those behind it would take a share of the bandwidth from it.
         self._read_ahead(1)
+        self.first_block = self._blocks[0].parts if self._blocks else []
 
     def take(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return rows ``start`` to ``stop``; calls go forward through the tensor."""
