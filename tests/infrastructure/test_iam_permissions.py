@@ -7,14 +7,19 @@ overwritten, incomplete, failed), and every request they make is recorded.
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
 from cosmicai import model_cache, storage
+from cosmicai.collective import run_collective
 from cosmicai.errors import CosmicAIError
+from cosmicai.schema import CollectiveEvent, parse
 from cosmicai_workbench.cloud.template import _Reader
 from s3_stack import BUCKET, ROOT, MeanEngine, Stack, running_stack
 from samcli.yamlhelper import yaml_parse
@@ -29,8 +34,7 @@ ACTIONS = {
     "GetObject": "s3:GetObject",
     "HeadObject": "s3:GetObject",
     "PutObject": "s3:PutObject",
-    "ListObjectsV2": "s3:ListBucket",
-    "DeleteObjects": "s3:DeleteObject",
+    "DeleteObject": "s3:DeleteObject",
 }
 
 Call = tuple[str, str]
@@ -53,30 +57,40 @@ class Recorder:
         finally:
             self.function = ""
 
-    def add(self, action: str, bucket: str, key: str | None = None) -> None:
-        arn = f"arn:aws:s3:::{bucket}" + (f"/{key}" if key is not None else "")
-        with self.lock:
-            self.calls.setdefault(self.function, set()).add((action, arn))
-
-    def before(self, params: dict[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
-        context["recorded"] = (model.name, params)
-
-    def after(self, http_response: Any, context: dict[str, Any], **_: Any) -> None:
-        name, params = context["recorded"]
-        bucket = params["Bucket"]
+    def record(self, name: str, params: dict[str, Any], status: int) -> None:
         if not self.function:
             return
+        bucket = params["Bucket"]
+        whole = f"arn:aws:s3:::{bucket}"
         if name == "ListObjectsV2":
-            self.add("s3:ListBucket", bucket)
+            found = [("s3:ListBucket", whole)]
         elif name == "DeleteObjects":
-            for item in params["Delete"]["Objects"]:
-                self.add("s3:DeleteObject", bucket, item["Key"])
+            objects = params["Delete"]["Objects"]
+            found = [("s3:DeleteObject", f"{whole}/{item['Key']}") for item in objects]
         else:
-            self.add(ACTIONS[name], bucket, params["Key"])
+            arn = f"{whole}/{params['Key']}"
+            found = [(ACTIONS[name], arn)]
             if name == "PutObject" and "IfMatch" in params:
-                self.add("s3:GetObject", bucket, params["Key"])  # S3 wants it to compare
-            if http_response.status_code == 404:
-                self.add("s3:ListBucket", bucket)  # without it, S3 answers 403 instead
+                found.append(("s3:GetObject", arn))  # S3 wants it to compare
+            if status == 404:
+                found.append(("s3:ListBucket", whole))  # without it, S3 answers 403 instead
+        with self.lock:
+            self.calls.setdefault(self.function, set()).update(found)
+
+    def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Record the calls of every boto3 client of this process."""
+        call = BaseClient._make_api_call
+
+        def recorded(client: BaseClient, name: str, params: dict[str, Any]) -> Any:
+            try:
+                answer = call(client, name, params)
+            except ClientError as error:
+                self.record(name, params, error.response["ResponseMetadata"]["HTTPStatusCode"])
+                raise
+            self.record(name, params, 200)
+            return answer
+
+        monkeypatch.setattr(BaseClient, "_make_api_call", recorded)
 
 
 @pytest.fixture
@@ -89,9 +103,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Record
             "cosmicai.engines.base.load_engine", lambda *arguments, **options: MeanEngine()
         )
         model_cache._load.cache_clear()
-        events = storage.client().meta.events
-        events.register("provide-client-params.s3", recorder.before)
-        events.register("after-call.s3", recorder.after)
+        recorder.watch(monkeypatch)
         storage.client().create_bucket(Bucket=SURVEY)
         stack.input["data_bucket"] = SURVEY
         stack.put_model()
@@ -130,8 +142,22 @@ def run_everything(stack: Stack, recorder: Recorder) -> None:
             result_path="never/claimed",
             failure={"Error": "PartitionNotFound", "Cause": "{}"},
         )
+    storage.put_bytes(BUCKET, f"{RESULTS}/fmi/left behind", b"by a crashed collective")
     with recorder.of("InitializeFunction"):
         stack.initialize("third", overwrite=True)
+    meet(stack, recorder)
+
+
+def meet(stack: Stack, recorder: Recorder) -> None:
+    """Run the collective of two ranks, and the abort of another two, over S3."""
+    for name, failure in (("meets", None), ("aborts", {"Error": "CorruptPartition"})):
+        change = {"script": "inference_FMI.py", "fmi_channel": "s3", "result_path": f"fmi/{name}"}
+        items = stack.manifest(stack.initialize(name, **change))
+        with recorder.of("ModelInferenceFunction"):
+            stack.run_items(items)
+        events = [parse(CollectiveEvent, {**item, "failure": failure}) for item in items]
+        with recorder.of("InvokeFmiFunction"), ThreadPoolExecutor(2) as pool:
+            list(pool.map(run_collective, events, [30.0, 30.0]))
 
 
 def statements(
@@ -140,10 +166,13 @@ def statements(
     """Return action and resource pattern of everything the function's role allows, or denies."""
     document = yaml_parse(TEMPLATE.read_text())
     reader = _Reader(TEMPLATE, document, "cosmicai", parameters)
-    policies = document["Resources"][function]["Properties"]["Policies"]
+    role = document["Resources"][function.replace("Function", "Role")]["Properties"]
+    policies = [policy["PolicyDocument"]["Statement"] for policy in role["Policies"]]
     found = []
     for policy in policies:
-        for statement in reader._resolve(policy["Statement"]):
+        # Writing to the function's own log group is Lambda's doing, not the code's.
+        own = [statement for statement in policy if statement.get("Sid") != "WriteLogs"]
+        for statement in reader._resolve(own):
             if statement["Effect"] == effect:
                 actions, resources = (
                     [value] if isinstance(value, str) else value
@@ -162,7 +191,12 @@ def covers(pattern: str, arn: str) -> bool:
     return re.fullmatch(expression, arn) is not None
 
 
-FUNCTIONS = ["InitializeFunction", "ModelInferenceFunction", "SummarizeFunction"]
+FUNCTIONS = [
+    "InitializeFunction",
+    "ModelInferenceFunction",
+    "InvokeFmiFunction",
+    "SummarizeFunction",
+]
 
 
 def test_every_call_is_allowed_and_every_permission_is_used(recorder: Recorder) -> None:
