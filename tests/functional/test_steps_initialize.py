@@ -129,6 +129,14 @@ def test_with_fmi_every_rank_must_be_able_to_run_at_once(
     assert not stack.initialize("no-fmi", result_path="other").fmi
 
 
+def test_more_partitions_than_a_rank_can_be_told_of_are_refused(stack: Stack) -> None:
+    put_many([f"{'long name ' * 30}{number}.pt" for number in range(700)])
+    with pytest.raises(InvalidInput, match=r"'world_size': rank 0 would read 700 partitions"):
+        stack.initialize(file_limit=700, world_size=1)
+    assert stack.files() == {}
+    assert stack.initialize(file_limit=700, world_size=2).world_size == 2
+
+
 def test_an_engine_whose_layer_is_not_deployed_is_refused(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ AWS_ERRORS = {
     # What Lambda reports as the error type when a sandbox dies, or runs out of time.
     "Runtime.ExitError",
     "Sandbox.Timedout",
+    "Lambda.Unknown",
     # SDK integrations name errors after the service: S3 itself, and the client that calls it.
     "S3.S3Exception",
     "S3.SdkClientException",

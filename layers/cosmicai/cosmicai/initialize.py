@@ -31,6 +31,9 @@ from cosmicai.schema import (
     parse,
 )
 
+MAX_ITEM_CHARACTERS = 200_000
+"""A child's input may have 256 KiB, and has to hold the error of a rank that fails, too."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Decisions:
@@ -70,12 +73,13 @@ def initialize(event: InitializeEvent) -> Plan:
     request = parse(ExecutionInput, event.input)
     settings = parse(StackSettings, StackSettings.from_environment(os.environ))
     decisions = _decide(request, settings)
+    manifest = _manifest(event.execution, request, decisions)
     claim(event.execution, request.bucket, request.result_path, overwrite=request.overwrite)
     plan = _plan(event.execution, request, decisions)
     storage.put_bytes(
         plan.bucket,
         plan.manifest_key,
-        _manifest(event.execution, request, decisions),
+        manifest,
         content_type="application/json",
     )
     plan = plan.model_copy(update={"initialize_seconds": time.perf_counter() - started})
@@ -229,4 +233,9 @@ def _manifest(execution: Execution, request: ExecutionInput, decisions: _Decisio
             "FAILURE_KEY": keys.failure(request.result_path, rank),
         }
         lines.append(json.dumps({**first, **own}, separators=(",", ":")))
+        if len(lines[-1]) > MAX_ITEM_CHARACTERS:
+            raise InvalidInput(
+                f"key 'world_size': rank {rank} would read {len(paths)} partitions, more than a "
+                "state machine can pass on; ask for a larger world_size"
+            )
     return ("[" + ",\n".join(lines) + "]").encode()
