@@ -28,8 +28,9 @@ system-packages: ## Debian packages that some tests use (as root or with sudo)
 run: setup ## the main job: real galaxies through the whole state machine, on this machine
 	$(BIN)/cosmicai demo
 
+# loadfile: fixtures of a module (local clouds, servers) are made once, not once a worker.
 test: setup lint types ## lint, types and the fast tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup ## the tests marked slow
 	$(BIN)/python -m pytest -m slow

@@ -188,6 +188,30 @@ def test_a_worker_killed_in_the_middle_is_retried_with_the_same_result(
         assert path.read_bytes() == (tmp_path / "runs/latest/predictions" / path.name).read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("channel", ["s3", "direct"])
+def test_ranks_meet_through_fmi(demo: Path, tmp_path: Path, channel: str) -> None:
+    done = cosmicai(
+        tmp_path,
+        *("run", "--local", "--json", "--input", str(ROOT / "events/execution-fmi.json")),
+        *("--data", partitions(demo), "--set", f"fmi_channel={channel}"),
+    )
+    assert done.returncode == 0, done.stderr
+    summary = outcome(done)["summary"]
+    assert summary["ranks_received"] == summary["world_size"] == 4
+    assert summary["fmi"]["sums"]["num_samples"] == GALAXIES
+
+
+def test_ranks_that_could_never_meet_are_refused_before_any_starts(up: Path) -> None:
+    words = ["--set", "world_size=4", "--set", "result_path=results/fmi/never"]
+    event = str(ROOT / "events/execution-fmi.json")
+    model = ["--model", str(ROOT / "models/astromae-small"), "--data", partitions(up)]
+    done = cosmicai(up, "run", "--local", "--json", "--input", event, *model, *words)
+    assert done.returncode == 2
+    assert "world" in done.stderr
+    assert outcome(done)["summary"] is None
+
+
 def runtimes(folder: Path, function: str) -> list[int]:
     """Return the runtimes of a function that belong to the clouds of a folder."""
     found = []
