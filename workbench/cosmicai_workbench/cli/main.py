@@ -36,6 +36,7 @@ GROUPS: tuple[str, ...] = (
     "results",
     "compare",
     "infer",
+    "tune",
 )
 """Modules of this package, in the order of ``--help``; an underscore becomes a hyphen."""
 

@@ -5,6 +5,7 @@ Needs no PyTorch, and loads quickly: see ``cosmicai.engines.openvino_graph``.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -27,11 +28,21 @@ CHUNK = 128
 
 
 class OpenVinoEngine:
-    """The prepared graphs on OpenVINO's CPU plugin, float32 throughout."""
+    """The prepared graphs on OpenVINO's CPU plugin, float32 throughout.
+
+    Parameters
+    ----------
+    bundle
+        The model.
+    threads
+        Threads to compute with.
+    count
+        Whether to count where the time goes, for :meth:`counters`.
+    """
 
     name = "openvino"
 
-    def __init__(self, bundle: Bundle, threads: int) -> None:
+    def __init__(self, bundle: Bundle, threads: int, *, count: bool = False) -> None:
         self._tensors = load_prepared(bundle)  # the requests share them, so they must live
         builder = GraphBuilder(self._tensors, bundle.config)
         core = ov.Core()
@@ -42,6 +53,7 @@ class OpenVinoEngine:
             "NUM_STREAMS": 1,
             # Which of the host's processors a function gets is not for it to choose.
             "ENABLE_CPU_PINNING": False,
+            "PERF_COUNT": count,
         }
 
         def compiled(model: ov.Model) -> ov.CompiledModel:
@@ -71,6 +83,15 @@ class OpenVinoEngine:
             self._magnitude[:count] = magnitude[part]
             redshift[part] = self._predict_chunk(count)
         return redshift
+
+    def counters(self) -> dict[str, float]:
+        """Return the seconds that each part of the graphs took in the last chunk."""
+        seconds: dict[str, float] = defaultdict(float)
+        for request in (self._front, *self._blocks, self._rear):
+            for node in request.profiling_info:
+                part, labelled, _ = node.node_name.partition("#")
+                seconds[part if labelled else "other"] += node.real_time.total_seconds()
+        return dict(seconds)
 
     def _predict_chunk(self, count: int) -> NDArray[np.float32]:
         """Predict what lies in the first ``count`` places of the input buffers."""

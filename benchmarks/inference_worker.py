@@ -1,0 +1,78 @@
+"""What ``inference.py`` measures in a process of its own: memory, start, one rank."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def first(engine: str, bundle: str, count: str) -> dict[str, Any]:
+    """Load an engine and predict a first batch."""
+    import numpy as np
+    from cosmicai.engines.base import load_engine
+
+    loaded = load_engine(engine, Path(bundle), threads=int(os.environ["INFERENCE_THREADS"]))
+    image = np.ones((int(count), 5, 32, 32), np.float32)
+    loaded.predict(image, image[:, :, 0, 0].copy())
+    return {"at": time.time()}
+
+
+def reference(checkpoint: str) -> dict[str, Any]:
+    """Import torch and load the pickled module, as the reference script does."""
+    import torch
+
+    torch.load(checkpoint, map_location="cpu", weights_only=False)
+    return {"at": time.time()}
+
+
+def rank(bundle: str, *partitions: str) -> dict[str, Any]:
+    """Do what one rank does with local partitions; report its time and peak memory."""
+    from cosmicai.engines.base import load_engine
+    from cosmicai.inference import peak_memory_mb
+    from cosmicai.partition.reader import open_partition
+
+    started = time.perf_counter()
+    engine = load_engine("openvino", Path(bundle), threads=int(os.environ["INFERENCE_THREADS"]))
+    loaded = time.perf_counter()
+    count = 0
+    for path in partitions:
+        with open_partition(Path(path), batch_size=512) as reader:
+            for batch in reader:
+                count += len(engine.predict(batch.image, batch.magnitude))
+    return {
+        "galaxies": count,
+        "load_seconds": loaded - started,
+        "seconds": time.perf_counter() - loaded,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def breakdown(bundle: str) -> dict[str, Any]:
+    """Return microseconds a galaxy by part of the graph, the fastest of several runs."""
+    from cosmicai.engines.openvino_engine import CHUNK, OpenVinoEngine
+    from cosmicai.model.bundle import Bundle
+    from inference_baselines import galaxies
+
+    threads = int(os.environ["INFERENCE_THREADS"])
+    engine = OpenVinoEngine(Bundle(Path(bundle)), threads, count=True)
+    image, magnitude = galaxies(CHUNK)
+    engine.predict(image, magnitude)
+    best: dict[str, float] = {}
+    for _ in range(10):
+        engine.predict(image, magnitude)
+        for part, seconds in engine.counters().items():
+            best[part] = min(best.get(part, seconds), seconds)
+    parts = {part: seconds / CHUNK * 1e6 for part, seconds in best.items()}
+    ordered = dict(sorted(parts.items(), key=lambda part: -part[1]))
+    return {"threads": threads, "galaxies_at_once": CHUNK, "microseconds_a_galaxy": ordered}
+
+
+if __name__ == "__main__":
+    found = {"first": first, "reference": reference, "rank": rank, "breakdown": breakdown}[
+        sys.argv[1]
+    ](*sys.argv[2:])
+    print(json.dumps(found))
