@@ -219,6 +219,32 @@ def test_bad_input_fails_at_once_with_its_reason_and_starts_no_rank(
     assert cloud.files("bad/1") == {}
 
 
+def test_with_fmi_the_ranks_agree_and_summarize_says_so(cloud: Cloud) -> None:
+    outcome = cloud.run(script="inference_FMI.py", file_limit=2, result_path="fmi-results/1")
+    assert outcome.status == "SUCCEEDED", outcome.cause
+    assert outcome.output["fmi"]["world_size"] == 2
+    assert "fmi.json" in cloud.files("fmi-results/1")
+
+
+def test_a_rank_that_fails_releases_its_peers_from_the_barrier_at_once(cloud: Cloud) -> None:
+    started = time.monotonic()
+    outcome = cloud.run(
+        script="inference_FMI.py", data_prefix="damaged", file_limit=2, result_path="fmi-results/2"
+    )
+    assert time.monotonic() - started < 30, "the peer waited for its deadline"
+    assert (outcome.status, outcome.error) == ("FAILED", "IncompleteResults")
+    assert "rank 1 (CorruptPartition" in outcome.cause
+    failed = {rank["rank"]: rank for rank in cloud.summary("fmi-results/2")["failed_ranks"]}
+    assert set(failed) == {0, 1}
+    assert "CorruptPartition" in failed[0]["cause"], "the peer names what stopped it"
+
+
+def test_more_fmi_ranks_than_run_at_once_are_refused(cloud: Cloud) -> None:
+    outcome = cloud.run(script="inference_FMI.py", result_path="fmi-results/3")
+    assert (outcome.status, outcome.error) == ("FAILED", "InvalidInput")
+    assert "a barrier among 4 ranks" in outcome.cause
+
+
 def test_a_worker_killed_in_the_middle_is_retried_to_the_same_result(cloud: Cloud) -> None:
     assert cloud.run(result_path="undisturbed/1", batch_size=1).status == "SUCCEEDED"
     assert cloud.workers(), "no worker found to kill"
