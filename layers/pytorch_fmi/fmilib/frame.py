@@ -15,8 +15,8 @@ from fmilib.errors import FmiMismatch
 
 MAGIC: Final = 0xF317
 HEADER: Final = struct.Struct("<HBBHHIIIIQQQQ")
-# magic, kind, code, description bytes, step, sender, communicator, epoch, 0, session, operation,
-# count, payload bytes
+# magic, kind, code, description bytes, step, sender, communicator, epoch, whether the payload is
+# stored apart, session, operation, count, payload bytes
 
 Buffer = bytes | bytearray | memoryview
 
@@ -95,6 +95,7 @@ class Header:
         "comm",
         "count",
         "description_size",
+        "detached",
         "epoch",
         "kind",
         "nbytes",
@@ -114,7 +115,7 @@ class Header:
             self.sender,
             self.comm,
             self.epoch,
-            _,
+            self.detached,
             self.session,
             self.op,
             self.count,
@@ -129,7 +130,16 @@ class Header:
 
 
 def pack_header(
-    packet: Packet, kind: int, sender: int, comm: int, epoch: int, session: int, op: int, step: int
+    packet: Packet,
+    kind: int,
+    sender: int,
+    comm: int,
+    epoch: int,
+    session: int,
+    op: int,
+    step: int,
+    *,
+    detached: bool = False,
 ) -> bytes:
     """Return the header and description that go before ``packet.data``."""
     return (
@@ -142,7 +152,7 @@ def pack_header(
             sender,
             comm,
             epoch,
-            0,
+            detached,
             session,
             op,
             packet.count,

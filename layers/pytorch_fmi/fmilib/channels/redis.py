@@ -5,8 +5,8 @@ one script call; the contribution that completes it joins all, in rank order, an
 reader, which waits in ``BLPOP``. Contribution and wait travel in one write, so an operation is
 one round trip, whatever the number of ranks; nothing polls and nothing scans keys.
 
-Commands of N ranks (a large result, over `INLINE_BYTES` in all readers' copies, is fetched by
-one command more a reader):
+Commands of N ranks (a payload over `INLINE_BYTES` costs a ``SET`` where it comes from and a
+``GET`` where it goes; and each reader's farewell, one script, is not waited for):
 
 =========  ======================================  ======================================
 operation  scripts                                 waits (BLPOP)
@@ -53,8 +53,9 @@ from fmilib.rendezvous.client import error_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# Up to here a result is handed to each reader with its release; above, it is kept once.
-INLINE_BYTES: Final = 64 * 1024
+# Above this a payload is stored under a key of its own, which scripts do not touch: Redis then
+# moves it without copies.
+INLINE_BYTES: Final = 8 * 1024
 SESSION_SECONDS: Final = 900.0  # a Lambda function's longest life
 GRACE: Final = 1.0  # seconds for the server's own answer to a wait that ended
 
@@ -88,9 +89,9 @@ return {'ok', gen}
 # A slot's hash holds the contributions by place; when complete it is joined and removed.
 _GIVE: Final = """
 local slot, ready = KEYS[1], KEYS[2]
-local place, data, expected = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local readers, ttl, inline = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
-if redis.call('HSETNX', slot, place, data) == 0 or redis.call('EXISTS', ready) == 1 then
+local place, frame, expected = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local readers, ttl = tonumber(ARGV[4]), ARGV[5]
+if redis.call('HSETNX', slot, place, frame) == 0 or redis.call('EXISTS', ready) == 1 then
   return redis.error_reply('FMIDUPLICATE ' .. place)
 end
 local arrived = redis.call('HLEN', slot)
@@ -98,31 +99,23 @@ if arrived < expected then
   if arrived == 1 then redis.call('PEXPIRE', slot, ttl) end
   return arrived
 end
-local whole = data
+local whole = frame
 if expected > 1 then
   local parts = {}
   for i = 0, expected - 1 do parts[i + 1] = redis.call('HGET', slot, i) end
   whole = table.concat(parts)
 end
 redis.call('DEL', slot)
-if #whole * readers <= inline then
-  for i = 1, readers do redis.call('RPUSH', ready, whole) end
-else
-  redis.call('SET', ready .. ':whole', whole, 'PX', ttl)
-  redis.call('SET', ready .. ':left', readers, 'PX', ttl)
-  for i = 1, readers do redis.call('RPUSH', ready, '') end
-end
+for i = 1, readers do redis.call('RPUSH', ready, whole) end
 redis.call('PEXPIRE', ready, ttl)
-if KEYS[3] then redis.call('SADD', KEYS[3], ready) redis.call('PEXPIRE', KEYS[3], ttl) end
+redis.call('SET', ready .. ':left', readers, 'PX', ttl)
+if KEYS[3] then redis.call('SADD', KEYS[3], slot) redis.call('PEXPIRE', KEYS[3], ttl) end
 return arrived
 """
 
-_FETCH: Final = """
-local whole = redis.call('GET', KEYS[1] .. ':whole')
-if redis.call('DECR', KEYS[1] .. ':left') <= 0 then
-  redis.call('DEL', KEYS[1] .. ':whole', KEYS[1] .. ':left')
-end
-return whole
+# After reading, every reader counts itself off; the last one removes what is left of the slot.
+_DONE: Final = """
+if redis.call('DECR', KEYS[1]) <= 0 then redis.call('UNLINK', unpack(KEYS)) end
 """
 
 _ABORT: Final = """
@@ -133,8 +126,8 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 _LEAVE: Final = """
 local ns = KEYS[1]
 if redis.call('DECR', ns .. ':open') <= 0 then
-  for _, ready in ipairs(redis.call('SMEMBERS', ns .. ':messages')) do
-    redis.call('DEL', ready, ready .. ':whole', ready .. ':left')
+  for _, slot in ipairs(redis.call('SMEMBERS', ns .. ':messages')) do
+    redis.call('DEL', slot .. ':r', slot .. ':r:left', slot .. ':0')
   end
   redis.call('DEL', ns .. ':open', ns .. ':members', ns .. ':ready', ns .. ':messages')
   if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
@@ -264,7 +257,7 @@ class RedisChannel(Channel):
     def send(self, call: Call, dst: int, packet: Packet) -> None:
         """Fill a slot of one contribution."""
         slot = self._slot(call, f"{call.rank}>{dst}")
-        self._run(call, [self._give(call, slot, 0, 1, 1, packet, 0, kept=True)])
+        self._run(call, self._give(call, slot, 0, 1, 1, packet, 0, kept=True))
 
     def recv(self, call: Call, src: int, sink: memoryview | None = None) -> Packet:
         """Wait for a slot of one contribution."""
@@ -286,7 +279,7 @@ class RedisChannel(Channel):
         """Fill a slot that all others read."""
         slot = self._slot(call, "0")
         if packet is not None:
-            self._run(call, [self._give(call, slot, 0, 1, call.size - 1, packet, 0)])
+            self._run(call, self._give(call, slot, 0, 1, call.size - 1, packet, 0))
             return packet
         return self._collect(call, slot, [], 0, [root], None if sink is None else [sink])[0]
 
@@ -295,9 +288,9 @@ class RedisChannel(Channel):
         slot = self._slot(call, str(step))
         give = self._give(call, slot, call.rank, call.size, 1, packet, step)
         if call.rank != root:
-            self._run(call, [give])
+            self._run(call, give)
             return None
-        return self._collect(call, slot, [give], step, range(call.size))
+        return self._collect(call, slot, give, step, range(call.size))
 
     def allgather(
         self,
@@ -309,7 +302,7 @@ class RedisChannel(Channel):
         """Fill one slot together; all wait for it."""
         slot = self._slot(call, str(step))
         give = self._give(call, slot, call.rank, call.size, call.size, packet, step)
-        return self._collect(call, slot, [give], step, range(call.size), sinks)
+        return self._collect(call, slot, give, step, range(call.size), sinks)
 
     def share(
         self, call: Call, packet: Packet, step: int, sinks: Sequence[memoryview]
@@ -324,9 +317,10 @@ class RedisChannel(Channel):
         self._run(
             call,
             [
-                self._give(call, self._slot(call, f"0.{dst}"), 0, 1, 1, packet, 0)
+                command
                 for dst, packet in enumerate(packets)
                 if dst != call.rank
+                for command in self._give(call, self._slot(call, f"0.{dst}"), 0, 1, 1, packet, 0)
             ],
         )
         return packets[call.rank]
@@ -341,8 +335,11 @@ class RedisChannel(Channel):
         """Fill a slot for each rank together; each waits for its own."""
         size = call.size
         gives = [
-            self._give(call, self._slot(call, f"{step}.{dst}"), call.rank, size, 1, packet, step)
+            command
             for dst, packet in enumerate(packets)
+            for command in self._give(
+                call, self._slot(call, f"{step}.{dst}"), call.rank, size, 1, packet, step
+            )
         ]
         slot = self._slot(call, f"{step}.{call.rank}")
         return self._collect(call, slot, gives, step, range(size), sinks)
@@ -364,17 +361,25 @@ class RedisChannel(Channel):
         step: int,
         *,
         kept: bool = False,
-    ) -> tuple[Argument, ...]:
-        """Return the command that contributes to a slot."""
-        header = pack_header(
-            packet, call.kind, self._rank, call.comm, self._epoch, self._session, call.op, step
-        )
-        data = b"".join((header, packet.data))
-        keys = [slot, f"{slot}:r"] + ([f"{self._ns}:messages"] if kept else [])
-        return (
-            "EVALSHA", self._sha(_GIVE), len(keys), *keys,
-            place, data, expected, readers, self._slot_ttl, INLINE_BYTES,
+    ) -> list[tuple[Argument, ...]]:
+        """Return the commands that contribute to a slot."""
+        detached = packet.nbytes > INLINE_BYTES
+        frame = pack_header(
+            packet, call.kind, self._rank, call.comm, self._epoch, self._session, call.op, step,
+            detached=detached,
         )  # fmt: skip
+        commands: list[tuple[Argument, ...]] = []
+        if detached:
+            ttl = str(self._slot_ttl)
+            commands.append(("SET", f"{slot}:{place}", packet.data, "NX", "PX", ttl))
+        else:
+            frame = b"".join((frame, packet.data))
+        keys = [slot, f"{slot}:r"] + ([f"{self._ns}:messages"] if kept else [])
+        commands.append((
+            "EVALSHA", self._sha(_GIVE), len(keys), *keys,
+            place, frame, expected, readers, self._slot_ttl,
+        ))  # fmt: skip
+        return commands
 
     def _sha(self, script: str) -> str:
         """Return a script's digest, loading it into the server once."""
@@ -440,18 +445,33 @@ class RedisChannel(Channel):
             if reply is None:
                 raise self._absent(call, slot, sources)
             self._raise_abort(reply)
-            whole = memoryview(reply[1])
-            if not whole.nbytes:
-                fetched = resp.call(
-                    max(GRACE, call.deadline - time.monotonic()),
-                    "EVALSHA", self._sha(_FETCH), 1, f"{slot}:r",
-                )  # fmt: skip
-                if fetched is None:
-                    raise FmiChannelError(f"{call}: the data expired in Redis before it was read")
-                whole = memoryview(fetched)
+            packets, apart = self._split(call, memoryview(reply[1]), step, sources, sinks)
+            self._fetch(call, slot, packets, apart, sinks)
         except ReplyError as error:
             raise self._refused(error) from error
-        return self._split(call, whole, step, sources, sinks)
+        done = [f"{slot}:r:left", *(f"{slot}:{place}" for place in apart)]
+        self._run(call, [("EVALSHA", self._sha(_DONE), len(done), *done)])
+        return packets
+
+    def _fetch(
+        self,
+        call: Call,
+        slot: str,
+        packets: list[Packet],
+        apart: list[int],
+        sinks: Sequence[memoryview] | None,
+    ) -> None:
+        """Read the payloads that are stored apart."""
+        if not apart:
+            return
+        resp = self._resp_of(call)
+        resp.send([("GET", f"{slot}:{place}") for place in apart])
+        for place in apart:
+            left = max(GRACE, call.deadline - time.monotonic())
+            data = resp.read(left, None if sinks is None else sinks[place])
+            if data is None:
+                raise FmiChannelError(f"{call}: the data expired in Redis before it was read")
+            packets[place].data = data
 
     def _absent(self, call: Call, slot: str, sources: Sequence[int]) -> FmiTimeout:
         """Name the ranks whose contribution the slot lacks."""
@@ -474,9 +494,12 @@ class RedisChannel(Channel):
         step: int,
         sources: Sequence[int],
         sinks: Sequence[memoryview] | None,
-    ) -> list[Packet]:
-        """Cut a slot's content into packets, each checked to belong to the operation."""
-        packets = []
+    ) -> tuple[list[Packet], list[int]]:
+        """Cut a slot's content into packets, each checked to belong to the operation.
+
+        Returns the packets, and the places of those whose payload is stored apart.
+        """
+        packets, apart = [], []
         position = 0
         for i, source in enumerate(sources):
             header = Header(whole, position)
@@ -491,13 +514,18 @@ class RedisChannel(Channel):
                 )
             body = position + HEADER.size + header.description_size
             description = bytes(whole[position + HEADER.size : body])
+            if header.detached:
+                apart.append(i)
+                position = body
+                packets.append(Packet(header.code, b"", header.count, description))
+                continue
             position = body + header.nbytes
             data = whole[body:position]
             if sinks is not None and sinks[i].nbytes == data.nbytes:
                 sinks[i][:] = data
                 data = sinks[i]
             packets.append(Packet(header.code, data, header.count, description))
-        return packets
+        return packets, apart
 
 
 def _url(parameters: Mapping[str, Any]) -> str:

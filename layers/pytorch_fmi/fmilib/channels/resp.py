@@ -8,7 +8,6 @@ plain TCP and TLS, ``AUTH`` and ``SELECT``, which Redis, Valkey and ElastiCache 
 from __future__ import annotations
 
 import socket
-import time
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -93,8 +92,10 @@ class Resp:
         except OSError as error:
             raise self._lost(error) from error
 
-    def read(self, timeout: float) -> Any:
+    def read(self, timeout: float, into: memoryview | None = None) -> Any:
         """Return the next reply: bytes-like, int, list or None.
+
+        A string of the size of ``into`` is received there, and ``into`` returned.
 
         Raises
         ------
@@ -104,7 +105,7 @@ class Resp:
             The connection broke, or the server fell silent for ``timeout`` seconds.
         """
         self._sock.settimeout(max(0.001, timeout))
-        return self._reply(time.monotonic() + timeout)
+        return self._reply(into)
 
     def call(self, timeout: float, *command: Argument) -> Any:
         """Send one command and return its reply."""
@@ -144,8 +145,8 @@ class Resp:
         self._start = found + 2
         return line
 
-    def _bulk(self, size: int) -> memoryview:
-        data = allocate(size)
+    def _bulk(self, size: int, into: memoryview | None) -> memoryview:
+        data = into if into is not None and into.nbytes == size else allocate(size)
         here = min(size, self._end - self._start)
         data[:here] = self._view[self._start : self._start + here]
         self._start += here
@@ -162,17 +163,17 @@ class Resp:
         self._start += 2
         return data
 
-    def _reply(self, deadline: float) -> Any:
+    def _reply(self, into: memoryview | None = None) -> Any:
         line = self._line()
         kind, rest = line[:1], line[1:]
         if kind == b"$":
-            return None if rest == b"-1" else self._bulk(int(rest))
+            return None if rest == b"-1" else self._bulk(int(rest), into)
         if kind == b":":
             return int(rest)
         if kind == b"+":
             return rest
         if kind == b"*":
-            return None if rest == b"-1" else [self._reply(deadline) for _ in range(int(rest))]
+            return None if rest == b"-1" else [self._reply() for _ in range(int(rest))]
         if kind == b"-":
             raise ReplyError(rest.decode(errors="replace"))
         raise FmiChannelError(f"{self.where} does not speak Redis's protocol: {line[:40]!r}")
