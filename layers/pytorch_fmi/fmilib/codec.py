@@ -71,8 +71,8 @@ class codecs:  # noqa: N801 - a namespace, like datatypes and op
 
 def is_array(value: object) -> bool:
     """Whether ``value`` is a NumPy array, without importing NumPy."""
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.ndarray)
+    array_type = getattr(sys.modules.get("numpy"), "ndarray", None)
+    return array_type is not None and isinstance(value, array_type)
 
 
 def type_code(expected: types | None, codec: Codec | None) -> int | None:
@@ -183,9 +183,10 @@ def as_list_array(packet: Packet) -> array[Any]:
 
 def allocate(nbytes: int) -> memoryview:
     """Return writable memory; not zeroed where NumPy is loaded."""
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        return memoryview(numpy.empty(nbytes, numpy.uint8).data)
+    # Another thread may be in the middle of importing NumPy.
+    empty = getattr(sys.modules.get("numpy"), "empty", None)
+    if empty is not None:
+        return memoryview(empty(nbytes, "u1").data)
     return memoryview(bytearray(nbytes))
 
 

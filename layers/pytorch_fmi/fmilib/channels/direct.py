@@ -180,6 +180,7 @@ class DirectChannel(PeerToPeer):
         self.epoch = rendezvous.epoch
         self.connections: dict[int, Connection] = {}
         self.lost: dict[int, str] = {}
+        self._met: set[int] = set()  # ranks that have been connected
         self.failure: FmiError | None = None
         self._told: list[int] | None = None
         self._rendezvous: Rendezvous | None = rendezvous
@@ -233,9 +234,10 @@ class DirectChannel(PeerToPeer):
         peers = [rank for rank in range(self.size) if rank != self.rank]
         for peer in peers:
             self._dial(peer)
-        while len(self.connections) < len(peers):
+        # A rank that has connected may have done its part and left while others still connect.
+        while len(self._met) < len(peers):
             self._check()
-            missing = [peer for peer in peers if peer not in self.connections]
+            missing = [peer for peer in peers if peer not in self._met]
             dead = [peer for peer in missing if peer in self.lost]
             if dead:
                 raise FmiPeerLost(f"{ranks_text(dead)} died while the ranks connected", dead)
@@ -248,6 +250,10 @@ class DirectChannel(PeerToPeer):
         for connection in self.connections.values():
             if clean:
                 self._send_control(connection, Kind.BYE, b"")
+                # Unread input would turn the close into a reset, which drops what we sent last.
+                with contextlib.suppress(OSError):
+                    while connection.sock.recv(READ_BYTES, socket.MSG_DONTWAIT):
+                        pass
             connection.sock.close()
         for handshake in self._handshakes.values():
             handshake.sock.close()
@@ -781,6 +787,7 @@ class DirectChannel(PeerToPeer):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TICK_OPTION)
         connection = Connection(self, sock, peer)
         self.connections[peer] = connection
+        self._met.add(peer)
         self.lost.pop(peer, None)
         self._handlers[sock.fileno()] = lambda ready: self._on_ready(connection, ready)
         self._poll.modify(sock, select.POLLIN)

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fmilib.channels.base import Call
 from fmilib.codec import BUNDLE, BYTES, NOTHING
 from fmilib.collectives.peer_to_peer import PeerToPeer
-from fmilib.collectives.trees import SMALL_DEGREE, parent
+from fmilib.collectives.trees import SMALL_DEGREE, children, parent
 from fmilib.errors import (
     FmiChannelError,
     FmiDuplicateRank,
@@ -71,6 +71,7 @@ _MISSING: Final = ("NoSuchKey", "404", "NotFound")
 _EXISTS: Final = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
 _EMPTY: Final = Packet(NOTHING, b"", 0)
 PLACE_BYTES: Final = 16
+_GATHER_FIRST: Final = (Kind.BARRIER, Kind.ALLGATHER, Kind.ALLREDUCE, Kind.SCAN)
 
 
 class S3Channel(PeerToPeer):
@@ -293,11 +294,7 @@ class S3Channel(PeerToPeer):
                 self._check_abort()
             if now >= call.deadline:
                 self._check_abort()
-                rank = call.ranks[src]
-                raise FmiTimeout(
-                    f"{call}: after {call.timeout:g} s still waiting for {ranks_text([rank])}",
-                    [rank],
-                )
+                raise self._late(call, src)
             time.sleep(min(pause, max(0.0, call.deadline - now)))
             pause = min(1.5 * pause, LONGEST_PAUSE)
         return data
@@ -342,6 +339,21 @@ class S3Channel(PeerToPeer):
                 raise FmiChannelError(
                     f"S3 could not remove the session's objects: {error}"
                 ) from error
+
+    def _late(self, call: Call, src: int) -> FmiTimeout:
+        """Blame the rank that kept us waiting, or those that keep it waiting itself."""
+        blamed = []
+        if call.kind in _GATHER_FIRST and src == 0:
+            others = children(0, 0, call.size, SMALL_DEGREE)
+            blamed = [
+                other
+                for other in others
+                if other != call.rank and self._get(self._key(call, f"{other}-0", 0)) is None
+            ]
+        ranks = [call.ranks[r] for r in blamed or [src]]
+        return FmiTimeout(
+            f"{call}: after {call.timeout:g} s still waiting for {ranks_text(ranks)}", ranks
+        )
 
     def _absent(self, call: Call, sources: Sequence[int], step: int) -> FmiTimeout:
         absent = [

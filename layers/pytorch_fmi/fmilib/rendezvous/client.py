@@ -14,6 +14,8 @@ from fmilib.errors import BY_NAME, FmiChannelError, FmiError, FmiTimeout, ranks_
 from fmilib.rendezvous import protocol
 
 Address = tuple[str, int]
+# A slice of a large exchange fits, so that all ranks send before they wait. The kernel caps it.
+SOCKET_BYTES = 4 << 20
 
 
 class Rendezvous:
@@ -210,6 +212,8 @@ def bound_socket(port: int, family: int = socket.AF_INET) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
         if port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

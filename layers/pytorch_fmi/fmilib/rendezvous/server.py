@@ -90,11 +90,11 @@ class Server:
         return address[0], address[1]
 
     async def stop(self) -> None:
-        """Stop listening, tell every client, and close."""
+        """Stop listening, and hang up on every client."""
         if self._server is not None:
             self._server.close()
         for client in list(self.clients):
-            client.fail("FmiChannelError", "the rendezvous server is shutting down")
+            client.finish()  # ranks that wait take it for a restart, and join again
         for task in list(self._tasks):
             task.cancel()
         await asyncio.sleep(0)
