@@ -172,6 +172,7 @@ def from_fits(
         registration=as_registration(registration),
         zero_point=zero_point,
         overwrite=overwrite,
+        bar=progress_bar,
     )
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2))

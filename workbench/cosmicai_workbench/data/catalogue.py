@@ -11,6 +11,8 @@ from pathlib import Path
 
 from cosmicai.errors import InvalidInput
 
+from cosmicai_workbench.data.files import whole_text_file
+
 COLUMNS = ("index", "object_id", "ra", "dec")
 
 
@@ -31,13 +33,10 @@ def catalogue_path(partition: Path) -> Path:
 
 def write_catalogue(partition: Path, rows: Iterable[CatalogueRow]) -> None:
     """Write the catalogue of ``partition``; whole or not at all."""
-    path = catalogue_path(partition)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", newline="") as file:
+    with whole_text_file(catalogue_path(partition)) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(astuple(row) for row in rows)
-    partial.replace(path)
 
 
 def read_catalogue(partition: Path) -> Iterator[CatalogueRow]:
@@ -49,7 +48,7 @@ def read_catalogue(partition: Path) -> Iterator[CatalogueRow]:
         The file has other columns, or a row cannot be read.
     """
     path = catalogue_path(partition)
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         reader = csv.reader(file)
         header = tuple(next(reader, ()))
         if header != COLUMNS:

@@ -9,6 +9,7 @@ import cosmicai
 from cosmicai.errors import InvalidInput
 
 from cosmicai_workbench.data.catalogue import CatalogueRow, catalogue_path, write_catalogue
+from cosmicai_workbench.data.files import whole_text_file
 from cosmicai_workbench.data.partition_writer import PartitionWriter
 from cosmicai_workbench.data.photometry import SOURCE, Split, load_split, sky_positions
 from cosmicai_workbench.data.synthesis import Galaxies, synthesize
@@ -97,7 +98,8 @@ def make_dataset(
                 on_galaxies(len(galaxies))
 
         write_catalogue(path, rows())
-    path.with_suffix(".json").write_text(json.dumps(metadata, indent=2) + "\n")
+    with whole_text_file(path.with_suffix(".json")) as file:
+        file.write(json.dumps(metadata, indent=2) + "\n")
     return metadata
 
 

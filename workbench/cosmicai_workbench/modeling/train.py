@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from cosmicai_workbench.data.files import whole_text_file
 from cosmicai_workbench.data.photometry import concatenate, load_split
 from cosmicai_workbench.data.resampling import Resampler
 from cosmicai_workbench.data.synthesis import paint_galaxies, synthesize
@@ -300,6 +301,7 @@ def train(
         "losses": [round(loss, 5) for loss in trainer.losses],
         "held_out": quality.model_dump(mode="json"),
     }
-    (folder / TRAINING_NAME).write_text(json.dumps(record, indent=2) + "\n")
+    with whole_text_file(folder / TRAINING_NAME) as file:
+        file.write(json.dumps(record, indent=2) + "\n")
     checkpoint.unlink()
     return quality

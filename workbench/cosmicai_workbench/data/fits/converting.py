@@ -1,19 +1,20 @@
 """Images and a catalogue into partitions; no object is lost without a word."""
 
+from __future__ import annotations
+
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cosmicai
 import numpy as np
 from cosmicai.errors import InvalidInput
-from numpy.typing import NDArray
 
+from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.data.catalogue import CatalogueRow, write_catalogue
+from cosmicai_workbench.data.files import whole_text_file
 from cosmicai_workbench.data.fits.cutting import (
     Cutout,
     FieldCutter,
@@ -26,6 +27,14 @@ from cosmicai_workbench.data.fits.objects import Objects, read_objects
 from cosmicai_workbench.data.painting import PIXEL
 from cosmicai_workbench.data.partition_writer import PartitionWriter
 from cosmicai_workbench.data.splitting import clear_partitions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from cosmicai_workbench.bars import Bar
 
 REJECTS_NAME = "rejects.csv"
 REPORT_NAME = "from-fits.json"
@@ -101,7 +110,7 @@ def convert(
     registration: Registration = "subpixel",
     zero_point: float | None = None,
     overwrite: bool = False,
-    on_field: Callable[[int, int], None] = lambda *_: None,
+    bar: Bar = no_bar,
 ) -> Conversion:
     """Cut the objects of a catalogue out of calibrated images, into partitions.
 
@@ -125,8 +134,8 @@ def convert(
         AB magnitude of one unit of the images, if their headers do not name a unit of flux.
     overwrite
         Remove the numbered partitions that ``folder`` already has.
-    on_field
-        Called with fields done and in all.
+    bar
+        Shows progress, in fields.
 
     Raises
     ------
@@ -141,7 +150,9 @@ def convert(
     objects = read_objects(catalogue)
     clear_partitions(folder, overwrite=overwrite)
     run = _Run(objects, aperture, registration, zero_point)
-    partitions = _write(folder, run.galaxies(files, on_field), galaxies, objects, run.describe())
+    with bar("cutting", len(files), "fields") as advance:
+        found = run.galaxies(files, advance)
+        partitions = _write(folder, found, galaxies, objects, run.describe())
     rejected = run.rejected()
     _write_rejects(folder / REJECTS_NAME, objects, rejected)
     result = Conversion(
@@ -152,7 +163,8 @@ def convert(
         magnitudes=run.magnitude_source,
         notices=tuple(run.notices),
     )
-    (folder / REPORT_NAME).write_text(json.dumps(result.to_dict(), indent=2) + "\n")
+    with whole_text_file(folder / REPORT_NAME) as file:
+        file.write(json.dumps(result.to_dict(), indent=2) + "\n")
     if not partitions:
         reasons = ", ".join(f"{count} {reason}" for reason, count in result.rejected.items())
         raise InvalidInput(
@@ -201,11 +213,11 @@ class _Run:
         }
 
     def galaxies(
-        self, files: list[FieldFiles], on_field: Callable[[int, int], None]
+        self, files: list[FieldFiles], advance: Callable[[int], None]
     ) -> Iterator[_Galaxy]:
         """Yield the objects that can be cut out, field by field."""
         usable = self._check_rows()
-        for done, field_files in enumerate(files, start=1):
+        for field_files in files:
             field = field_files.read(self._zero_point)
             scale = field.bands[2].pixel_scale
             if abs(scale / PIXEL - 1) > _SCALE_TOLERANCE:
@@ -225,7 +237,7 @@ class _Run:
                     self._done.add(row)
                     magnitude = self._magnitude(row, cutout, scale)
                     yield _Galaxy(row, cutout, magnitude)
-            on_field(done, len(files))
+            advance(1)
 
     def rejected(self) -> dict[int, Rejected]:
         """Return, once all fields are done, every object that has no cutout."""
@@ -302,19 +314,9 @@ def _write(
 
 
 def _write_rejects(path: Path, objects: Objects, rejected: dict[int, Rejected]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", newline="") as file:
+    with whole_text_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("row", "object_id", "ra", "dec", "reason", "detail"))
         for row, reject in rejected.items():
-            writer.writerow(
-                (
-                    row,
-                    objects.object_id[row],
-                    objects.ra[row],
-                    objects.dec[row],
-                    reject.reason,
-                    reject.detail,
-                )
-            )
-    partial.replace(path)
+            place = objects.object_id[row], objects.ra[row], objects.dec[row]
+            writer.writerow((row, *place, reject.reason, reject.detail))
