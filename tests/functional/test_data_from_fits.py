@@ -177,7 +177,28 @@ def test_no_object_on_the_images_is_an_error_that_says_why(
     source = catalogue(tmp_path / "objects.csv", [{"ra": 20.0, "dec": -40.0}])
     assert main(["data", "from-fits", str(frames), str(source), str(tmp_path / "parts")]) == 2
     assert "1 off every image" in capsys.readouterr().err
-    assert (tmp_path / "parts" / "rejects.csv").exists()
+    assert not (tmp_path / "parts").exists()
+
+
+def test_a_damaged_field_leaves_the_folder_as_it_was(
+    frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[dict[str, object]] = [{"ra": 150.0, "dec": 2.0}, {"ra": 150.01, "dec": 2.0}]
+    source, folder = catalogue(tmp_path / "objects.csv", rows), tmp_path / "parts"
+    command = ["data", "from-fits", str(frames), str(source), str(folder), "--size", "0.03"]
+    assert main(command) == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(before) == {
+        "1.pt", "1.catalogue.csv", "2.pt", "2.catalogue.csv", "rejects.csv", "from-fits.json"
+    }  # fmt: skip
+    assert main(command) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    damaged = frames / "frame-g-000002.fits"
+    damaged.write_bytes(damaged.read_bytes()[:20000])
+    assert main([*command, "--overwrite"]) == 2
+    assert "frame-g-000002" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert not [*tmp_path.glob(".parts*")]
 
 
 @pytest.mark.parametrize("options", [["--aperture", "9"], ["--registration", "bilinear"]])

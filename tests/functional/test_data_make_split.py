@@ -111,6 +111,20 @@ def test_truncated_source_leaves_no_partial_partition(survey: Path, tmp_path: Pa
     assert not (tmp_path / "parts").exists()
 
 
+def test_source_damaged_at_its_end_leaves_no_partitions(
+    survey: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray(survey.read_bytes())
+    redshift = torch_tensors(survey)[2].tobytes()
+    content[content.find(redshift) + len(redshift) - 1] ^= 1  # the last galaxy's redshift
+    source, folder = tmp_path / "damaged.pt", tmp_path / "parts"
+    source.write_bytes(content)
+    assert main(["data", "split", "--galaxies", "5", str(source), str(folder)]) == 2
+    assert "CorruptPartition" in capsys.readouterr().err
+    assert not folder.exists()
+    assert [*tmp_path.iterdir()] == [source]
+
+
 def test_writer_leaves_nothing_when_galaxies_are_missing(tmp_path: Path) -> None:
     galaxies = next(synthesize(2, "test", 0))
     with (

@@ -110,6 +110,15 @@ def test_bad_settings_are_named(
     assert not (tmp_path / "out").exists()
 
 
+def test_damaged_state_is_named(
+    tmp_path: Path, settings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK damaged")
+    command = ["model", "train", "--config", str(settings), "--resume", str(tmp_path)]
+    assert main(command) == 2
+    assert "no saved training state" in capsys.readouterr().err
+
+
 def test_nothing_to_resume_is_said(
     tmp_path: Path, settings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

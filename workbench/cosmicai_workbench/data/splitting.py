@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from cosmicai.errors import InvalidInput
 from cosmicai.partition.reader import Batch, open_partition
@@ -83,16 +85,18 @@ def split_dataset(
     """
     if galaxies < 1:
         raise InvalidInput(f"galaxies a partition: a positive number expected, found {galaxies}")
-    with open_partition(source, batch_size=_BATCH) as reader:
-        clear_partitions(folder, overwrite=overwrite, keep=source)
+    with (
+        open_partition(source, batch_size=_BATCH) as reader,
+        staged_partitions(folder, overwrite=overwrite, keep=source) as staging,
+    ):
         total = reader.num_samples
         batches = _Rebatched(iter(reader))
         metadata = read_metadata(source) or {"split_from": source.name}
         catalogue = read_catalogue(source) if catalogue_path(source).exists() else None
-        partitions: list[Path] = []
+        names: list[str] = []
         for first in range(0, total, galaxies):
             count = min(galaxies, total - first)
-            path = folder / f"{len(partitions) + 1}.pt"
+            path = staging / f"{len(names) + 1}.pt"
             place = {"first_galaxy": first, "partition_galaxies": count}
             with PartitionWriter(path, count, metadata | place) as writer:
                 for batch in batches.take(count):
@@ -100,10 +104,48 @@ def split_dataset(
                     on_galaxies(len(batch))
             if catalogue is not None:
                 _split_catalogue(path, catalogue, count)
-            partitions.append(path)
+            names.append(path.name)
         if catalogue is not None and next(catalogue, None) is not None:
             raise InvalidInput(f"{catalogue_path(source)} has more rows than {total} galaxies")
-    return partitions
+    return [folder / name for name in names]
+
+
+@contextmanager
+def staged_partitions(folder: Path, *, overwrite: bool, keep: Path | None = None) -> Iterator[Path]:
+    """Give a folder to write partitions into, and move them to ``folder`` when all are there.
+
+    After an error ``folder`` is as it was. So it always holds one run's partitions and no other's.
+
+    Parameters
+    ----------
+    folder
+        Made if it is absent.
+    overwrite
+        Replace the numbered partitions that it already has.
+    keep
+        A file that must not be among those.
+
+    Raises
+    ------
+    InvalidInput
+        It holds partitions and ``overwrite`` is not set, or ``keep`` is one of them.
+    """
+    there = [path for path in folder.glob("*") if _NUMBERED.fullmatch(path.name)]
+    if keep is not None and any(path.samefile(keep) for path in there):
+        raise InvalidInput(f"{keep} lies in {folder}, where its partitions would replace it")
+    if there and not overwrite:
+        raise InvalidInput(
+            f"{folder} already holds {len(there)} partition files, such as {there[0].name}; "
+            "choose an empty folder or pass --overwrite"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as staging:
+        yield Path(staging)
+        folder.mkdir(exist_ok=True)
+        for path in there:
+            path.unlink()
+        for path in Path(staging).iterdir():
+            path.replace(folder / path.name)
 
 
 class _Rebatched:
@@ -144,24 +186,3 @@ def _split_catalogue(path: Path, catalogue: Iterator[CatalogueRow], count: int) 
     if len(rows) != count:
         raise InvalidInput(f"the catalogue ends before the galaxies of {path.name}")
     write_catalogue(path, rows)
-
-
-def clear_partitions(folder: Path, *, overwrite: bool, keep: Path | None = None) -> None:
-    """Make sure that ``folder`` will hold one run's partitions and no other's.
-
-    Raises
-    ------
-    InvalidInput
-        It holds partitions and ``overwrite`` is not set, or ``keep`` is one of them.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    there = [path for path in folder.iterdir() if _NUMBERED.fullmatch(path.name)]
-    if keep is not None and any(path.samefile(keep) for path in there):
-        raise InvalidInput(f"{keep} lies in {folder}, where its partitions would replace it")
-    if there and not overwrite:
-        raise InvalidInput(
-            f"{folder} already holds {len(there)} partition files, such as {there[0].name}; "
-            "choose an empty folder or pass --overwrite"
-        )
-    for path in there:
-        path.unlink()

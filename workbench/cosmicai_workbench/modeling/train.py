@@ -8,6 +8,7 @@ that was interrupted and resumed ends with the same weights as one that was not.
 from __future__ import annotations
 
 import json
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import cosmicai
@@ -180,9 +181,12 @@ class Trainer:
         Raises
         ------
         InvalidInput
-            The state is of a run with another configuration.
+            The state cannot be read, or is of a run with another configuration.
         """
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True)
+        except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+            raise InvalidInput(f"{path} is no saved training state: {error}") from error
         theirs = TrainingConfig.model_validate_json(state["config"])
         if theirs != self.config:
             ours = self.config.model_dump()

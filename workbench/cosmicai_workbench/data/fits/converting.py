@@ -26,7 +26,7 @@ from cosmicai_workbench.data.fits.fields import FieldFiles, find_fields
 from cosmicai_workbench.data.fits.objects import Objects, read_objects
 from cosmicai_workbench.data.painting import PIXEL
 from cosmicai_workbench.data.partition_writer import PartitionWriter
-from cosmicai_workbench.data.splitting import clear_partitions
+from cosmicai_workbench.data.splitting import staged_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -148,29 +148,27 @@ def convert(
         raise InvalidInput(f"aperture: above 0 and up to 6 arcsec expected, found {aperture}")
     files = find_fields(images)
     objects = read_objects(catalogue)
-    clear_partitions(folder, overwrite=overwrite)
     run = _Run(objects, aperture, registration, zero_point)
-    with bar("cutting", len(files), "fields") as advance:
-        found = run.galaxies(files, advance)
-        partitions = _write(folder, found, galaxies, objects, run.describe())
-    rejected = run.rejected()
-    _write_rejects(folder / REJECTS_NAME, objects, rejected)
-    result = Conversion(
-        partitions=tuple(str(path) for path in partitions),
-        galaxies=len(objects) - len(rejected),
-        rejected=dict(Counter(reject.reason for reject in rejected.values())),
-        fields=len(files),
-        magnitudes=run.magnitude_source,
-        notices=tuple(run.notices),
-    )
-    with whole_text_file(folder / REPORT_NAME) as file:
-        file.write(json.dumps(result.to_dict(), indent=2) + "\n")
-    if not partitions:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in result.rejected.items())
-        raise InvalidInput(
-            f"none of {len(objects)} objects could be cut out: {reasons}; "
-            f"see {folder / REJECTS_NAME}"
+    with staged_partitions(folder, overwrite=overwrite) as staging:
+        with bar("cutting", len(files), "fields") as advance:
+            found = run.galaxies(files, advance)
+            names = _write(staging, found, galaxies, objects, run.describe())
+        rejected = run.rejected()
+        reasons = dict(Counter(reject.reason for reject in rejected.values()))
+        if not names:
+            listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+            raise InvalidInput(f"none of {len(objects)} objects could be cut out: {listed}")
+        _write_rejects(staging / REJECTS_NAME, objects, rejected)
+        result = Conversion(
+            partitions=tuple(str(folder / name) for name in names),
+            galaxies=len(objects) - len(rejected),
+            rejected=reasons,
+            fields=len(files),
+            magnitudes=run.magnitude_source,
+            notices=tuple(run.notices),
         )
+        with whole_text_file(staging / REPORT_NAME) as file:
+            file.write(json.dumps(result.to_dict(), indent=2) + "\n")
     return result
 
 
@@ -278,13 +276,13 @@ def _write(
     size: int,
     objects: Objects,
     metadata: dict[str, Any],
-) -> list[Path]:
-    """Write partitions of ``size`` galaxies each as they come."""
-    partitions: list[Path] = []
+) -> list[str]:
+    """Write partitions of ``size`` galaxies each as they come; return their names."""
+    names: list[str] = []
     batch: list[_Galaxy] = []
 
     def flush() -> None:
-        path = folder / f"{len(partitions) + 1}.pt"
+        path = folder / f"{len(names) + 1}.pt"
         rows = [galaxy.row for galaxy in batch]
         with PartitionWriter(path, len(batch), metadata) as writer:
             writer.write(
@@ -301,7 +299,7 @@ def _write(
                 for index, row in enumerate(rows)
             ),
         )
-        partitions.append(path)
+        names.append(path.name)
         batch.clear()
 
     for galaxy in galaxies:
@@ -310,7 +308,7 @@ def _write(
             flush()
     if batch:
         flush()
-    return partitions
+    return names
 
 
 def _write_rejects(path: Path, objects: Objects, rejected: dict[int, Rejected]) -> None:
