@@ -38,7 +38,7 @@ test-slow: setup ## the tests marked slow
 build: setup ## the application as it deploys, with its sizes checked (ARCHITECTURE=x86_64)
 	PATH="$(CURDIR)/$(BIN):$$PATH" ARCHITECTURE=$(ARCHITECTURE) SAM_CLI_TELEMETRY=0 \
 	  sam build --parallel --parameter-overrides Architecture=$(ARCHITECTURE)
-	$(BIN)/python layers/check.py --architecture $(ARCHITECTURE)
+	$(BIN)/python -m cosmicai_workbench.deployment.build_check --architecture $(ARCHITECTURE)
 
 test-sam: setup ## every function in its runtime's image, by sam local invoke (Docker, or root)
 	tests/sam/run.sh

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import yaml
 from cosmicai.engines.base import load_engine
 from cosmicai.partition.reader import open_partition
 from cosmicai.schema import ManifestItem, parse
@@ -173,7 +172,7 @@ def relax_timeouts(template: Path) -> None:
     for resource in document["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":
             resource["Properties"]["Timeout"] = 900
-    template.write_text(yaml.safe_dump(document))
+    template.write_text(json.dumps(document))  # JSON is YAML
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 GROUPS: tuple[str, ...] = (
     "demo",
     "run",
+    "deploy_check",
+    "redrive",
     "local",
     "logs",
     "data",

@@ -85,5 +85,35 @@ def export(
     typer.echo(f"{target}: {count:,} galaxies")
 
 
+@app.command()
+def get(
+    execution: Annotated[str, typer.Argument(help="Name or ARN of the execution.")],
+    stack: Annotated[str, typer.Option(help="Stack on AWS.")] = "cosmicai",
+    runs: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
+    profile: Annotated[str | None, typer.Option(help="AWS profile.")] = None,
+    region: Annotated[str | None, typer.Option(help="AWS region.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Fetch the results of an execution on AWS that has ended, to `runs/<execution>/`.
+
+    Example: `cosmicai results get run-20261122-101500-1a2b --stack cosmicai`
+    """
+    from cosmicai.errors import InvalidInput
+
+    from cosmicai_workbench import place as places
+    from cosmicai_workbench.cli.run import report
+    from cosmicai_workbench.client.connection import lookups
+    from cosmicai_workbench.client.execution import RUNNING, ended, execution_arn
+    from cosmicai_workbench.run import collect
+
+    place = places.on_aws(stack, profile=profile, region=region)
+    arn = execution_arn(place.connection, execution)
+    with lookups(f"execution {execution}"):
+        status = ended(place.connection, arn).status
+    if status == RUNNING:
+        raise InvalidInput(f"execution {execution} is still running: there is no result yet")
+    raise typer.Exit(report(collect(place, arn, runs=runs), as_json=as_json))
+
+
 def _figure(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from cosmicai.errors import CosmicAIError, InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_stepfunctions import SFNClient
@@ -27,6 +29,8 @@ class Connection:
     s3: S3Client
     states: SFNClient
     outputs: Mapping[str, str]
+    service: Callable[..., Any]
+    """Makes a client of another service, by boto3's name of it."""
 
     @property
     def state_machine(self) -> str:
@@ -82,6 +86,7 @@ def connect(
             s3=session.client("s3", endpoint_url=endpoint, config=config),
             states=session.client("stepfunctions", endpoint_url=endpoint, config=config),
             outputs=outputs,
+            service=partial(session.client, endpoint_url=endpoint, config=config),
         )
     except ClientError as error:
         raise StackNotFound(
@@ -93,3 +98,14 @@ def connect(
     if "StateMachineArn" not in outputs:
         raise InvalidInput(f"stack {stack!r} is not CosmicAI's: it has no output StateMachineArn")
     return connection
+
+
+@contextmanager
+def lookups(what: str) -> Iterator[None]:
+    """Turn botocore's errors into one line that says what could not be looked up."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise CosmicAIError(f"{what} could not be looked up: {error}") from error

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from cosmicai.errors import CosmicAIError
+from cosmicai.errors import CosmicAIError, InvalidInput
 from cosmicai.schema import ExecutionInput, Failure, parse
+
+from cosmicai_workbench.client.connection import lookups
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -104,6 +106,36 @@ def start(connection: Connection, content: Mapping[str, Any], name: str | None =
         )["executionArn"]
     except (ClientError, BotoCoreError) as error:
         raise CosmicAIError(f"the execution could not be started: {error}") from error
+
+
+def execution_arn(connection: Connection, name: str) -> str:
+    """Return the ARN of an execution of the stack, given its name or ARN."""
+    if name.startswith("arn:"):
+        return name
+    return connection.state_machine.replace(":stateMachine:", ":execution:") + f":{name}"
+
+
+def redrive(connection: Connection, arn: str) -> None:
+    """Have Step Functions go on with an execution that was stopped or timed out.
+
+    Raises
+    ------
+    InvalidInput
+        If it ended by itself: a redrive would only repeat its last state.
+    CosmicAIError
+        If Step Functions refuses.
+    """
+    with lookups(f"execution {arn}"):
+        described = connection.states.describe_execution(executionArn=arn)
+    if described["status"] not in ("ABORTED", "TIMED_OUT"):
+        name, status = described["name"], described["status"]
+        raise InvalidInput(
+            f"execution {name} is {status}: a redrive goes on with one that was stopped or timed "
+            "out. One that failed has recorded why and ended; when the cause is mended, start it "
+            f"anew, over its results: `cosmicai run --stack … -i … --set overwrite=true`"
+        )
+    with lookups(f"a redrive of {arn}"):
+        connection.states.redrive_execution(executionArn=arn)
 
 
 def watch(connection: Connection, arn: str, interval: float) -> Iterator[Progress]:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Check what `sam build` made against Lambda's limits, and fail with the breakdown.
 
 Sizes: a function with its layers, unzipped. Machine code: every ELF file is of the architecture
@@ -102,7 +101,7 @@ def main() -> int:
     problems = check_sizes(arguments.build)
     problems += check_machine_code(arguments.build, arguments.architecture)
     for problem in problems:
-        sys.stderr.write(f"layers/check.py: {problem}\n")
+        sys.stderr.write(f"make build: {problem}\n")
     return 1 if problems else 0
 
 
