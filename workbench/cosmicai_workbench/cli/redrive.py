@@ -44,4 +44,4 @@ def redrive(
         typer.echo(arn)
         return
     follow(place, arn, bar=progress_bar)
-    raise typer.Exit(report(collect(place, arn, runs=runs), as_json=as_json))
+    raise typer.Exit(report(collect(place, arn, bar=progress_bar, runs=runs), as_json=as_json))

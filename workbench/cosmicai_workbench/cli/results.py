@@ -101,6 +101,7 @@ def get(
     from cosmicai.errors import InvalidInput
 
     from cosmicai_workbench import place as places
+    from cosmicai_workbench.cli.progress import progress_bar
     from cosmicai_workbench.cli.run import report
     from cosmicai_workbench.client.connection import lookups
     from cosmicai_workbench.client.execution import RUNNING, ended, execution_arn
@@ -112,7 +113,7 @@ def get(
         status = ended(place.connection, arn).status
     if status == RUNNING:
         raise InvalidInput(f"execution {execution} is still running: there is no result yet")
-    raise typer.Exit(report(collect(place, arn, runs=runs), as_json=as_json))
+    raise typer.Exit(report(collect(place, arn, bar=progress_bar, runs=runs), as_json=as_json))
 
 
 def _figure(value: float | None, form: str) -> str:
