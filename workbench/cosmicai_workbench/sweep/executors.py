@@ -71,8 +71,8 @@ class LocalExecutor:
     """Runs executions in a local cloud; a context manager that ends the cloud.
 
     The data are painted SDSS galaxies, made once for each partition size and kept. A cloud stays
-    up from execution to execution while they need the same memory size and concurrency, so all
-    but its first have warm sandboxes, as on AWS.
+    up from execution to execution while they need the same memory size, so all but its first
+    have warm sandboxes, as on AWS.
 
     Parameters
     ----------
@@ -95,12 +95,17 @@ class LocalExecutor:
     ) -> None:
         self._model, self._cache, self._on_step = model, cache, on_step
         self._partitions: dict[str, int] = {}
-        for point in experiment.points():
+        points = experiment.points()
+        # Ranks that wait for each other must all run at once; the executions without FMI get
+        # the same concurrency, so that the two can be compared.
+        worlds = [point.world_size or point.file_limit for point in points if point.fmi]
+        self._concurrency = max(worlds, default=None)
+        for point in points:
             most = max(self._partitions.get(point.partition, 0), point.file_limit)
             self._partitions[point.partition] = most
         self._cloud = ExitStack()
         self._place: Place | None = None
-        self._key: object = None
+        self._memory_mb: int | None = None
         self._uploaded: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -138,17 +143,16 @@ class LocalExecutor:
         _run(place, content, destination)
 
     def _place_for(self, point: "Point", content: Any) -> Place:
-        # Ranks that wait for each other must all run at once.
-        concurrency = (point.world_size or point.file_limit) if point.fmi else None
-        key = (point.memory_mb, concurrency)
-        if self._place is None or key != self._key:
+        if self._place is None or point.memory_mb != self._memory_mb:
             self._cloud.close()
             self._uploaded.clear()
             self._on_step("starting the local cloud")
             memory = {"InferenceMemorySize": str(point.memory_mb)} if point.memory_mb else {}
-            cloud = own_cloud(check_input(content), concurrency=concurrency, parameters=memory)
+            cloud = own_cloud(
+                check_input(content), concurrency=self._concurrency, parameters=memory
+            )
             self._place = self._cloud.enter_context(cloud)
-            self._key = key
+            self._memory_mb = point.memory_mb
         return self._place
 
     def _dataset(self, point: "Point") -> "Path":
