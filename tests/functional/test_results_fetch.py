@@ -43,7 +43,7 @@ def claim(holder: str) -> str:
 
 
 def connection(s3: Any) -> Connection:
-    return Connection(s3=s3, states=None, outputs={})  # type: ignore[arg-type]
+    return Connection(s3=s3, states=None, outputs={}, service=None)  # type: ignore[arg-type]
 
 
 def test_only_results_are_fetched_and_latest_points_at_them(s3: Any, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class FakeStates:
 
 
 def connection(moments: list[dict[str, Any]], **end: Any) -> Connection:
-    return Connection(s3=None, states=FakeStates(moments, end), outputs={})  # type: ignore[arg-type]
+    return Connection(s3=None, states=FakeStates(moments, end), outputs={}, service=None)  # type: ignore[arg-type]
 
 
 MOMENTS = [

@@ -27,11 +27,11 @@ from cosmicai_workbench.cloud.state import CREDENTIALS, Settings, Status, logs_f
 from cosmicai_workbench.cloud.template import ACCOUNT, REGION, load_stack
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from werkzeug.serving import BaseWSGIServer
 
     from cosmicai_workbench.cloud.template import Stack
-
-LOG = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> None:
@@ -45,7 +45,6 @@ def main(arguments: list[str]) -> None:
         threading.Thread(target=_wait_for_end_of_input, args=(ended,), daemon=True).start()
     settings = Settings.model_validate_json((folder / "settings.json").read_text())
     rendezvous = start_rendezvous()
-    settings.environment.setdefault("FMI_TOKEN", rendezvous.token)
     stack = load_stack(
         Path(settings.template),
         name=settings.stack,
@@ -57,7 +56,8 @@ def main(arguments: list[str]) -> None:
             "FmiRedisUrl": os.environ.get("FMI_REDIS_URL", ""),
         },
     )
-    server, pools = _listen(stack, folder, settings)
+    environment = {"FMI_TOKEN": rendezvous.token, **settings.environment}
+    server, pools = _listen(stack, logs_folder(folder), settings.concurrency, environment)
     try:
         threading.Thread(target=server.serve_forever, daemon=True, name="server").start()
         endpoint = f"http://127.0.0.1:{server.port}"
@@ -85,7 +85,9 @@ def _wait_for_end_of_input(ended: threading.Event) -> None:
     ended.set()
 
 
-def _listen(stack: Stack, folder: Path, settings: Settings) -> tuple[BaseWSGIServer, Pools]:
+def _listen(
+    stack: Stack, logs: Path, concurrency: int, environment: Mapping[str, str]
+) -> tuple[BaseWSGIServer, Pools]:
     """Bind a free port and put functions and moto behind it."""
     # moto reads these when it is imported.
     os.environ |= {**CREDENTIALS, "AWS_DEFAULT_REGION": REGION, "MOTO_ACCOUNT_ID": ACCOUNT}
@@ -120,9 +122,9 @@ def _listen(stack: Stack, folder: Path, settings: Settings) -> tuple[BaseWSGISer
         "AWS_REGION": REGION,
         "AWS_DEFAULT_REGION": REGION,
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}",
-        **settings.environment,
+        **environment,
     }
-    pools = Pools(stack.functions, shared, settings.concurrency, logs_folder(folder))
+    pools = Pools(stack.functions, shared, concurrency, logs)
     applications["gateway"] = Gateway(pools, DomainDispatcherApplication(create_backend_app))
     return server, pools
 

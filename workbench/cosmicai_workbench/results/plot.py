@@ -39,7 +39,7 @@ def plot_redshifts(run: Run) -> Path | None:
     edges = np.linspace(0, limit, _BINS + 1)
     # A prediction off the picture is drawn at its edge, not left out.
     counts, *_ = np.histogram2d(true, np.clip(predicted, 0, limit), bins=(edges, edges))
-    figure = Figure(figsize=(6, 5.4), layout="constrained")
+    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     image = axes.pcolormesh(
@@ -49,7 +49,7 @@ def plot_redshifts(run: Run) -> Path | None:
         norm=LogNorm(vmin=1, vmax=max(2, counts.max())),
         cmap="cividis",  # reads the same to colour-blind eyes
     )
-    figure.colorbar(image, ax=axes, label="galaxies a cell")
+    figure.colorbar(image, ax=axes, label="galaxies a cell", shrink=0.93)
     line = np.array([0.0, limit])
     axes.plot(line, line, color="black", linewidth=1, label="predicted = true")
     for sign in (1, -1):
@@ -67,8 +67,8 @@ def plot_redshifts(run: Run) -> Path | None:
         xlabel="true (spectroscopic) redshift",
         ylabel="predicted redshift",
         title=_title(true.size, run.summary.quality),
-        aspect="equal",
     )
+    axes.set_box_aspect(1)
     axes.legend(loc="upper left", frameon=False)
     path = run.path / PLOT
     figure.savefig(path, dpi=150)
