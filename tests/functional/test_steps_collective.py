@@ -143,3 +143,22 @@ def test_a_channel_without_a_server_is_refused(
     (error,) = meet(plan, [0])
     assert isinstance(error, InvalidInput)
     assert "FMI_REDIS_URL is empty" in str(error)
+
+
+def test_what_the_ranks_agreed_on_gone_or_at_odds_fails_the_execution(
+    stack: Stack,
+) -> None:
+    plan = stack.initialize(fmi_channel="s3", **WORLD)
+    stack.run_ranks(plan)
+    assert not [answer for answer in meet(plan) if isinstance(answer, Exception)]
+    agreed = stack.read("fmi.json")
+    agreed["sums"]["num_samples"] += 1
+    storage.put_json(BUCKET, keys.fmi(PATH), agreed)
+    with pytest.raises(IncompleteResults, match="agreed on num_samples 19"):
+        stack.summarize(fmi_channel="s3", **WORLD)
+    assert stack.read("summary.json")["status"] == "FAILED"
+    failure = {"Error": "IncompleteResults", "Cause": "at odds"}
+    assert stack.summarize(fmi_channel="s3", failure=failure, **WORLD).status == "FAILED"
+    storage.delete_many(BUCKET, [keys.fmi(PATH)])
+    with pytest.raises(IncompleteResults, match=r"fmi\.json, which rank 0 wrote, is not"):
+        stack.summarize(fmi_channel="s3", **WORLD)

@@ -182,6 +182,21 @@ def test_a_missing_rank_fails_the_execution_and_is_named(stack: Stack) -> None:
     assert [rank.rank for rank in summary.failed_ranks] == [1, 2]
 
 
+def test_a_map_that_gave_up_is_recorded_as_the_ranks_that_failed(stack: Stack) -> None:
+    """On AWS the Map itself fails beyond what is tolerated, before Summarize."""
+    plan = stack.initialize()
+    stack.run_ranks(plan, [0, 2])
+    stack.fail_rank(plan, 1, "CorruptPartition", "is cut off")
+    failure = {"Error": "States.ExceedToleratedFailureThreshold", "Cause": "exceeded"}
+    summary = stack.summarize(failure=failure)
+    assert summary.failure is not None
+    assert summary.failure.Error == "IncompleteResults"
+    assert "rank 1 (CorruptPartition: is cut off)" in summary.failure.Cause
+    summary = stack.summarize(failure={"Error": "States.Timeout", "Cause": ""})
+    assert summary.failure is not None
+    assert summary.failure.Error == "Timeout", "States. is reserved: no Fail state may pass it on"
+
+
 def test_a_tolerated_failure_is_plainly_partial(stack: Stack) -> None:
     change = {"tolerated_failure_percentage": 40}
     stack.run_ranks(stack.initialize(**change), [0, 2])

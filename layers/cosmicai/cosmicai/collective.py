@@ -143,6 +143,7 @@ def _reduce(
                 seconds=dict(zip(SECONDS, seconds, strict=True)),
                 maxima=dict(zip(MAXIMA, maxima, strict=False)),
                 longest_wait_seconds=maxima[-1],
+                memory_limit_mb=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)),
                 quality_statistics=merged,
                 quality=quality.figures(merged),
             )

@@ -358,6 +358,7 @@ class CollectiveResult(Contract):
     seconds: dict[str, float] = Field(description="Times, added over the ranks in rank order.")
     maxima: dict[str, float] = Field(description="The largest of any rank.")
     longest_wait_seconds: float = Field(ge=0, description="Of the rank that came first.")
+    memory_limit_mb: int = Field(default=0, ge=0, description="The function's memory size.")
     quality_statistics: QualityStatistics
     quality: Quality
 

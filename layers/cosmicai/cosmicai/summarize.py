@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 NAMED_RANKS = 20
 """Failed ranks named in messages and in the state's output; ``summary.json`` names them all."""
+CAUSE_CHARACTERS = 500
+_TOO_MANY_FAILED = "ExceedToleratedFailureThreshold"  # what the Map itself fails with
 
 
 def summarize(event: SummarizeEvent) -> Summary:
@@ -60,11 +62,11 @@ def _conclude(event: SummarizeEvent) -> Summary:
     request = parse(ExecutionInput, event.input)
     require_claim(event.execution.id, request.bucket, request.result_path)
     plan = parse(Plan, storage.get_json(request.bucket, keys.plan(request.result_path)))
-    found = reconcile(plan)
-    failure = _failure(plan, found)
+    found, agreed = reconcile(plan), _fmi(plan)
+    failure = _missing(plan, found) or _disagreement(plan, found, agreed)
     status = "FAILED" if failure else "PARTIAL" if found.failed else "SUCCEEDED"
     summary = Summary(
-        status=status, failure=failure, **_figures(event, plan, found, started=started)
+        status=status, failure=failure, **_figures(event, plan, found, agreed, started=started)
     )
     if failure:
         _write(request, summary)
@@ -87,8 +89,8 @@ def _conclude(event: SummarizeEvent) -> Summary:
     return summary
 
 
-def _failure(plan: Plan, found: Reconciled) -> Failure | None:
-    """Return why the result may not be used, or None if enough ranks are there."""
+def _missing(plan: Plan, found: Reconciled) -> Failure | None:
+    """Return which ranks are missing, or None if no more are than the execution tolerates."""
     missing = len(found.failed)
     if not missing:
         return None
@@ -96,7 +98,8 @@ def _failure(plan: Plan, found: Reconciled) -> Failure | None:
     if found.records and missing * 100 <= tolerated * plan.world_size:
         return None
     named = "; ".join(
-        f"rank {rank.rank} ({rank.error}: {rank.cause})" for rank in found.failed[:NAMED_RANKS]
+        f"rank {rank.rank} ({rank.error}: {rank.cause[:CAUSE_CHARACTERS]})"
+        for rank in found.failed[:NAMED_RANKS]
     )
     more = f"; and {missing - NAMED_RANKS} more" if missing > NAMED_RANKS else ""
     return Failure(
@@ -104,6 +107,21 @@ def _failure(plan: Plan, found: Reconciled) -> Failure | None:
         Cause=f"{missing} of {plan.world_size} ranks left no result, and {tolerated:g}% may: "
         f"{named}{more}",
     )
+
+
+def _disagreement(plan: Plan, found: Reconciled, agreed: CollectiveResult | None) -> Failure | None:
+    """Return how the ranks' records differ from what the ranks agreed on, or None."""
+    if not plan.fmi or found.failed:
+        return None
+    cause = "all ranks are there, and fmi.json, which rank 0 wrote, is not"
+    if agreed is not None:
+        try:
+            check(agreed, found.records)
+        except IncompleteResults as error:
+            cause = str(error)
+        else:
+            return None
+    return Failure(Error=IncompleteResults.__name__, Cause=cause)
 
 
 def _record_failure(event: SummarizeEvent, failure: Failure) -> Summary:
@@ -132,17 +150,25 @@ def _record_failure(event: SummarizeEvent, failure: Failure) -> Summary:
     except ObjectNotFound:
         logger.warning("the execution failed before it had a plan")
     else:
+        found = reconcile(plan)
+        if failure.Error == _TOO_MANY_FAILED:
+            failure = _missing(plan, found) or failure
         summary = Summary(
             status="FAILED",
             failure=failure,
-            **_figures(event, plan, reconcile(plan), started=started),
+            **_figures(event, plan, found, _fmi(plan), started=started),
         )
     _write(request, summary)
     return summary
 
 
 def _figures(
-    event: SummarizeEvent, plan: Plan, found: Reconciled, *, started: float
+    event: SummarizeEvent,
+    plan: Plan,
+    found: Reconciled,
+    agreed: CollectiveResult | None,
+    *,
+    started: float,
 ) -> dict[str, Any]:
     """Return what a summary says about the ranks, apart from whether it is whole."""
     records = found.records
@@ -155,7 +181,7 @@ def _figures(
         inference_seconds = (last - first).total_seconds()
     now = datetime.now(UTC)
     warnings = [*plan.warnings, *_warnings(records)]
-    dollars, trouble = _cost(plan, records, time.perf_counter() - started)
+    dollars, trouble = _cost(plan, records, agreed, time.perf_counter() - started)
     digests = sorted({record.model_digest for record in with_data})
     return {
         "execution": event.execution,
@@ -182,7 +208,7 @@ def _figures(
         "model_digest": digests[0] if len(digests) == 1 else None,
         "quality": quality.figures(quality.merge(record.quality for record in records)),
         "cost": dollars,
-        "fmi": _fmi(plan, records),
+        "fmi": agreed,
         "finished_at": now,
     }
 
@@ -203,7 +229,7 @@ def _warnings(records: list[RankRecord]) -> list[str]:
 
 
 def _cost(
-    plan: Plan, records: list[RankRecord], seconds: float
+    plan: Plan, records: list[RankRecord], agreed: CollectiveResult | None, seconds: float
 ) -> tuple[CostBreakdown | None, list[str]]:
     """Estimate what the execution costs on AWS, from the records; or say why that is unknown."""
     memory = max((record.memory_limit_mb for record in records), default=0)
@@ -226,6 +252,18 @@ def _cost(
         ),
         FunctionUsage(name="summarize", requests=1, billed_seconds=seconds, memory_mb=own_memory),
     ]
+    if agreed:
+        # Nobody records the collective's own time: each rank waits there for the last one.
+        last = max(record.finished_at for record in records)
+        waits = [(last - record.finished_at).total_seconds() for record in records]
+        functions.append(
+            FunctionUsage(
+                name="invoke_fmi",
+                requests=ranks,
+                billed_seconds=math.fsum(waits),
+                memory_mb=agreed.memory_limit_mb or 128,
+            )
+        )
     pages = math.ceil(plan.num_partitions / 1000) + math.ceil(3 * ranks / 1000)
     usage = execution_usage(
         functions,
@@ -250,14 +288,8 @@ def _cost(
         return None, [f"cost unknown: {error}"]
 
 
-def _fmi(plan: Plan, records: list[RankRecord]) -> CollectiveResult | None:
-    """Return what the ranks agreed on through FMI, if they did; it must fit their records.
-
-    Raises
-    ------
-    IncompleteResults
-        If it does not, though all ranks are there.
-    """
+def _fmi(plan: Plan) -> CollectiveResult | None:
+    """Return what the ranks agreed on through FMI, if they did."""
     if not plan.fmi:
         return None
     try:
@@ -265,11 +297,7 @@ def _fmi(plan: Plan, records: list[RankRecord]) -> CollectiveResult | None:
     except ObjectNotFound:
         return None
     agreed = parse(CollectiveResult, content)
-    if agreed.execution != plan.execution.id:
-        return None
-    if len(records) == plan.world_size:
-        check(agreed, records)
-    return agreed
+    return agreed if agreed.execution == plan.execution.id else None
 
 
 def _write(request: ExecutionInput, summary: Summary) -> None:
