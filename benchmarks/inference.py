@@ -1,6 +1,6 @@
 """Inference speed, memory, start and cost of the engines, against what one would use otherwise.
 
-    python benchmarks/inference.py            # tables, and benchmarks/results/inference.json
+    python benchmarks/inference.py            # tables; results/inference.json and .txt
     python benchmarks/inference.py --json     # the results as JSON on stdout as well
     python benchmarks/inference.py --sections throughput,accuracy --rounds 3
 
@@ -419,6 +419,8 @@ def main() -> None:
     results["duration_seconds"] = round(time.perf_counter() - started)
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(json.dumps(results, indent=2) + "\n")
+    with options.out.with_suffix(".txt").open("w") as file:
+        print_tables(results, file=file)
     print_tables(results, file=sys.stderr if options.json else sys.stdout)
     if options.json:
         print(json.dumps(results, indent=2))

@@ -233,7 +233,7 @@ class Claim(Contract):
 class StackSettings(Contract):
     """What the template's parameters decide, from the environment of Initialize."""
 
-    default_engine: EngineName = "torch"
+    default_engine: EngineName = "openvino"
     available_engines: Annotated[list[EngineName], BeforeValidator(_comma_separated)] = list(
         get_args(EngineName)
     )
