@@ -384,36 +384,36 @@ class RankRecord(Contract):
     execution_time: float = Field(
         alias="execution_time (seconds/batch)", ge=0, description="total_cpu_time / num_batches."
     )
-    num_batches: int = Field(ge=0)
-    batch_size: int = Field(ge=1)
-    device: str = "cpu"
+    num_batches: int = Field(ge=0, description="Batches predicted; the last may be short.")
+    batch_size: int = Field(ge=1, description="Galaxies of a full batch.")
+    device: str = Field(default="cpu", description="Always cpu: Lambda has no other.")
     throughput_bps: float = Field(
         ge=0, description="Bits of image and magnitudes predicted per second of total_cpu_time."
     )
     sample_persec: float = Field(ge=0, description="Galaxies per second of total_cpu_time.")
-    result_path: str
-    data_path: str | list[str] | None
+    result_path: str = Field(description="As in the input.")
+    data_path: str | list[str] | None = Field(description="Key of the partition, keys, or none.")
     s3_num_requests: int = Field(default=0, ge=0, description="Requests that read partitions.")
     s3_total_time: float = Field(default=0.0, ge=0, description="Sum of their seconds.")
-    s3_avg_time: float = Field(default=0.0, ge=0)
-    s3_min_time: float = Field(default=0.0, ge=0)
-    s3_max_time: float = Field(default=0.0, ge=0)
+    s3_avg_time: float = Field(default=0.0, ge=0, description="Mean seconds of a request.")
+    s3_min_time: float = Field(default=0.0, ge=0, description="Of the fastest request.")
+    s3_max_time: float = Field(default=0.0, ge=0, description="Of the slowest request.")
 
     execution: str = Field(description="ARN of the execution this record belongs to.")
-    rank: int = Field(ge=0)
-    world_size: int = Field(ge=1)
-    num_samples: int = Field(ge=0)
+    rank: int = Field(ge=0, description="This rank, from 0.")
+    world_size: int = Field(ge=1, description="Number of ranks.")
+    num_samples: int = Field(ge=0, description="Galaxies read.")
     num_bytes: int = Field(ge=0, description="Size of the partitions read.")
-    engine: str
-    precision: str
-    threads: int = Field(ge=1)
-    model_digest: str
-    architecture: str
+    engine: str = Field(description="Which engine predicted.")
+    precision: str = Field(description="Its arithmetic.")
+    threads: int = Field(ge=1, description="vCPUs that the memory size pays for.")
+    model_digest: str = Field(description="SHA-256 of the bundle; empty without data.")
+    architecture: str = Field(description="Processor: arm64 or x86_64.")
     memory_limit_mb: int = Field(ge=0, description="The function's memory size; 0 if unknown.")
-    cold_start: bool
-    request_id: str
-    started_at: datetime
-    finished_at: datetime
+    cold_start: bool = Field(description="First rank of its sandbox.")
+    request_id: str = Field(description="Of the Lambda invocation, as in its log.")
+    started_at: datetime = Field(description="When the handler began.")
+    finished_at: datetime = Field(description="When the predictions were written.")
     model_load_seconds: float = Field(ge=0, description="0 when the sandbox had it loaded.")
     wait_seconds: float = Field(ge=0, description="Time predicting stood still for data.")
     process_cpu_seconds: float = Field(ge=0, description="Processor time, user and system.")
@@ -423,13 +423,17 @@ class RankRecord(Contract):
         "REPORT log line is authoritative: it adds writing this file and a cold start's init.",
     )
     num_nonfinite_pixels: int = Field(default=0, ge=0, description="NaN or infinite pixels.")
-    num_nonfinite_magnitudes: int = Field(default=0, ge=0)
+    num_nonfinite_magnitudes: int = Field(
+        default=0, ge=0, description="NaN or infinite magnitudes."
+    )
     num_unpredicted: int = Field(
         default=0, ge=0, description="Galaxies whose prediction is NaN: non-finite input or output."
     )
-    predictions_key: str
-    predictions_etag: str
-    quality: QualityStatistics = QualityStatistics()
+    predictions_key: str = Field(description="Where the predictions are.")
+    predictions_etag: str = Field(description="Their ETag: Summarize trusts no other file.")
+    quality: QualityStatistics = Field(
+        default=QualityStatistics(), description="Mergeable statistics of the redshifts."
+    )
 
 
 class FailedRank(Contract):
