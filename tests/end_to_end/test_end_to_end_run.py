@@ -212,6 +212,30 @@ def test_ranks_that_could_never_meet_are_refused_before_any_starts(up: Path) -> 
     assert outcome(done)["summary"] is None
 
 
+@pytest.mark.slow
+def test_the_commands_of_the_documentation(demo: Path, tmp_path: Path) -> None:
+    block = (ROOT / "docs/local-cloud.md").read_text().split("```")[1]
+    for name, target in {
+        "events": ROOT / "events",
+        "models": ROOT / "models",
+        "partitions": Path(partitions(demo)),
+    }.items():
+        (tmp_path / name).symlink_to(target)
+    command = f'cosmicai() {{ {sys.executable} -m cosmicai_workbench.cli.main "$@"; }}\n'
+    check = 'test -n "$AWS_ENDPOINT_URL"\n'
+    done = subprocess.run(
+        ["bash", "-e", "-c", command + block + check],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "11 of 11 received" in done.stdout
+    assert "is down" in done.stdout
+
+
 def runtimes(folder: Path, function: str) -> list[int]:
     """Return the runtimes of a function that belong to the clouds of a folder."""
     found = []
