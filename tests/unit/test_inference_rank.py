@@ -1,0 +1,99 @@
+"""What a rank decides without any storage: threads, blanking, deterministic bytes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cosmicai import inference
+from cosmicai.partition.reader import Batch
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("memory", "cores", "threads"),
+    [(128, 2, 1), (1769, 2, 1), (1770, 2, 2), (3538, 2, 2), (3538, 6, 2), (10_240, 6, 6),
+     (10_240, 2, 2), (0, 4, 4)],
+)  # fmt: skip
+def test_threads_are_the_vcpus_that_the_memory_size_pays_for(
+    monkeypatch: pytest.MonkeyPatch, memory: int, cores: int, threads: int
+) -> None:
+    monkeypatch.delenv("INFERENCE_THREADS", raising=False)
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", str(memory))
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
+    assert inference.available_vcpus() == threads
+
+
+def test_a_shared_machine_may_say_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERENCE_THREADS", "3")
+    assert inference.available_vcpus() == 3
+
+
+class Believer:
+    """An engine that would predict 1 whatever it is given, and remembers what that was."""
+
+    name = "believer"
+    image = np.empty(0)
+
+    def predict(self, image: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
+        self.image = image
+        return np.ones(len(image), np.float32)
+
+
+def batch(count: int = 4) -> Batch:
+    return Batch(
+        0,
+        np.ones((count, 5, 32, 32), np.float32),
+        np.full((count, 5), 18, np.float32),
+        np.full(count, 0.1, np.float32),
+    )
+
+
+def test_nonfinite_galaxies_never_reach_the_engine_and_never_get_a_number() -> None:
+    given, engine, totals = batch(), Believer(), inference.Totals()
+    given.image[0, 1, 2, 3] = np.nan
+    given.image[1, 0, 0, 0], given.image[1, 0, 0, 1] = np.inf, -np.inf
+    given.magnitude[2, 4] = -np.inf
+    redshift = inference._predict(given, engine, totals)
+    assert np.isnan(redshift).tolist() == [True, True, True, False]
+    assert np.isfinite(engine.image).all()
+    assert np.isnan(given.image[0, 1, 2, 3]), "the reader's array is left as it is"
+    assert (totals.nonfinite_pixels, totals.nonfinite_magnitudes) == (3, 1)
+
+
+def test_extreme_but_finite_values_are_predicted() -> None:
+    given, totals = batch(), inference.Totals()
+    given.image[0] = np.finfo(np.float32).max
+    given.magnitude[1] = np.finfo(np.float32).min
+    assert np.isfinite(inference._predict(given, Believer(), totals)).all()
+    assert totals.nonfinite_pixels == totals.nonfinite_magnitudes == 0
+
+
+def test_whole_batches_are_not_copied() -> None:
+    given, engine = batch(), Believer()
+    inference._predict(given, engine, inference.Totals())
+    assert engine.image is given.image
+
+
+def test_the_same_arrays_give_the_same_bytes_at_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {"redshift": np.arange(3, dtype=np.float32), "data_paths": np.array(["a", "bc"])}
+    first = inference.npz_bytes(columns)
+    monkeypatch.setattr("time.time", lambda: 4e9)
+    assert inference.npz_bytes(columns) == first
+
+
+def test_importing_the_handlers_modules_imports_neither_numpy_nor_torch() -> None:
+    """A cold start of Initialize and Summarize pays for neither; their layer has neither."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, json, cosmicai.initialize, cosmicai.summarize, cosmicai.inference;"
+        "heavy = {'numpy', 'torch', 'openvino', 'boto3'};"
+        "print(json.dumps(sorted(heavy & set(sys.modules))))"
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert json.loads(outcome.stdout) == []
