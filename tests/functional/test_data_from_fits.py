@@ -246,11 +246,22 @@ def test_real_sdss_sources_match_an_independent_cut(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cuts["nearest"][:, 2], cuts["subpixel"][:, 2])
     # meta: r in an aperture of 7 pixels (2.772 arcsec), centred on a whole pixel.
     np.testing.assert_allclose(magnitude[:, 2], meta[:, 2], atol=0.05)
-    # Registered bands line up: stars (0, 1) and lone galaxies peak in g and i where they do in r.
-    for number in (0, 1, 5, 6):
-        centroids = []
-        for band in (1, 2, 3):
-            core = np.clip(cuts["subpixel"][number, band, 10:22, 10:22], 0, None) ** 2
-            y, x = np.mgrid[0:12, 0:12]
-            centroids.append(((core * x).sum() / core.sum(), (core * y).sum() / core.sum()))
-        assert np.ptp(centroids, axis=0).max() < 0.35, (number, centroids)
+    # Registered bands line up: the lone galaxies lie in g and i where they do in r. (0 and 1 are
+    # saturated stars; 4 and 8 are blends of two colours.)
+    lone = (2, 3, 5, 6, 7, 9, 10)
+    registered, nearest = (
+        np.array([band_spread(cuts[name][number]) for number in lone])
+        for name in ("subpixel", "nearest")
+    )
+    assert registered.max() < 0.25
+    assert np.median(registered) < np.median(nearest) / 3
+
+
+def band_spread(image: np.ndarray) -> float:
+    """Return how far apart, in pixels, the centroids of g, r and i lie."""
+    y, x = np.mgrid[0:12, 0:12]
+    centroids = []
+    for band in (1, 2, 3):
+        core = np.clip(image[band, 10:22, 10:22], 0, None) ** 2
+        centroids.append(((core * x).sum() / core.sum(), (core * y).sum() / core.sum()))
+    return float(np.ptp(centroids, axis=0).max())

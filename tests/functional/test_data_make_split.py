@@ -60,6 +60,16 @@ def test_torch_maps_the_file_and_python_reads_its_checksums(survey: Path) -> Non
         assert archive.testzip() is None
 
 
+def test_the_references_own_loader_reads_it(survey: Path) -> None:
+    import torch
+    from torch.utils.data import DataLoader
+
+    dataset = torch.load(survey, weights_only=False)  # as the reference does; it is our own file
+    batches = [*DataLoader(dataset, batch_size=10)]
+    assert [len(redshift) for _, _, redshift in batches] == [10, 10, 3]
+    assert batches[0][0].shape == (10, 5, 32, 32)
+
+
 def test_same_seed_makes_the_same_bytes(survey: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.pt"
     assert main(["data", "make", "-n", "23", "--seed", "5", str(again)]) == 0

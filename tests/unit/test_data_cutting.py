@@ -118,6 +118,22 @@ def test_turned_and_scaled_band_keeps_place_and_flux(tmp_path: Path) -> None:
     np.testing.assert_allclose(cut.image[3], cut.image[2] * 4 / 3, atol=0.01 * cut.image[2].max())
 
 
+@pytest.mark.parametrize("registration", ["subpixel", "nearest"])
+def test_images_that_are_cutouts_already_are_taken_whole(tmp_path: Path, registration: str) -> None:
+    wcs = wcs_of("r")
+    wcs.wcs.crpix = [17.4, 16.8]  # as a cut at round(x) - 16 leaves it
+    header = wcs.to_header()
+    header["BUNIT"] = "nanomaggy"
+    pixels = source_image(16.4, 15.8)[:32, :32]
+    for band in BANDS:
+        fits.PrimaryHDU(pixels, header).writeto(tmp_path / f"object7_{band}.fits")
+    cutter = FieldCutter(read_field(tmp_path), registration)  # type: ignore[arg-type]
+    cut = cutter.cut(np.array([150.0]), np.array([2.0]))[0]
+    assert isinstance(cut, Cutout)
+    assert cut.position == pytest.approx((16.4, 15.8), abs=1e-4)
+    np.testing.assert_allclose(cut.image, np.broadcast_to(pixels, cut.image.shape), atol=1e-5)
+
+
 def test_objects_off_the_field_are_not_cut_and_edges_are_named(tmp_path: Path) -> None:
     write_field(tmp_path, RA, DEC)
     r = wcs_of("r")

@@ -15,6 +15,8 @@ _MARGIN = 8
 """Pixels around a cutout that the cubic spline is fitted on; its reach fades tenfold in two."""
 _R = BANDS.index("r")
 _CENTRE = (IMAGE_SIZE - 1) / 2
+_READY_CUT = 2.0
+"""How far, in pixels, the object may be from the middle of an image of 32 × 32."""
 _SUBPIXELS = 10
 _SOFTENING = np.array([1.4, 0.9, 1.2, 1.8, 7.4]) * 0.1
 """SDSS asinh softening b in nanomaggies (Lupton et al. 1999; u, g, r, i, z)."""
@@ -66,7 +68,7 @@ class FieldCutter:
         if not len(rows):
             return {}
         place = place[rows]
-        corner = _corner(place)
+        corner = _corner(reference, place)
         layers = [self._layers(band, ra[rows], dec[rows], corner) for band in self._field.bands]
         return {
             int(row): self._assemble([band[item] for band in layers], place[item] - corner[item])
@@ -85,7 +87,7 @@ class FieldCutter:
         if band is reference:
             return [_whole_pixels(band, place) for place in corner]
         if self._registration == "nearest":
-            own = _corner(_world_to_pixel(band, ra, dec))
+            own = _corner(band, _world_to_pixel(band, ra, dec))
             return [_whole_pixels(band, place) for place in own]
         # The mapping is smooth: over 32 pixels the four corners give it to 1e-4 of a pixel.
         ends = corner[:, None, None, :] + (IMAGE_SIZE - 1) * np.stack(
@@ -172,9 +174,16 @@ def _inside(band: BandImage, places: NDArray[np.float64]) -> NDArray[np.bool_]:
     return inside
 
 
-def _corner(places: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the first pixel (x, y) of the cutouts whose centres are nearest to ``places``."""
-    return np.rint(np.nan_to_num(places, nan=-1e6) - _CENTRE).astype(np.int64)
+def _corner(band: BandImage, places: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the first pixel (x, y) of the cutouts whose centres are nearest to ``places``.
+
+    An image that is a cutout already is taken whole, where the object is about in its middle.
+    """
+    offset = np.nan_to_num(places, nan=-1e6) - _CENTRE
+    corner: NDArray[np.int64] = np.rint(offset).astype(np.int64)
+    if band.pixels.shape == (IMAGE_SIZE, IMAGE_SIZE):
+        corner[(np.abs(offset) <= _READY_CUT).all(axis=1)] = 0
+    return corner
 
 
 def _whole_pixels(band: BandImage, corner: NDArray[np.int64]) -> NDArray[np.float32] | None:
