@@ -130,6 +130,14 @@ def test_a_time_out_ends_the_sandbox(cloud: LocalCloud) -> None:
     assert error == "Unhandled"
     assert answer["errorType"] == "Sandbox.Timedout"
     assert "Task timed out after 2.00 seconds" in answer["errorMessage"]
+    # Lost calls are told of as others are: what the function said, then the report.
+    lines = [entry.text for entry in LogReader(cloud.logs).read()]
+    report = next(line for line in reversed(lines) if line.startswith("REPORT"))
+    assert report.endswith("Status: timeout")
+    told = parse_report(report)
+    assert told.duration_ms > 2000
+    assert told.max_memory_mb > 10
+    assert any(told.request_id in line for line in lines if line.startswith("START"))
     assert invoke(cloud)[1]["process"] != before["process"]
 
 

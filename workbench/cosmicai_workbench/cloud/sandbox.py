@@ -150,6 +150,7 @@ class Sandbox:
         self._duration: float | None = None
         self._done = threading.Event()
         self._out_of_memory = False
+        self._peak = 0  # MB
         self._last_words: list[str] = []
         self._readers = [
             threading.Thread(target=self._read, args=(stream, take), daemon=True)
@@ -181,42 +182,48 @@ class Sandbox:
         except (OSError, http.client.HTTPException) as lost:
             status, body = 0, str(lost).encode()
         elapsed = (time.monotonic() - begin) * 1000
-        if status == 200 and not _TIMED_OUT.fullmatch(body.decode(errors="replace")):
-            # The answer overtakes the last lines in the pipes, by microseconds.
+        self.watch_memory()
+        answered = status == 200 and not _is_time_out(body) and not self._out_of_memory
+        # What the function said last comes before its report: the answer overtakes the lines in
+        # the pipes by microseconds, and those of a sandbox that is lost end with it.
+        if answered:
             self._done.wait(_LAST_LINES_SECONDS)
-        used = self.watch_memory()
+        else:
+            self._end()
         answer, error, state = self._judge(status, body)
         report = Report(
             request_id=self._request_id or str(uuid.uuid4()),
             duration=self._duration if self._duration is not None else elapsed,
             memory_size=self._function.memory_size,
-            max_memory_used=used,
+            max_memory_used=min(self._peak, self._function.memory_size),
             init_duration=self._init_duration,
             status=state,
         )
         self._log.write(report.line())
         return Outcome(answer, report, error, usable=state is None)
 
-    def watch_memory(self) -> int:
-        """Return the peak memory in MB, and end the runtime if that is over the memory size."""
-        limit = self._function.memory_size
+    def watch_memory(self) -> None:
+        """Take the peak memory, and end the runtime if that is over the memory size."""
         used = peak_memory(self._runtime) if self._runtime is not None else None
-        if used is not None and used > limit:
+        if used is None:
+            return
+        self._peak = max(self._peak, used)
+        if used > self._function.memory_size:
             self._out_of_memory = True
             _kill(self._runtime)
-        if self._out_of_memory:
-            return limit
-        return used or 0
 
     def close(self) -> None:
         """End emulator and runtime, now."""
+        self._end()
         self._connection.close()
+        self._log.close()
+
+    def _end(self) -> None:
         self._process.kill()
         self._process.wait()
         _kill(self._runtime)
         for reader in self._readers:
-            reader.join(timeout=1)
-        self._log.close()
+            reader.join(_LAST_LINES_SECONDS)
 
     # The call
 
@@ -250,7 +257,7 @@ class Sandbox:
                 "error",
             )
         text = body.decode(errors="replace")
-        if status == 200 and _TIMED_OUT.fullmatch(text):
+        if status == 200 and _is_time_out(body):
             return self._failure("Sandbox.Timedout", text, "timeout")
         if status == 200:
             return body, "Unhandled" if _is_handler_error(body) else None, None
@@ -295,6 +302,10 @@ class Sandbox:
             self._duration = float(match[1])
         elif "[ERROR]" in line or "[WARNING]" in line or "[FATAL]" in line:
             self._last_words = [*self._last_words[-9:], line]
+
+
+def _is_time_out(body: bytes) -> bool:
+    return _TIMED_OUT.fullmatch(body.decode(errors="replace")) is not None
 
 
 def _is_handler_error(body: bytes) -> bool:
