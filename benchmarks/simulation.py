@@ -3,8 +3,8 @@
     python benchmarks/simulation.py [--repeat 3] [--json]
 
 Published: calibrated on part of the executions, checked on those held out (``cosmicai plan
---check``). Local: each round runs a small execution, calibrates on it alone, predicts two larger
-ones (more ranks; larger partitions), runs them, and compares wall times. Every execution has a
+--check``). Local: each round runs a small execution, calibrates on it alone, predicts a larger one
+(more ranks; larger partitions), runs that, and compares wall times. Every execution has a
 local cloud of its own, so all start cold. Writes ``benchmarks/results/simulation.json``. The
 figures are only as steady as the machine: run it on a quiet one.
 """
@@ -60,10 +60,10 @@ def predicted_wall(point: Point, calibration: Run) -> float:
 
 
 def one_round(folder: Path, cache: Path) -> list[dict[str, object]]:
-    """Calibrate on one run; predict, run and compare the others."""
-    calibration = run_cold(CALIBRATION, folder / "calibration", cache)
+    """Calibrate on a small run, predict a larger one, run it and compare; for each larger one."""
     rows = []
     for number, point in enumerate(PREDICTED):
+        calibration = run_cold(CALIBRATION, folder / f"calibration{number}", cache)
         simulated = predicted_wall(point, calibration)
         measured = run_cold(point, folder / f"predicted{number}", cache).summary.wall_seconds
         rows.append(

@@ -32,9 +32,9 @@ def calibrate_run(run: Run) -> Profile:
     """Calibrate from a run.
 
     From a rank's end to the next one's start in a freed sandbox is the time of an invocation. A
-    cold start is the sandbox's init (from REPORT lines, where there are any) and loading the
-    model. Reading is the time that predicting stood still for data. Whatever else a rank did
-    (writing its results, above all) is its fixed time.
+    cold start is the sandbox's init (from REPORT lines, where there are any), loading the model,
+    and what a sandbox's first rank does once (imports). Reading is the time that predicting stood
+    still for data. Whatever else a rank did (writing its results, above all) is its fixed time.
 
     Raises
     ------
@@ -45,7 +45,6 @@ def calibrate_run(run: Run) -> Profile:
     if not working:
         raise InvalidInput(f"{run.path}: no rank predicted anything, so there are no times to use")
     init = run.init_seconds
-    cold = [init.get(r.request_id, 0.0) + r.model_load_seconds for r in working if r.cold_start]
     seconds = np.array([r.total_cpu_time / r.num_samples for r in working])
     middle = float(np.median(seconds))
     fixed = [
@@ -54,6 +53,12 @@ def calibrate_run(run: Run) -> Profile:
         - r.wait_seconds
         - r.total_cpu_time
         for r in working
+    ]
+    usual = max(median(fixed), 0.0)
+    cold = [
+        init.get(r.request_id, 0.0) + r.model_load_seconds + max(own - usual, 0.0)
+        for r, own in zip(working, fixed, strict=True)
+        if r.cold_start
     ]
     waited = sum(r.wait_seconds for r in working)
     read = sum(r.num_bytes for r in working) / waited if waited else _FAST_READ
@@ -69,7 +74,7 @@ def calibrate_run(run: Run) -> Profile:
         summarize_seconds=max(after, 0.0),
         cold_start_seconds=tuple(cold) or (0.0,),
         invoke_seconds=_seconds_between_ranks(run),
-        rank_seconds_fixed=max(median(fixed), 0.0),
+        rank_seconds_fixed=usual,
         read_bytes_per_second=min(read, _FAST_READ),
         s3_requests_per_rank=fmean(r.s3_num_requests for r in working),
         predict_seconds_per_sample=middle,
