@@ -1,0 +1,125 @@
+"""A thousand ranks over Redis and S3, with the documented number of requests; lazy meshes."""
+
+from __future__ import annotations
+
+import math
+import threading
+import uuid
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fmi_support import INT, SUM, Servers, run_ranks
+from fmilib.channels.s3 import S3Channel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import fmilib as fmi
+
+MANY = 1000
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    started = Servers()
+    yield started
+    started.close()
+
+
+def meet(comm: fmi.Communicator) -> Any:
+    comm.barrier()
+    return comm.allreduce(comm.rank, SUM, INT)
+
+
+def redis_calls(client: Any) -> Counter[str]:
+    return Counter(
+        {name.removeprefix("cmdstat_"): row["calls"]
+         for name, row in client.info("commandstats").items()}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [7, pytest.param(MANY, marks=pytest.mark.slow)])
+def test_ranks_over_redis_with_the_documented_commands(servers: Servers, size: int) -> None:
+    import redis
+
+    configuration = servers.configuration("Redis")
+    client = redis.Redis(port=configuration["backends"]["Redis"]["port"])
+    client.config_resetstat()
+    found = run_ranks(size, configuration, meet, timeout=120)
+    assert found == [size * (size - 1) // 2] * size
+    calls = redis_calls(client)
+    assert calls["blpop"] == 3 * size  # join, barrier, allreduce
+    # Two operations: a contribution and a farewell each; a join and a leave are plain EVAL.
+    assert calls["evalsha"] == 4 * size
+    assert calls["eval"] == 2 * size
+    assert client.dbsize() == 0
+
+
+class CountingClient:
+    """An S3 client that counts the requests that are answered."""
+
+    def __init__(self, client: Any, counts: Counter[str], lock: threading.Lock) -> None:
+        self._client, self._counts, self._lock = client, counts, lock
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        def call(**arguments: Any) -> Any:
+            answer = method(**arguments)
+            with self._lock:
+                self._counts[name] += 1
+            return answer
+
+        return call
+
+
+@pytest.mark.parametrize("size", [7, 40, pytest.param(MANY, marks=pytest.mark.slow)])
+def test_ranks_over_s3_with_the_documented_requests(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    import boto3
+    from botocore.config import Config
+
+    configuration = servers.configuration("S3")
+    backend = {**configuration["backends"]["S3"], "prefix": f"many-{uuid.uuid4().hex}"}
+    client = boto3.client(
+        "s3", endpoint_url=backend["endpoint_url"], region_name="us-east-1",
+        config=Config(max_pool_connections=64, read_timeout=100, retries={"max_attempts": 10}),
+    )  # fmt: skip
+    counts: Counter[str] = Counter()
+    counting = CountingClient(client, counts, threading.Lock())
+    monkeypatch.setattr("fmilib.channels.s3._client", lambda *_: counting)
+    # Many threads of one process wait: look less often, or the waiting takes all its time.
+    monkeypatch.setattr("fmilib.channels.s3.LONGEST_PAUSE", 0.5 if size < MANY else 10.0)
+    monkeypatch.setattr("fmilib.channels.s3.ABORT_SECONDS", 1000.0)
+    monkeypatch.setattr("fmilib.channels.s3.CLOSE_SECONDS", 120.0)
+    found = run_ranks(size, {"backends": {"S3": backend}}, meet, timeout=250)
+    assert found == [size * (size - 1) // 2] * size
+    others = size - 1
+    assert counts["put_object"] == size + size + size + others  # join, barrier, allreduce, close
+    assert counts["get_object"] == 2 * others + 2 * others + others
+    assert counts["delete_objects"] == math.ceil(counts["put_object"] / 1000)
+    assert counts["list_objects_v2"] == 0
+    left = client.list_objects_v2(Bucket=backend["bucket_name"], Prefix=backend["prefix"])
+    assert left["KeyCount"] == 0
+    assert S3Channel.name == "S3"
+
+
+@pytest.mark.parametrize("size", [5, pytest.param(100, marks=pytest.mark.slow)])
+def test_ranks_beyond_the_mesh_connect_when_they_need_to(servers: Servers, size: int) -> None:
+    direct = {**servers.configuration("Direct")["backends"]["Direct"], "mesh_ranks": 2}
+
+    def body(comm: fmi.Communicator) -> Any:
+        comm.barrier()
+        (channel,) = comm._world.channels.values()
+        connected = len(channel.connections)
+        right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+        comm.send(comm.rank, right, INT)
+        assert comm.recv(left, INT) == left
+        return comm.allreduce(comm.rank, SUM, INT), connected
+
+    found = run_ranks(size, {"backends": {"Direct": direct}}, body, timeout=60)
+    assert {total for total, _ in found} == {size * (size - 1) // 2}
+    # The barrier's tree has size - 1 edges.
+    assert sum(connected for _, connected in found) == 2 * (size - 1)
