@@ -54,13 +54,7 @@ def reconcile(plan: Plan) -> Reconciled:
             missing[rank] = ("DamagedRecord", problem)
     for rank in range(plan.world_size):
         if keys.rank(plan.result_path, rank) not in etags:
-            missing[rank] = failures.get(
-                rank,
-                (
-                    "NotReceived",
-                    "it left neither a record nor a failure: it never ran, or was lost",
-                ),
-            )
+            missing[rank] = failures.get(rank, _VANISHED)
     if missing:
         result.failed = list(_name(plan, missing))
     return result
