@@ -200,8 +200,8 @@ def _plan(execution: Execution, request: ExecutionInput, decisions: _Decisions) 
 def _manifest(execution: Execution, request: ExecutionInput, decisions: _Decisions) -> bytes:
     """Return the manifest: a JSON array with one item a rank.
 
-    Every item is the first one but for its rank and data, so that one alone is validated: at
-    100,000 ranks that halves time and memory.
+    Every item is the first one but for its rank and data, so that one alone is made and
+    validated as a model.
     """
     first = ManifestItem(
         S3_BUCKET=request.bucket,
