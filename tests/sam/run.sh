@@ -9,7 +9,8 @@ if ! docker info >/dev/null 2>&1; then
   [ "$(id -u)" -eq 0 ] || { echo "test-sam: Docker is not running, and only root can start it" >&2; exit 1; }
   command -v dockerd >/dev/null && command -v debootstrap >/dev/null || scripts/install-system-packages docker
   log=$(mktemp)
-  setsid dockerd >"$log" 2>&1 &
+  # Without its proxy a port is closed until the emulator listens, and `sam local` waits for it.
+  setsid dockerd --userland-proxy=false >"$log" 2>&1 &
   trap 'kill $(cat /var/run/docker.pid)' EXIT
   for _ in $(seq 60); do docker info >/dev/null 2>&1 && break; sleep 1; done
   docker info >/dev/null 2>&1 || { tail -20 "$log" >&2; echo "test-sam: dockerd did not start" >&2; exit 1; }

@@ -36,7 +36,12 @@ BUCKET = "cosmicai-data"
 GALAXIES = 6
 ARCHITECTURES = os.environ.get("COSMICAI_TEST_SAM", "").split()
 BIN = Path(sys.executable).parent
-ENVIRONMENT = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "SAM_CLI_TELEMETRY": "0"}
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{BIN}:{os.environ['PATH']}",
+    "SAM_CLI_TELEMETRY": "0",
+    "SAM_CLI_CONTAINER_CONNECTION_TIMEOUT": "300",  # emulated, the emulator starts slowly
+}
 NATIVE = {"x86_64": "x86_64", "aarch64": "arm64"}.get(platform.machine(), "")
 
 pytestmark = [

@@ -48,7 +48,7 @@ def deploy_check(
 
     content = check_input(read_input(input_file, overrides or []))
     place = places.on_aws(stack, profile=profile, region=region)
-    found = preflight(place.connection, content, calibrate)
+    found = preflight(place.connection, content, calibrate=calibrate)
     if as_json:
         typer.echo(json.dumps(found.document(), indent=2))
     else:

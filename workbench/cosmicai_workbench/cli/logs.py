@@ -19,12 +19,34 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on showing lines as they come.")
     ] = False,
+    stack: Annotated[
+        str | None, typer.Option("--stack", help="Show the logs of this stack on AWS instead.")
+    ] = None,
+    execution: Annotated[
+        str | None, typer.Option(help="With --stack: only lines of the execution of this name.")
+    ] = None,
+    minutes: Annotated[int, typer.Option(help="With --stack: how far to look back.", min=1)] = 60,
+    profile: Annotated[str | None, typer.Option(help="With --stack: AWS profile.")] = None,
+    region: Annotated[str | None, typer.Option(help="With --stack: AWS region.")] = None,
 ) -> None:
     """Show the logs of a local cloud, up or down: function lines, START, END and REPORT.
+
+    With `--stack`, show those of a stack on AWS, by time over all its functions.
 
     A REPORT line tells what was measured: duration, billed duration (init included, as AWS bills
     since August 2025), peak resident memory.
     """
+    if stack is not None:
+        from datetime import timedelta
+
+        from cosmicai_workbench.client.cloudwatch import lines, pattern
+        from cosmicai_workbench.client.connection import connect
+
+        connection = connect(stack, profile=profile, region=region)
+        wanted = pattern(execution, rank)
+        for line in lines(connection, timedelta(minutes=minutes), wanted, follow=follow):
+            typer.echo(f"{line.time:%Y-%m-%dT%H:%M:%S.%fZ} {line.group} {line.text}")
+        return
     from cosmicai_workbench.cloud.local import STATE_ROOT
     from cosmicai_workbench.cloud.records import LogReader, latest_logs
     from cosmicai_workbench.cloud.state import logs_folder

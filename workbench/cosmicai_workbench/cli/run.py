@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from cosmicai.schema import ExecutionInput
 
+    from cosmicai_workbench.place import Place
     from cosmicai_workbench.run import Outcome
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -63,6 +64,13 @@ def run(
         ),
     ] = True,
     runs: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
+    max_cost: Annotated[
+        float,
+        typer.Option(
+            help="With --stack: ask first when the estimated cost is above this, in dollars.", min=0
+        ),
+    ] = 5.0,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --stack: do not ask.")] = False,
     profile: Annotated[str | None, typer.Option(help="With --stack: AWS profile.")] = None,
     region: Annotated[str | None, typer.Option(help="With --stack: AWS region.")] = None,
     as_json: Annotated[
@@ -94,6 +102,7 @@ def run(
     with ExitStack() as cleanup:
         if stack is not None:
             place = places.on_aws(stack, profile=profile, region=region)
+            _approve(place, checked, model, data, max_cost=max_cost, yes=yes)
         elif (running := places.running_cloud(cloud)) is not None:
             place = running
         else:
@@ -121,6 +130,36 @@ def run(
             on_start=_tell_start if stack is not None else None,
         )
     raise typer.Exit(report(outcome, as_json=as_json))
+
+
+def _approve(
+    place: "Place",
+    content: "ExecutionInput",
+    model: Path | None,
+    data: Path | None,
+    *,
+    max_cost: float,
+    yes: bool,
+) -> None:
+    """Refuse a run that cannot work on AWS, and ask before one that is dear."""
+    from cosmicai.errors import InvalidInput
+
+    from cosmicai_workbench.client.connection import LookupRefused
+    from cosmicai_workbench.deployment.preflight import preflight
+
+    try:
+        found = preflight(place.connection, content, model=model, data=data)
+    except LookupRefused as error:
+        typer.echo(f"cosmicai: no check and no estimate beforehand: {error}", err=True)
+        return
+    for check in found.checks:
+        if check.level == "warning":
+            typer.echo(f"cosmicai: {check.name}: {check.finding}", err=True)
+    if problems := [f"{c.name}: {c.finding}" for c in found.checks if c.level == "error"]:
+        raise InvalidInput("; ".join(problems))
+    typer.echo(f"cosmicai: estimated cost ${found.dollars:.4f}", err=True)
+    if found.dollars > max_cost and not yes:
+        typer.confirm("Start it?", abort=True, err=True)
 
 
 def _tell_start(arn: str) -> None:

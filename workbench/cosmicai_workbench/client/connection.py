@@ -22,6 +22,10 @@ class StackNotFound(CosmicAIError):
     """There is no such stack, or no credentials to look it up with."""
 
 
+class LookupRefused(CosmicAIError):
+    """AWS did not answer a look-up; the message says which, and why."""
+
+
 @dataclass(frozen=True)
 class Connection:
     """Clients of the services that an execution is driven by, and the stack's outputs."""
@@ -108,4 +112,4 @@ def lookups(what: str) -> Iterator[None]:
     try:
         yield
     except (BotoCoreError, ClientError) as error:
-        raise CosmicAIError(f"{what} could not be looked up: {error}") from error
+        raise LookupRefused(f"{what} could not be looked up: {error}") from error

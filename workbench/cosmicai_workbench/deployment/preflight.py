@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cosmicai import keys, planning
-from cosmicai.errors import CosmicAIError, PartitionNotFound
+from cosmicai.errors import PartitionNotFound
 
 from cosmicai_workbench.client.connection import lookups
 from cosmicai_workbench.simulation.planning import MB, Plan
@@ -28,10 +28,6 @@ MAX_CHILDREN = 10_000
 MAX_INPUT = 256 * 1024
 """Bytes of an execution's input."""
 SIMULATIONS = 3
-
-
-class TooExpensive(CosmicAIError):
-    """The estimate is above what the user is willing to pay without being asked."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,12 @@ class _Account:
 
 
 def preflight(
-    connection: Connection, content: ExecutionInput, calibrate: Path | None = None
+    connection: Connection,
+    content: ExecutionInput,
+    *,
+    calibrate: Path | None = None,
+    model: Path | None = None,
+    data: Path | None = None,
 ) -> Preflight:
     """Compare an execution with the stack and the account; nothing is started or written.
 
@@ -104,18 +105,28 @@ def preflight(
     ----------
     calibrate
         Run folder to take the ranks' times from; by default the published executions.
+    model, data
+        Folders that are about to be uploaded: looked at instead of what is in S3.
 
     Raises
     ------
     PartitionNotFound
         If there is nothing to compute.
-    CosmicAIError
+    LookupRefused
         If AWS refuses a look-up.
     """
     with lookups("the account's limits"):
         account = _account(connection)
-        sizes = _partition_sizes(connection, content)
-        model = list(_model_problems(connection, content))
+        if data is None:
+            sizes = _partition_sizes(connection, content)
+        else:
+            sizes = {path.name: path.stat().st_size for path in data.glob("*.pt")}
+        model_checks = [] if model else [_model(connection, content)]
+    if not sizes:
+        raise PartitionNotFound(
+            f"{data or f's3://{content.data_bucket}/{keys.folder(content.data_prefix)}'} holds no "
+            "partitions (*.pt): `cosmicai data upload` brings some"
+        )
     partitions = sorted(sizes, key=planning.natural_key)[: content.file_limit]
     num_bytes = sum(sizes[key] for key in partitions)
     ranks = content.world_size or len(partitions)
@@ -134,7 +145,7 @@ def preflight(
         seed=0,
     )
     checks = [
-        *model,
+        *model_checks,
         Check("partitions", "ok", f"{len(partitions)} of {len(sizes)}, {num_bytes / MB:,.0f} MiB"),
         *_concurrency(account, content, ranks),
         _input_size(content),
@@ -168,21 +179,15 @@ def _partition_sizes(connection: Connection, content: ExecutionInput) -> Mapping
     pages = connection.s3.get_paginator("list_objects_v2").paginate(
         Bucket=content.data_bucket, Prefix=prefix, Delimiter="/"
     )
-    found = {
+    return {
         item["Key"]: item["Size"]
         for page in pages
         for item in page.get("Contents", [])
         if planning.is_partition(item["Key"])
     }
-    if not found:
-        raise PartitionNotFound(
-            f"s3://{content.data_bucket}/{prefix} holds no partitions (*.pt): "
-            "`cosmicai data upload` brings some"
-        )
-    return found
 
 
-def _model_problems(connection: Connection, content: ExecutionInput) -> Iterator[Check]:
+def _model(connection: Connection, content: ExecutionInput) -> Check:
     prefix = keys.folder(content.S3_object_name)
     found = {
         item["Key"]
@@ -193,9 +198,8 @@ def _model_problems(connection: Connection, content: ExecutionInput) -> Iterator
     }
     wanted = [keys.model_file(content.S3_object_name, name) for name in keys.MODEL_FILES]
     if missing := [key for key in wanted if key not in found]:
-        yield Check("model", "error", f"not in s3://{content.bucket}: {', '.join(missing)}")
-    else:
-        yield Check("model", "ok", f"s3://{content.bucket}/{prefix}")
+        return Check("model", "error", f"not in s3://{content.bucket}: {', '.join(missing)}")
+    return Check("model", "ok", f"s3://{content.bucket}/{prefix}")
 
 
 def _concurrency(account: _Account, content: ExecutionInput, ranks: int) -> Iterator[Check]:
