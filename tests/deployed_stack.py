@@ -1,0 +1,124 @@
+"""The application as CloudFormation would get it, created in moto.
+
+Everything moto cannot create is taken out or replaced here, and only here.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samcli.yamlhelper import yaml_parse
+
+if TYPE_CHECKING:
+    import pytest
+
+ROOT = Path(__file__).parents[1]
+REGION = "us-east-1"
+STACK = "cosmicai"
+
+MISSING_IN_MOTO = {
+    "AWS::Logs::QueryDefinition": "no saved queries",
+    "AWS::S3::BucketPolicy": "no bucket policies by CloudFormation",
+    "AWS::Lambda::Alias": "no aliases by CloudFormation",
+}
+ANSWERS: dict[str, dict[str, Any]] = {
+    "GetAccountSettings": {
+        "AccountLimit": {"ConcurrentExecutions": 1000, "UnreservedConcurrentExecutions": 900}
+    },
+    "RedriveExecution": {},
+}
+"""Operations that moto does not know, and what AWS would answer."""
+
+
+def transformed(path: Path = ROOT / "template.yaml") -> dict[str, Any]:
+    """Return a template as AWS's SAM transform leaves it."""
+    from samtranslator.parser.parser import Parser
+    from samtranslator.translator.translator import Translator
+
+    os.environ.setdefault("AWS_DEFAULT_REGION", REGION)
+    document = yaml_parse(path.read_text())
+    for resource in document["Resources"].values():
+        properties = resource.get("Properties", {})
+        for key in ("CodeUri", "ContentUri"):
+            if key in properties:
+                properties[key] = f"s3://artifacts/{properties[key]}"
+        if "DefinitionUri" in properties:
+            definition = json.loads((ROOT / properties.pop("DefinitionUri")).read_text())
+            properties["Definition"] = definition
+        if resource["Type"] == "AWS::Serverless::Application":
+            properties["Location"] = "https://s3.amazonaws.com/artifacts/operations.yaml"
+    return dict(Translator({}, Parser()).translate(document, {}))
+
+
+def for_moto(template: dict[str, Any]) -> dict[str, Any]:
+    """Take out what moto cannot create; an alias's function stands for it."""
+    resources = template["Resources"]
+    aliases = {
+        name: resource["Properties"]["FunctionName"]["Ref"]
+        for name, resource in resources.items()
+        if resource["Type"] == "AWS::Lambda::Alias"
+    }
+
+    def without_aliases(value: Any) -> Any:
+        if isinstance(value, list):
+            return [without_aliases(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        if set(value) == {"Ref"} and value["Ref"] in aliases:
+            return {"Fn::GetAtt": [aliases[value["Ref"]], "Arn"]}
+        return {key: without_aliases(each) for key, each in value.items()}
+
+    kept = {
+        name: without_aliases(resource)
+        for name, resource in resources.items()
+        if resource["Type"] not in MISSING_IN_MOTO
+    }
+    return {**template, "Resources": kept}
+
+
+def deploy(**parameters: str) -> None:
+    """Create the stack at the AWS endpoint of the environment."""
+    import boto3
+
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket="artifacts")
+    package = io.BytesIO()
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.writestr("app.py", "")
+    for folder in (*(ROOT / "functions").iterdir(), *(ROOT / "layers").iterdir()):
+        s3.put_object(
+            Bucket="artifacts", Key=str(folder.relative_to(ROOT)), Body=package.getvalue()
+        )
+    operations = json.dumps(yaml_parse((ROOT / "infrastructure/operations.yaml").read_text()))
+    s3.put_object(Bucket="artifacts", Key="operations.yaml", Body=operations)
+    s3.put_object(Bucket="artifacts", Key="template", Body=json.dumps(for_moto(transformed())))
+    boto3.client("cloudformation").create_stack(
+        StackName=STACK,
+        TemplateURL="https://artifacts.s3.amazonaws.com/template",
+        Capabilities=["CAPABILITY_IAM"],
+        Parameters=[
+            {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
+        ],
+    )
+
+
+def answer_for_moto(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Answer the operations that moto does not know; return the list of those called."""
+    from botocore.client import BaseClient
+
+    called: list[str] = []
+    real = BaseClient._make_api_call  # type: ignore[attr-defined]
+
+    def call(self: Any, operation: str, arguments: dict[str, Any]) -> Any:
+        if operation in ANSWERS:
+            called.append(operation)
+            return ANSWERS[operation]
+        return real(self, operation, arguments)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", call)
+    return called

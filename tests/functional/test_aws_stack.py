@@ -1,0 +1,157 @@
+"""The transformed template deployed into moto, and the command line against it, as against AWS."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import deployed_stack
+import moto
+import pytest
+from cosmicai_workbench.cli.main import main
+from deployed_stack import ROOT, STACK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+EVENT = ROOT / "events/seed-100MB-1GB.json"
+INPUT: dict[str, Any] = json.loads(EVENT.read_text())
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[dict[str, str]]:
+    """The application's stack; its outputs."""
+    with pytest.MonkeyPatch.context() as monkeypatch, moto.mock_aws():
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(key, "test")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", deployed_stack.REGION)
+        monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+        deployed_stack.deploy(Monitoring="on")
+        found = boto3.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]
+        assert found["StackStatus"] == "CREATE_COMPLETE"
+        yield {each["OutputKey"]: each["OutputValue"] for each in found["Outputs"]}
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    return deployed_stack.answer_for_moto(monkeypatch)
+
+
+def put_data(sizes: dict[str, int]) -> None:
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket=INPUT["bucket"])
+    for file in ("model.safetensors", "config.json"):
+        s3.put_object(Bucket=INPUT["bucket"], Key=f"{INPUT['S3_object_name']}/{file}", Body=b"x")
+    for name, size in sizes.items():
+        key = f"{INPUT['data_prefix']}/{name}"
+        s3.put_object(Bucket=INPUT["data_bucket"], Key=key, Body=b"x" * size)
+
+
+def test_cloudformation_creates_every_resource(stack: dict[str, str]) -> None:
+    wanted = deployed_stack.for_moto(deployed_stack.transformed())["Resources"]
+    summaries = boto3.client("cloudformation").list_stack_resources(StackName=STACK)
+    created = {each["LogicalResourceId"] for each in summaries["StackResourceSummaries"]}
+    assert created == set(wanted)
+    machine = boto3.client("stepfunctions").describe_state_machine(
+        stateMachineArn=stack["StateMachineArn"]
+    )
+    definition = json.loads(machine["definition"])
+    assert definition["StartAt"] == "Initialize"
+    (dashboard,) = boto3.client("cloudwatch").list_dashboards()["DashboardEntries"]
+    body = boto3.client("cloudwatch").get_dashboard(DashboardName=dashboard["DashboardName"])
+    assert len(json.loads(body["DashboardBody"])["widgets"]) == 9
+    (topic,) = boto3.client("sns").list_topics()["Topics"]
+    assert "AlarmTopic" in topic["TopicArn"]
+
+
+def test_deploy_check_passes_and_estimates(
+    stack: dict[str, str], calls: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_data({f"{n}.pt": 200_000 for n in range(1, 12)})
+    code = main(["deploy-check", "--stack", STACK, "-i", str(EVENT), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert calls == ["GetAccountSettings"]
+    assert (found["partitions"], found["ranks"], found["passed"]) == (11, 11, True)
+    assert 0 < found["estimated_cost"]["total"] < 0.1
+
+
+def test_deploy_check_fails_above_a_cost(
+    stack: dict[str, str], calls: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_data({"1.pt": 200_000})
+    assert main(["deploy-check", "-i", str(EVENT), "--max-cost", "0.000001"]) == 1
+    assert "above --max-cost" in capsys.readouterr().err
+
+
+def test_deploy_check_names_a_missing_model_and_a_barrier_too_wide(
+    stack: dict[str, str], calls: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_data({"1.pt": 200_000})
+    boto3.client("s3").delete_object(
+        Bucket=INPUT["bucket"], Key=f"{INPUT['S3_object_name']}/config.json"
+    )
+    change = ["--set", "script=inference_FMI.py", "--set", "world_size=2000"]
+    assert main(["deploy-check", "-i", str(EVENT), *change]) == 1
+    output = capsys.readouterr().out
+    assert "ERROR  model:" in output
+    assert "a barrier needs all 2000 ranks at once" in output
+
+
+def test_an_unknown_stack_is_one_clear_line(
+    stack: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["deploy-check", "--stack", "nowhere", "-i", str(EVENT)]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def start(stack: dict[str, str], name: str) -> str:
+    return boto3.client("stepfunctions").start_execution(
+        stateMachineArn=stack["StateMachineArn"], name=name, input=json.dumps(INPUT)
+    )["executionArn"]
+
+
+def test_redrive_goes_on_with_a_stopped_execution(
+    stack: dict[str, str], calls: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arn = start(stack, "stopped")
+    boto3.client("stepfunctions").stop_execution(executionArn=arn)
+    assert main(["redrive", "stopped", "--stack", STACK, "--no-watch"]) == 0
+    assert capsys.readouterr().out.strip() == arn
+    assert "RedriveExecution" in calls
+
+
+def test_redrive_refuses_an_execution_that_was_not_stopped(
+    stack: dict[str, str], calls: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(stack, "going")
+    assert main(["redrive", "going", "--stack", STACK]) == 2
+    assert "overwrite=true" in capsys.readouterr().err
+    assert "RedriveExecution" not in calls
+
+
+def test_results_get_refuses_a_running_execution_and_an_unknown_one(
+    stack: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(stack, "still-going")
+    assert main(["results", "get", "still-going", "--runs", str(tmp_path)]) == 2
+    assert "still running" in capsys.readouterr().err
+    assert main(["results", "get", "nobody", "--runs", str(tmp_path)]) == 2
+    assert "nobody" in capsys.readouterr().err
+
+
+def test_logs_shows_the_steps_lines_by_time(
+    stack: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = boto3.client("logs")
+    now = int(time.time() * 1000)
+    for offset, group in enumerate(reversed(stack["LogGroups"].split(","))):
+        logs.create_log_stream(logGroupName=group, logStreamName="one")
+        event = {"timestamp": now - 1000 * offset, "message": f"line {offset}"}
+        logs.put_log_events(logGroupName=group, logStreamName="one", logEvents=[event])
+    assert main(["logs", "--stack", STACK]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rsplit(" ", 1)[1] for line in lines] == ["3", "2", "1", "0"]
