@@ -123,9 +123,9 @@ def test_fits_table_with_magnitudes_is_taken_as_it_is(frames: Path, tmp_path: Pa
 def test_extinction_is_subtracted_from_measured_magnitudes(frames: Path, tmp_path: Path) -> None:
     row: dict[str, object] = {"ra": 150.0, "dec": 2.0}
     plain = catalogue(tmp_path / "plain.csv", [row])
-    dusty = catalogue(
-        tmp_path / "dusty.csv", [row | {f"extinction_{band}": 0.25 for band in BANDS}]
-    )
+    dust: dict[str, object] = {f"extinction_{band}": 0.25 for band in BANDS}
+    unknown = {"ra": 150.01, "dec": 2.0} | dust | {"extinction_z": ""}
+    dusty = catalogue(tmp_path / "dusty.csv", [row | dust, unknown])
     for source in (plain, dusty):
         assert (
             main(["data", "from-fits", str(frames), str(source), str(source.with_suffix(""))]) == 0
@@ -133,6 +133,7 @@ def test_extinction_is_subtracted_from_measured_magnitudes(frames: Path, tmp_pat
     np.testing.assert_allclose(
         read(tmp_path / "plain" / "1.pt")[1] - read(tmp_path / "dusty" / "1.pt")[1], 0.25, atol=1e-5
     )
+    assert "no extinction" in (tmp_path / "dusty" / "rejects.csv").read_text()
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,9 @@ def test_a_damaged_field_leaves_the_folder_as_it_was(
     assert not [*tmp_path.glob(".parts*")]
 
 
-@pytest.mark.parametrize("options", [["--aperture", "9"], ["--registration", "bilinear"]])
+@pytest.mark.parametrize(
+    "options", [["--aperture", "9"], ["--aperture", "-1"], ["--registration", "bilinear"]]
+)
 def test_bad_options_are_named(
     frames: Path, tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import cosmicai
 import numpy as np
 from cosmicai.errors import InvalidInput
+from cosmicai.model.config import IMAGE_SIZE
 
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.data.catalogue import CatalogueRow, write_catalogue
@@ -22,7 +23,7 @@ from cosmicai_workbench.data.fits.cutting import (
     Rejected,
     aperture_magnitudes,
 )
-from cosmicai_workbench.data.fits.fields import FieldFiles, find_fields
+from cosmicai_workbench.data.fits.fields import BANDS, find_fields
 from cosmicai_workbench.data.fits.objects import Objects, read_objects
 from cosmicai_workbench.data.painting import PIXEL
 from cosmicai_workbench.data.partition_writer import PartitionWriter
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cosmicai_workbench.bars import Bar
+    from cosmicai_workbench.data.fits.fields import Field, FieldFiles
 
 REJECTS_NAME = "rejects.csv"
 REPORT_NAME = "from-fits.json"
@@ -43,8 +45,10 @@ REGISTRATIONS: tuple[Registration, ...] = ("subpixel", "nearest")
 OFF_IMAGES = "off every image"
 BAD_POSITION = "no position"
 NO_MAGNITUDE = "no magnitude"
+NO_EXTINCTION = "no extinction"
 
 _SCALE_TOLERANCE = 0.02
+_LARGEST_APERTURE = IMAGE_SIZE // 2 - 1
 
 
 @dataclass(frozen=True)
@@ -144,8 +148,8 @@ def convert(
     """
     if galaxies < 1:
         raise InvalidInput(f"galaxies a partition: a positive number expected, found {galaxies}")
-    if not 0 < aperture <= 6:
-        raise InvalidInput(f"aperture: above 0 and up to 6 arcsec expected, found {aperture}")
+    if not aperture > 0:
+        raise InvalidInput(f"aperture: above 0 arcsec expected, found {aperture}")
     files = find_fields(images)
     objects = read_objects(catalogue)
     run = _Run(objects, aperture, registration, zero_point)
@@ -186,7 +190,7 @@ class _Run:
         self._aperture = aperture
         self._registration = registration
         self._zero_point = zero_point
-        self._done: set[int] = set()
+        self._written: NDArray[np.bool_] = np.zeros(len(objects), dtype=bool)
         self._rejected: dict[int, Rejected] = {}
         self.magnitude_source = (
             f"aperture of {aperture} arcsec radius (asinh)"
@@ -217,13 +221,8 @@ class _Run:
         usable = self._check_rows()
         for field_files in files:
             field = field_files.read(self._zero_point)
-            scale = field.bands[2].pixel_scale
-            if abs(scale / PIXEL - 1) > _SCALE_TOLERANCE:
-                self.notices.append(
-                    f"{field.name}: pixels of {scale:.3f} arcsec; models trained on SDSS expect "
-                    f"{PIXEL}"
-                )
-            rows = np.array([row for row in usable if row not in self._done], dtype=np.int64)
+            scale = self._check_scale(field)
+            rows = np.flatnonzero(usable & ~self._written)
             if len(rows):
                 cutter = FieldCutter(field, self._registration)
                 found = cutter.cut(self._objects.ra[rows], self._objects.dec[rows])
@@ -232,7 +231,7 @@ class _Run:
                     if isinstance(cutout, Rejected):
                         self._rejected[row] = cutout  # unless another field holds it whole
                         continue
-                    self._done.add(row)
+                    self._written[row] = True
                     magnitude = self._magnitude(row, cutout, scale)
                     yield _Galaxy(row, cutout, magnitude)
             advance(1)
@@ -241,22 +240,38 @@ class _Run:
         """Return, once all fields are done, every object that has no cutout."""
         return {
             row: self._rejected.get(row, Rejected(OFF_IMAGES, ""))
-            for row in range(len(self._objects))
-            if row not in self._done
+            for row in np.flatnonzero(~self._written).tolist()
         }
 
-    def _check_rows(self) -> list[int]:
-        """Reject the rows that no image can help, and return the others."""
+    def _check_rows(self) -> NDArray[np.bool_]:
+        """Reject the rows that no image can help; return which are left."""
         objects = self._objects
-        usable = []
         for row, (ra, dec) in enumerate(zip(objects.ra, objects.dec, strict=True)):
             if not (np.isfinite(ra) and -360 <= ra <= 360 and -90 <= dec <= 90):
                 self._rejected[row] = Rejected(BAD_POSITION, f"ra {ra}, dec {dec}")
-            elif objects.magnitude is not None and not np.isfinite(objects.magnitude[row]).all():
-                self._rejected[row] = Rejected(NO_MAGNITUDE, f"{objects.magnitude[row].tolist()}")
-            else:
-                usable.append(row)
+            elif objects.magnitude is not None:
+                if not np.isfinite(objects.magnitude[row]).all():
+                    detail = f"{objects.magnitude[row].tolist()}"
+                    self._rejected[row] = Rejected(NO_MAGNITUDE, detail)
+            elif objects.extinction is not None and not np.isfinite(objects.extinction[row]).all():
+                detail = f"{objects.extinction[row].tolist()}"
+                self._rejected[row] = Rejected(NO_EXTINCTION, detail)
+        usable: NDArray[np.bool_] = np.ones(len(objects), dtype=bool)
+        usable[list(self._rejected)] = False
         return usable
+
+    def _check_scale(self, field: Field) -> float:
+        """Return the arcseconds of a pixel; note it, once, where models expect another."""
+        scale = field.bands[BANDS.index("r")].pixel_scale
+        if self._objects.magnitude is None and self._aperture / scale > _LARGEST_APERTURE:
+            raise InvalidInput(
+                f"aperture: {self._aperture} arcsec are {self._aperture / scale:.0f} pixels in "
+                f"{field.name}, and the cutout has {_LARGEST_APERTURE} about its centre"
+            )
+        notice = f"pixels of {scale:.3f} arcsec; models trained on SDSS expect {PIXEL}"
+        if abs(scale / PIXEL - 1) > _SCALE_TOLERANCE and notice not in self.notices:
+            self.notices.append(notice)
+        return scale
 
     def _magnitude(self, row: int, cutout: Cutout, scale: float) -> NDArray[np.float32]:
         objects = self._objects
@@ -265,7 +280,7 @@ class _Run:
         else:
             magnitude = aperture_magnitudes(cutout, self._aperture / scale)
             if objects.extinction is not None:
-                magnitude = magnitude - np.nan_to_num(objects.extinction[row])
+                magnitude = magnitude - objects.extinction[row]
         single: NDArray[np.float32] = magnitude.astype(np.float32)
         return single
 
