@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import socket
 import sys
 
@@ -38,6 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
     token = os.environ.get("FMI_TOKEN")
     if not token and not options.no_auth:
         parser.error("set FMI_TOKEN to the shared token, or pass --no-auth")
+    # A connection is an open file; the usual soft limit is 1,024.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = options.max_clients + 64
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
     server = Server(
         None if options.no_auth else token,
         max_clients=options.max_clients,

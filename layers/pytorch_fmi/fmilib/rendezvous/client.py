@@ -144,7 +144,7 @@ class Rendezvous:
                 kind = message["type"]
                 if kind == "peers":
                     self.number = message["number"]
-                    return [((a, b), (c, d)) for a, b, c, d in message["peers"]]
+                    return protocol.peers_of(message)
                 if kind == "timeout":
                     raise FmiTimeout(
                         f"{ranks_text(message['absent'])} of {self.size} did not join session "

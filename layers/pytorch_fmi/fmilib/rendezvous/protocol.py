@@ -11,12 +11,16 @@ authenticate each other with a key derived from the token and the session's numb
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import json
+import zlib
 from typing import Any, Final
 
 VERSION: Final = 1
+Address = tuple[str, int]
+PACKED_RANKS: Final = 128
 MAX_LINE: Final = 4096  # bytes of one message to the server
 CLOCK_SKEW: Final = 300  # seconds between the clocks of rank and server
 _SIGNED: Final = ("session", "epoch", "rank", "size", "strict", "local", "time", "nonce")
@@ -25,6 +29,26 @@ _SIGNED: Final = ("session", "epoch", "rank", "size", "strict", "local", "time",
 def encode(message: dict[str, Any]) -> bytes:
     """Return the message as one line."""
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def peers_message(number: str, addresses: list[list[str | int]]) -> dict[str, Any]:
+    """Return the answer to all ranks; large ones compressed, since it is sent to each."""
+    message: dict[str, Any] = {"type": "peers", "number": number}
+    if len(addresses) > PACKED_RANKS:
+        text = json.dumps(addresses, separators=(",", ":")).encode()
+        message["packed"] = base64.b64encode(zlib.compress(text)).decode()
+    else:
+        message["peers"] = addresses
+    return message
+
+
+def peers_of(message: dict[str, Any]) -> list[tuple[Address, Address]]:
+    """Return each rank's public and local address, as :func:`peers_message` wrote them."""
+    if "packed" in message:
+        rows = json.loads(zlib.decompress(base64.b64decode(message["packed"])))
+    else:
+        rows = message["peers"]
+    return [((a, b), (c, d)) for a, b, c, d in rows]
 
 
 def sign(token: str, message: dict[str, Any]) -> str:

@@ -189,13 +189,8 @@ class Server:
         session.complete = True
         self.completed += 1
         members = [session.members[rank] for rank in range(session.size)]
-        line = protocol.encode(
-            {
-                "type": "peers",
-                "number": session.number,
-                "peers": [[*client.public, *client.local] for client in members],
-            }
-        )
+        addresses: list[list[str | int]] = [[*c.public, *c.local] for c in members]
+        line = protocol.encode(protocol.peers_message(session.number, addresses))
         for position, client in enumerate(members):
             client.cancel_timer()
             client.write(line)
