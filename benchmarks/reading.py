@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,7 +26,6 @@ import numpy as np
 import throttled_s3
 from cosmicai.partition.reader import open_partition
 from cosmicai.partition.sources import S3Object
-from cosmicai_workbench.data.partition_writer import GALAXY_BYTES, PartitionWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +36,8 @@ S3_LATENCY_MS = 20.0
 
 def write_partition(path: Path, megabytes: float) -> int:
     """Write random galaxies of about that size; return how many."""
+    from cosmicai_workbench.data.partition_writer import GALAXY_BYTES, PartitionWriter
+
     rng = np.random.default_rng(0)
     count = round(megabytes * 1e6 / GALAXY_BYTES)
     with PartitionWriter(path, count, {}) as writer:
@@ -60,6 +60,12 @@ def serving(folder: Path, *options: str) -> Iterator[str]:
             server.terminate()
 
 
+def peak_mb() -> float:
+    """Return this process's peak resident memory in MB of 10^6 bytes."""
+    status = Path("/proc/self/status").read_text()  # not ru_maxrss, which begins with the parent's
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+
+
 def read_once(url: str | None, path: Path, batch_size: int, compute_ms: float) -> dict[str, Any]:
     """Read a partition in this process, pretending to compute for so long on each batch.
 
@@ -71,7 +77,7 @@ def read_once(url: str | None, path: Path, batch_size: int, compute_ms: float) -
         client = throttled_s3.client(url)
         client.get_object(Bucket=path.parent.name, Key=path.name, Range="bytes=0-0")  # warm
         source = S3Object(path.parent.name, path.name, client)
-    before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before_mb = peak_mb()
     started, cpu_started = time.perf_counter(), time.process_time()
     first = 0.0
     computed = 0.0
@@ -87,15 +93,15 @@ def read_once(url: str | None, path: Path, batch_size: int, compute_ms: float) -
             "megabytes": reader.nbytes / 1e6,
             "seconds": seconds,
             "mb_per_second": reader.nbytes / 1e6 / seconds,
-            "cpu_seconds": time.process_time() - cpu_started - computed,
+            "cpu_seconds": None if compute_ms else time.process_time() - cpu_started,
             "first_batch_ms": first * 1e3,
             "ms_per_batch": (seconds - computed) / reader.num_batches * 1e3,
             "compute_seconds": computed,
             "over_compute": seconds / computed if compute_ms else None,
             "waited_seconds": reader.wait_seconds,
             "requests": reader.s3.requests if reader.s3 else 0,
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "peak_growth_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before_mb,
+            "peak_mb": peak_mb(),
+            "peak_growth_mb": peak_mb() - before_mb,
         }
 
 
@@ -168,14 +174,17 @@ def main() -> None:
         print(json.dumps(read_once(address, Path(path), int(batch_size), float(compute_ms))))
         return
     cases = measure(options.sizes, options.repeats)
-    header = ("MB/s", "first ms", "ms/batch", "CPU s", "requests", "peak MB", "over compute")
+    header = ("MB/s", "first ms", "ms/batch", "CPU s", "requests", "growth MB", "over compute")
     names = (
-        "mb_per_second", "first_batch_ms", "ms_per_batch", "cpu_seconds", "requests", "peak_mb",
-        "over_compute",
+        "mb_per_second", "first_batch_ms", "ms_per_batch", "cpu_seconds", "requests",
+        "peak_growth_mb", "over_compute",
     )  # fmt: skip
     print(f"{'':44}" + "".join(f"{title:>13}" for title in header))
     for case, figures in cases.items():
-        medians = [f"{figures[name]['median']:13.3f}" if name in figures else "" for name in names]
+        medians = [
+            f"{figures[name]['median']:13.3f}" if name in figures else f"{'-':>13}"
+            for name in names
+        ]
         print(f"{case:44}" + "".join(medians))
     if options.json:
         machine = {

@@ -14,6 +14,7 @@ import resource
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosmicai import keys, model_cache, storage
@@ -154,7 +155,11 @@ def available_vcpus() -> int:
 
 def peak_memory_mb() -> float:
     """Return the peak resident memory of this process so far, in MB of 10^6 bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    try:
+        status = Path("/proc/self/status").read_text()
+    except FileNotFoundError:  # no Linux; ru_maxrss may be the parent's, whatever this one uses
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
 def predict_partition(
