@@ -37,3 +37,11 @@ def test_bundle_is_small_and_its_card_tells_its_figures() -> None:
         assert row, label
         assert float(row[1]) == pytest.approx(record["held_out"][name], abs=6e-5), label
     assert Bundle(MODEL).digest in card
+
+
+def test_the_cards_command_trains_with_the_settings_that_were_used() -> None:
+    from cosmicai_workbench.modeling.train import TrainingConfig
+
+    record = json.loads((MODEL / "training.json").read_text())
+    assert TrainingConfig.model_validate(record["config"]) == TrainingConfig()
+    assert len(record["losses"]) == TrainingConfig().epochs
