@@ -48,7 +48,7 @@ PAUSE = 0.3  # seconds, in which a library's threads stop spinning
 class Bench:
     """The files all sections share, and how they measure."""
 
-    def __init__(self, folder: Path, rounds: int) -> None:
+    def __init__(self, folder: Path, rounds: int, *, quick: bool = False) -> None:
         from cosmicai.model.astromae import AstroMAE
         from cosmicai.model.bundle import save_bundle
         from cosmicai.model.config import ModelConfig
@@ -56,7 +56,8 @@ class Bench:
 
         self.folder = folder
         self.rounds = rounds
-        module = fill(AstroMAE(ModelConfig()))
+        self.partition_galaxies = PARTITION // 20 if quick else PARTITION
+        module = fill(AstroMAE(ModelConfig(depth=1) if quick else ModelConfig()))
         self.bundle = save_bundle(module, folder / "bundle")
         self.bare_bundle = save_bundle(module, folder / "bare").path
         write_prepared(self.bundle, self.bundle.path)
@@ -228,9 +229,12 @@ def breakdown(bench: Bench) -> dict[str, Any]:
 def memory(bench: Bench) -> dict[str, Any]:
     """Peak resident memory of a rank's process, with its reader and engine."""
     found = {}
-    for label, count in (("100 MB", PARTITION), ("1 GB", 10 * PARTITION)):
-        found[label] = bench.worker("rank", bench.bare_bundle, bench.partition(count))
-    mapped = bench.worker("rank", bench.bundle.path, bench.partition(PARTITION))
+    for label, times in (("100 MB", 1), ("1 GB", 10)):
+        found[label] = bench.worker(
+            "rank", bench.bare_bundle, bench.partition(times * bench.partition_galaxies)
+        )
+    partition = bench.partition(bench.partition_galaxies)
+    mapped = bench.worker("rank", bench.bundle.path, partition)
     return {**found, "100 MB, prepared file": mapped}
 
 
@@ -242,7 +246,7 @@ def throttled_s3(bench: Bench) -> dict[str, Any]:
 
     bucket = bench.folder / "s3" / "bucket"
     bucket.mkdir(parents=True, exist_ok=True)
-    path = bench.partition(PARTITION)
+    path = bench.partition(bench.partition_galaxies)
     if not (bucket / "1.pt").exists():
         (bucket / "1.pt").hardlink_to(path)
     server = subprocess.Popen(
@@ -259,7 +263,7 @@ def throttled_s3(bench: Bench) -> dict[str, Any]:
         assert server.stdout is not None
         source = S3Object("bucket", "1.pt", client(server.stdout.readline().strip()))
         engine = load_engine(DEFAULT_ENGINE, bench.bundle.path, threads=CORES)
-        image, magnitude = galaxies(PARTITION)
+        image, magnitude = galaxies(bench.partition_galaxies)
 
         def streamed() -> float:
             started = time.perf_counter()
@@ -320,7 +324,7 @@ def cold_start(bench: Bench) -> dict[str, Any]:
 
 def growth(bench: Bench) -> dict[str, Any]:
     """Partitions a rank × cores: time and GB-seconds, a process each."""
-    count = 1278  # 25 MB
+    count = bench.partition_galaxies // 4
     path = bench.partition(count)
     rows = []
     for cores in sorted({1, CORES}):
@@ -405,12 +409,17 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the results as JSON as well")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of every comparison")
     parser.add_argument("--sections", default=",".join(SECTIONS), help="comma-separated")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="depth 1 and small partitions: only to see that it runs; the figures mean nothing",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="results file")
     options = parser.parse_args()
     started = time.perf_counter()
-    results: dict[str, Any] = {"machine": machine(), "rounds": options.rounds}
+    results: dict[str, Any] = {"machine": machine(), "quick": options.quick}
     with tempfile.TemporaryDirectory(prefix="cosmicai-bench-") as folder:
-        bench = Bench(Path(folder), options.rounds)
+        bench = Bench(Path(folder), options.rounds, quick=options.quick)
         for name in options.sections.split(","):
             print(f"{name} …", file=sys.stderr, flush=True)
             results[name] = SECTIONS[name](bench)

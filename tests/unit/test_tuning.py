@@ -8,7 +8,14 @@ import pytest
 from cosmicai.errors import InvalidInput
 from cosmicai_workbench.cli.tune import app
 from cosmicai_workbench.tuning.measure import measure, vcpus
-from cosmicai_workbench.tuning.model import Estimate, Setting, estimate, pareto, recommend
+from cosmicai_workbench.tuning.model import (
+    Estimate,
+    Setting,
+    estimate,
+    pareto,
+    recommend,
+    survey_cost,
+)
 from cosmicai_workbench.tuning.run import write_parameters
 from model_fill import SMALL, filled_bundle
 from typer.testing import CliRunner
@@ -48,6 +55,18 @@ def test_an_estimate_adds_up():
     assert found.gb_seconds == pytest.approx((511.3 + 20) * 1769 / 1024)
     # Nine tenths and more of the cost are GB-seconds of arm64.
     assert found.gb_seconds * 0.0000133334 == pytest.approx(found.dollars, rel=0.1)
+
+
+def test_the_cost_of_a_survey_is_that_of_its_gb_seconds_and_little_more():
+    found = survey_cost(
+        galaxies=645_000, ranks=126, galaxies_per_second=100.0, memory_mb=1769, start_seconds=2.0
+    )
+    assert found["gb_seconds"] == pytest.approx((6450 + 252) * 1769 / 1024)
+    for architecture, price in (("arm64", 0.0000133334), ("x86_64", 0.0000166667)):
+        compute = found["gb_seconds"] * price
+        assert compute < found["total_dollars"][architecture] < 1.1 * compute
+        items = found["items"][architecture].values()
+        assert found["total_dollars"][architecture] == pytest.approx(sum(items))
 
 
 def test_fewer_ranks_at_once_take_waves():

@@ -162,10 +162,10 @@ def _load(
     from cosmicai.engines.base import load_engine
     from cosmicai.model.bundle import Bundle
 
-    path = _download(bucket, folder, version)
+    bundle = Bundle(_download(bucket, folder, version))
     return LoadedModel(
-        engine=load_engine(engine, path, threads=threads, precision=precision),
-        digest=Bundle(path).digest,
+        engine=load_engine(engine, bundle, threads=threads, precision=precision),
+        digest=bundle.digest,
     )
 
 

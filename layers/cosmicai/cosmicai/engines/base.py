@@ -57,15 +57,17 @@ class Engine(Protocol):
         """
 
 
-def load_engine(name: str, bundle: Path, *, threads: int, precision: str = "float32") -> Engine:
-    """Load the model in folder ``bundle`` into the engine called ``name``.
+def load_engine(
+    name: str, bundle: Path | Bundle, *, threads: int, precision: str = "float32"
+) -> Engine:
+    """Load a model into the engine called ``name``.
 
     Parameters
     ----------
     name
         One of ``ENGINES``.
     bundle
-        Folder of the bundle.
+        The bundle, or its folder.
     threads
         Threads that the engine computes with: the vCPUs of the function.
     precision
@@ -84,7 +86,7 @@ def load_engine(name: str, bundle: Path, *, threads: int, precision: str = "floa
         raise InvalidInput(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     if threads < 1:
         raise InvalidInput(f"threads must be at least 1, not {threads}")
-    checked = Bundle(bundle)
+    checked = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
     checked.start_digest()  # while the engine's libraries load, which takes about as long
     module = importlib.import_module(ENGINES[name])
     engine: Engine = module.create(checked, threads, precision)
