@@ -85,3 +85,33 @@ def test_catalogue_of_a_real_run_opens_in_astropy(sweep, monkeypatch):
     assert len(table) == 100
     assert np.isfinite(table["redshift"]).all()
     assert np.isfinite(table["ra"]).all()
+
+
+def test_a_stack_is_driven_by_boto3_alone(sweep, monkeypatch):
+    """Stands in for AWS: a local cloud that is known by its endpoint only."""
+    from cosmicai_workbench.client.upload import upload
+    from cosmicai_workbench.cloud.local import LocalCloud
+    from cosmicai_workbench.place import on_aws
+
+    monkeypatch.chdir(sweep)
+    Path("stack.toml").write_text(EXPERIMENT.replace("[2, 3]", "[2]").replace("tiny", "stack"))
+    (data,) = Path(".cosmicai/sweeps").glob("1MB-*")
+    with LocalCloud(buckets=["survey"]) as cloud:
+        for name, value in cloud.status.variables.items():
+            monkeypatch.setenv(name, value)
+        files = {("survey", f"1MB/{path.name}"): path for path in data.glob("*.pt")}
+        files |= {
+            ("survey", f"model/{name}"): MODEL / name
+            for name in ("config.json", "model.safetensors")
+        }
+        upload(on_aws(cloud.status.stack).connection, files)
+        words = ["sweep", "stack.toml", "--stack", cloud.status.stack, "--bucket", "survey"]
+        assert main([*words, "--model-name", "model"]) == 0
+        again = EXPERIMENT.replace("tiny", "dear").replace(
+            "[fixed]", "cost_limit_dollars = 0.00001\n[fixed]"
+        )
+        Path("dear.toml").write_text(again)
+        assert main([words[0], "dear.toml", *words[2:]]) == 2  # the estimate is above the limit
+    (row,) = read_table(Path("runs/sweeps/stack")).rows
+    assert (row.ranks, row.galaxies) == (2, 100)
+    assert not Path("runs/sweeps/dear").exists()
