@@ -89,7 +89,9 @@ def load_run(path: "Path") -> Run:
         If the folder or its ``summary.json`` is missing, or a file breaks its contract.
     """
     if not path.is_dir():
-        raise InvalidInput(f"{path}: no such run folder; `cosmicai results list` names yours")
+        raise InvalidInput(
+            f"{path}: no such run folder; finished runs lie in runs/, the newest as runs/latest"
+        )
     summary_file = path / "summary.json"
     if not summary_file.is_file():
         raise InvalidInput(
