@@ -1,0 +1,80 @@
+"""Every command about AWS in README and docs, as far as the call that needs an account."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import botocore.session
+import pytest
+from cosmicai_workbench.cli.main import app
+from typer.main import get_command
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+PAGES = ("README.md", "docs/deploy.md", "docs/runbook.md")
+
+
+def commands(program: str) -> list[str]:
+    """Return the commands of a program in the pages' shell blocks that concern AWS."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+            for line in block.splitlines():
+                words = line.split("#")[0].strip()
+                about_aws = program != "cosmicai" or "--stack" in words
+                if words.startswith(f"{program} ") and about_aws:
+                    found.append(words)
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("command", commands("cosmicai"))
+def test_cosmicai_understands_the_command(command: str) -> None:
+    """Parse it whole: options, values and arguments; nothing is called."""
+    words = shlex.split(command)[1:]
+    current, left = get_command(app), list(words)
+    while hasattr(current, "get_command"):
+        name = left.pop(0)
+        current = current.get_command(None, name)
+        assert current is not None, f"{command}: no command {name}"
+    current.make_context("cosmicai", left)  # raises UsageError on what it does not know
+    if "-i" in words:
+        assert (ROOT / words[words.index("-i") + 1]).is_file()
+
+
+@pytest.mark.parametrize("command", commands("sam"))
+def test_sam_knows_the_options(command: str) -> None:
+    words = shlex.split(command)
+    environment = {"SAM_CLI_TELEMETRY": "0", "PATH": "/usr/bin:/bin", "COLUMNS": "200"}
+    helped = subprocess.run(
+        [str(BIN / "sam"), words[1], "--help"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+        check=True,
+    )
+    for option in (word for word in words if word.startswith("--")):
+        assert option in helped.stdout, f"{command}: {option}"
+    if "--config-env" in words:
+        environment_name = words[words.index("--config-env") + 1]
+        assert f"[{environment_name}.deploy.parameters]" in (ROOT / "samconfig.toml").read_text()
+
+
+@pytest.mark.parametrize("command", [c for c in commands("aws") if not c.startswith("aws s3 ")])
+def test_aws_knows_the_operation_and_its_parameters(command: str) -> None:
+    _, service, operation, *options = shlex.split(command)
+    model = botocore.session.get_session().get_service_model(service)
+    name = "".join(part.title() for part in operation.split("-"))
+    shape = model.operation_model(name).input_shape
+    assert shape is not None
+    for option in (word for word in options if word.startswith("--")):
+        member = "".join(part.title() for part in option.removeprefix("--").split("-"))
+        assert member in shape.members, f"{command}: {option}"
+
+
+def test_there_are_commands_to_test() -> None:
+    assert all(commands(program) for program in ("cosmicai", "sam", "aws"))
