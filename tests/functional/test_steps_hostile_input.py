@@ -40,7 +40,7 @@ class Touch:
 def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stack]:
     for stack in running_stack(monkeypatch, tmp_path):
         stack.put_model()
-        stack.put_partitions(["1.pt", "2.pt"], galaxies=300)
+        stack.put_partitions(["1.pt", "2.pt"], galaxies=60)
         yield stack
 
 
@@ -95,7 +95,7 @@ BAD_PARTITIONS: dict[str, tuple[Callable[[bytes], bytes], type[Exception], str]]
     "other shapes": (
         with_pickle(lambda p: p.replace(b"K K ", b"K K\x10")),
         CorruptPartition,
-        r"\(300, 5, 32, 32\) expected, found \(300, 5, 32, 16\)",
+        r"\(60, 5, 32, 32\) expected, found \(60, 5, 32, 16\)",
     ),
     "another class": (
         with_pickle(lambda p: p.replace(b"dataset\nTensorDataset", b"dataset\nConcatDataset")),
@@ -131,7 +131,7 @@ def test_a_bad_partition_is_a_named_error_and_nothing_is_written(
 
     assert stack.files() == before
     assert not (tmp_path / "canary").exists()
-    assert invoke(stack, plan, 0)["num_samples"] == 300  # its neighbour is unharmed
+    assert invoke(stack, plan, 0)["num_samples"] == 60  # its neighbour is unharmed
 
 
 def test_a_batch_of_nothing_but_nan_is_counted(stack: Stack, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ BAD_MODELS: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
 def test_a_sound_model_predicts(with_real_models: Stack) -> None:
     plan = with_real_models.initialize(engine="plain")
 
-    assert invoke(with_real_models, plan, 0)["num_samples"] == 300
+    assert invoke(with_real_models, plan, 0)["num_samples"] == 60
     assert with_real_models.read("0.json")["num_unpredicted"] == 0
 
 
