@@ -13,7 +13,7 @@ from aws_lambda_powertools import Logger, Metrics, Tracer
 from aws_lambda_powertools.metrics import MetricUnit
 
 if TYPE_CHECKING:
-    from cosmicai.schema import Execution, ManifestItem, RankRecord
+    from cosmicai.schema import Execution, ManifestItem, RankRecord, Summary
 
 NAMESPACE = "CosmicAI"
 
@@ -59,3 +59,12 @@ def record_rank(record: RankRecord) -> None:
     metrics.add_metadata("world_size", record.world_size)
     metrics.add_metadata("execution", record.execution)
     metrics.add_metadata("engine", record.engine)
+
+
+def record_summary(summary: Summary) -> None:
+    """Emit what an execution took and cost, as one EMF record when the handler returns."""
+    metrics.add_metric(name="WallTime", unit=MetricUnit.Seconds, value=summary.wall_seconds)
+    if summary.cost:
+        metrics.add_metric(name="EstimatedCost", unit=MetricUnit.NoUnit, value=summary.cost.total)
+    metrics.add_metadata("execution", summary.execution.name)
+    metrics.add_metadata("status", summary.status)
