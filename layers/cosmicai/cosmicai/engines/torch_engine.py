@@ -115,7 +115,8 @@ class TorchEngine:
         return mixed.permute(2, 0, 1, 3).reshape(TOKENS, batch, width)
 
     def _inception(self, image: Tensor) -> Tensor:
-        maps = functional.avg_pool2d(image, 2)
+        # Channels last: PyTorch's pooling is vectorised over channels alone.
+        maps = functional.avg_pool2d(image.contiguous(memory_format=torch.channels_last), 2)
         last = len(self._config.inception_widths) - 1
         for block in range(last + 1):
             maps = self._inception_block(maps, block, last=block == last)
