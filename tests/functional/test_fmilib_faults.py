@@ -282,7 +282,7 @@ def errors_of(processes: list[subprocess.Popen[str]]) -> list[list[Any]]:
     return found
 
 
-@pytest.mark.parametrize(("channel", "seconds"), [("Direct", 15.0), ("Redis", 1.0)])
+@pytest.mark.parametrize(("channel", "seconds"), [("Direct", 15.0), ("Redis", 5.0)])
 def test_a_killed_process_is_named_by_all_others(
     servers: Servers, channel: str, seconds: float
 ) -> None:
