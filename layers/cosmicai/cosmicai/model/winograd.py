@@ -10,8 +10,10 @@ with itself. As matrices, for pixels ``x`` (16), weights ``w`` (9) and pixels ``
 
 and with channels the elementwise product becomes one matrix product for each of the 36 points.
 
-Five points are not enough: the tensor of the one-dimensional problem has border rank 5, but
-rank 5 only over the complex numbers, where a product costs at least three real ones.
+Five points seem not to be enough: every numerical search for a real decomposition of the
+one-dimensional tensor in 5 products diverged, and over the complex numbers, where 5 suffice, a
+product costs at least three real ones. That is evidence, not proof, and says nothing of schemes
+that are not products of two one-dimensional ones.
 
 References
 ----------
