@@ -1,0 +1,127 @@
+"""Write the README's figures from the committed results, so that nobody types a number.
+
+python benchmarks/readme.py            # rewrite the block between the markers
+python benchmarks/readme.py --check    # exit 1 if the block is not what the results say
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results"
+README = ROOT / "README.md"
+BEGIN = "<!-- figures: made by benchmarks/readme.py from benchmarks/results/ -->\n"
+END = "<!-- end of figures -->"
+
+Figures = dict[str, Any]
+
+
+def _spread(values: Figures, form: str) -> str:
+    median, low, high = (format(values[key], form) for key in ("median", "min", "max"))
+    return f"{median} ({low}–{high})"
+
+
+def _row(what: str, figure: str, script: str, n: object) -> str:
+    return f"| {what} | {figure} | {script}.py, n = {n} |"
+
+
+def overhead(found: Figures) -> list[str]:
+    """Show what the local cloud adds to a rank."""
+    what = f"local cloud's overhead a rank, {found['ranks']:,} ranks"
+    return [_row(what, f"{_spread(found['overhead_ms'], '.1f')} ms", "overhead", found["n"])]
+
+
+def planning(found: Figures) -> list[str]:
+    """Show how long Initialize plans."""
+    figure = f"{_spread(found['seconds'], '.1f')} s, {found['peak_rss_mb']['median']:.0f} MB"
+    what = f"Initialize plans {found['partitions']:,} partitions"
+    return [_row(what, figure, "planning", found["n"])]
+
+
+def data(found: Figures) -> list[str]:
+    """Show how fast galaxies are painted and split."""
+    rate = _spread(found["painting"]["galaxies_per_cpu_second"], ",.0f")
+    splitting = found["splitting"]
+    seconds = _spread(splitting["seconds"], ".1f")
+    memory = splitting["peak_rss_mb"]["median"]
+    return [
+        _row("galaxies painted a core and second", rate, "data", found["n"]),
+        _row("splitting 1 GB", f"{seconds} s, {memory:.0f} MB", "data", found["n"]),
+    ]
+
+
+def inference(found: Figures) -> list[str]:
+    """Show the engines against what one would use otherwise, at full size."""
+    rows = {
+        f"speed, full-size model: {ratio}": values
+        for ratio, values in found["throughput"]["ratios"].items()
+    } | {
+        f"cold start, {name}, of the reference's import and load": values
+        for name, values in found["cold_start"]["of_the_reference"].items()
+        if name.startswith("openvino")
+    }
+    return [
+        _row(what, _spread(values, ".2f"), "inference", values["n"])
+        for what, values in rows.items()
+    ]
+
+
+def fmi(found: Figures) -> list[str]:
+    """Show messages between 8 processes beside gloo."""
+    return [
+        _row(
+            f"fmilib `direct`, {row['row'].replace('_', ' ')}, 8 ranks, of gloo's time",
+            f"{row['direct_to_gloo']:.2f}",
+            "fmi",
+            found["rounds"],
+        )
+        for row in found["rows"]
+        if row["ranks"] == 8
+    ]
+
+
+SECTIONS = {
+    "inference": inference,
+    "fmi": fmi,
+    "overhead": overhead,
+    "planning": planning,
+    "data": data,
+}
+
+
+def block() -> str:
+    """Return the table of all results there are."""
+    rows = [
+        row
+        for name, show in SECTIONS.items()
+        if (path := RESULTS / f"{name}.json").exists()
+        for row in show(json.loads(path.read_text()))
+    ]
+    intro = (
+        "On 2 cores of a shared server; median (smallest–largest). Machine, versions and all\n"
+        "figures are in `benchmarks/results/`; each is made by the script of its name.\n\n"
+    )
+    return intro + "\n".join(["| what | measured | by |", "|---|---|---|", *rows]) + "\n"
+
+
+def main() -> int:
+    """Rewrite or check the README."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    text = README.read_text()
+    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    wanted = text[:start] + block() + text[end:]
+    if options.check:
+        return int(wanted != text)
+    README.write_text(wanted)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
