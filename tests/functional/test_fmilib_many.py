@@ -118,6 +118,7 @@ def test_ranks_beyond_the_mesh_connect_when_they_need_to(servers: Servers, size:
         comm.barrier()
         (channel,) = comm._world.channels.values()
         connected = len(channel.connections)
+        comm.barrier()  # all have counted before one connects to its neighbour
         right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
         comm.send(comm.rank, right, INT)
         assert comm.recv(left, INT) == left

@@ -1,6 +1,6 @@
-"""Four changes to moto's Step Functions interpreter, each for a measured need.
+"""Five changes to moto's Step Functions interpreter, each for a measured need.
 
-Two concern how it runs, two correct what it computes. They are here, and nowhere else, so that a
+Two concern how it runs, three correct what it says. They are here, and nowhere else, so that a
 newer moto can be checked against this one file.
 """
 
@@ -25,6 +25,7 @@ def enable() -> None:
     _iterate_map_workers()
     _give_result_writer_the_input()
     _write_json_bodies()
+    _end_at_once()
 
 
 def _share_clients() -> None:
@@ -116,3 +117,27 @@ def _write_json_bodies() -> None:
 
     task = module.StateTaskServiceAwsSdk
     task._normalise_parameters = normalise_parameters  # type: ignore[method-assign, assignment]
+
+
+def _end_at_once() -> None:
+    """Let no one see an execution that has ended but has no output, error or cause yet.
+
+    The interpreter sets the status first and the rest after it, while another thread may describe
+    the execution: a success without output, or a failure without a reason.
+    """
+    from moto.stepfunctions.parser.backend import execution
+
+    lock = threading.Lock()
+
+    def locked(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(*arguments: Any) -> Any:
+            with lock:
+                return method(*arguments)
+
+        return call
+
+    worker = execution.BaseExecutionWorkerCommunication
+    worker._reflect_execution_status = locked(worker._reflect_execution_status)  # type: ignore[method-assign]
+    described = locked(execution.Execution.to_describe_output)
+    execution.Execution.to_describe_output = described  # type: ignore[method-assign]
