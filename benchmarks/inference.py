@@ -403,6 +403,14 @@ def machine() -> dict[str, Any]:
     }
 
 
+def write(results: dict[str, Any], out: Path) -> None:
+    """Write the results, as JSON and beside it as tables."""
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(results, indent=2) + "\n")
+    with out.with_suffix(".txt").open("w") as file:
+        print_tables(results, file=file)
+
+
 def main() -> None:
     """Measure, write the results file, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -423,13 +431,10 @@ def main() -> None:
         for name in options.sections.split(","):
             print(f"{name} …", file=sys.stderr, flush=True)
             results[name] = SECTIONS[name](bench)
-    if modelled := survey_cost(results):
-        results["survey_cost"] = modelled
-    results["duration_seconds"] = round(time.perf_counter() - started)
-    options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=2) + "\n")
-    with options.out.with_suffix(".txt").open("w") as file:
-        print_tables(results, file=file)
+            if modelled := survey_cost(results):
+                results["survey_cost"] = modelled
+            results["duration_seconds"] = round(time.perf_counter() - started)
+            write(results, options.out)  # after each section: the next may be interrupted
     print_tables(results, file=sys.stderr if options.json else sys.stdout)
     if options.json:
         print(json.dumps(results, indent=2))
