@@ -59,10 +59,10 @@ def inference(found: Figures) -> list[str]:
     """Show the engines against what one would use otherwise, at full size."""
     rows = {
         f"speed, full-size model: {ratio}": values
-        for ratio, values in found["throughput"]["ratios"].items()
+        for ratio, values in found.get("throughput", {}).get("ratios", {}).items()
     } | {
         f"cold start, {name}, of the reference's import and load": values
-        for name, values in found["cold_start"]["of_the_reference"].items()
+        for name, values in found.get("cold_start", {}).get("of_the_reference", {}).items()
         if name.startswith("openvino")
     }
     return [
