@@ -90,7 +90,11 @@ class Bench:
     def worker(self, *arguments: object, threads: int = CORES) -> dict[str, Any]:
         """Run ``inference_worker.py`` in a process of its own; return what it prints."""
         command = [sys.executable, HERE / "inference_worker.py", *arguments]
-        environment = os.environ | {"INFERENCE_THREADS": str(threads)}
+        # As the template sets it.
+        environment = os.environ | {
+            "INFERENCE_THREADS": str(threads),
+            "OPENBLAS_NUM_THREADS": "1",
+        }
         started = time.time()
         done = subprocess.run(
             [str(part) for part in command],
