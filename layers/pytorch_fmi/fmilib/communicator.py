@@ -7,67 +7,51 @@ types, the group's size, the configuration and the hint.
 from __future__ import annotations
 
 import hashlib
-import itertools
-import json
 import os
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from fmilib import codec as codec_module
-from fmilib import operations
 from fmilib.channels import open_channel
 from fmilib.channels.base import Call, Channel
-from fmilib.codec import ARRAY, BYTES, ERROR, OBJECT, Codec, decode, encode
-from fmilib.collectives.peer_to_peer import ALL_TO_ALL_RANKS, LARGE_BYTES
+from fmilib.codec import ARRAY, BYTES, OBJECT, Codec, decode, encode
 from fmilib.config import Configuration
 from fmilib.datatypes import datatypes, func, hints, types
-from fmilib.errors import (
-    BY_NAME,
-    FmiAborted,
-    FmiClosed,
-    FmiError,
-    FmiMismatch,
-    FmiOverflow,
-    FmiReductionError,
-    FmiTimeout,
-)
+from fmilib.errors import FmiAborted, FmiError, FmiMismatch, FmiTimeout
 from fmilib.frame import KIND_NAMES, Kind, Packet
 from fmilib.model import CostModel, Estimate
+from fmilib.reduction import Reduction
+from fmilib.remote import raise_error, try_encode, try_encode_all
+from fmilib.shares import encode_shares, share_types
+from fmilib.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-# Kept of Lambda's remaining time for reporting an error.
-RESERVE_SECONDS = 1.0
 
+class _Operation:
+    """An operation that has begun: its call and channel; an error of it breaks the communicator."""
 
-class _World:
-    """What a communicator shares with its sub-communicators."""
+    __slots__ = ("call", "channel", "world")
 
-    __slots__ = ("channels", "closed", "failure", "hint", "model", "remaining", "timeout")
+    def __init__(self, world: World, call: Call, channel: Channel) -> None:
+        self.world = world
+        self.call = call
+        self.channel = channel
 
-    def __init__(
+    def __enter__(self) -> tuple[Call, Channel]:
+        return self.call, self.channel
+
+    def __exit__(
         self,
-        channels: dict[str, Channel],
-        model: CostModel,
-        timeout: float,
-        remaining: Callable[[], float] | None,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
-        self.channels = channels
-        self.model = model
-        self.timeout = timeout
-        self.remaining = remaining
-        self.hint = hints.fast
-        self.failure: FmiError | None = None
-        self.closed = False
-
-    def time_left(self) -> float:
-        """Return the seconds that an operation may take."""
-        if self.remaining is None:
-            return self.timeout
-        return max(0.01, min(self.timeout, self.remaining() - RESERVE_SECONDS))
+        if isinstance(exc, FmiError):
+            self.world.note(self.channel, exc)
 
 
 class Communicator:
@@ -141,9 +125,9 @@ class Communicator:
         self._received: dict[int, int] = {}
         self._to_self: deque[Packet] = deque()
         self._last: tuple[str, int] | None = None
-        channels: dict[str, Channel] = {}
         model = CostModel(configuration.model, faas_memory)
-        self._world = _World(channels, model, timeout, remaining)
+        self._world = World(model, timeout, remaining)
+        channels = self._world.channels
         deadline = time.monotonic() + self._world.time_left()
         try:
             for name, parameters in configuration.backends.items():
@@ -199,8 +183,7 @@ class Communicator:
             operation = "send"
         if operation not in KIND_NAMES.values():
             raise ValueError(f"unknown operation {operation!r}")
-        world = self._world
-        return world.model.rank(list(world.channels), operation, nbytes, self.size, world.hint)
+        return self._world.estimates(operation, nbytes, self.size)
 
     # Point to point -----------------------------------------------------------------------
 
@@ -211,14 +194,11 @@ class Communicator:
         self._check_rank(dst, "dst")
         packet = encode(obj, types, codec)
         size = types.nbytes if types is not None else None
-        call, channel = self._begin(Kind.MESSAGE, size, self._sent.get(dst, 0))
-        try:
+        with self._begin(Kind.MESSAGE, size, self._sent.get(dst, 0)) as (call, channel):
             if dst == self._rank:
                 self._to_self.append(packet.copy())
             else:
                 channel.send(call, dst, packet)
-        except FmiError as error:
-            raise self._failed(channel, error) from error.__cause__
         self._sent[dst] = call.op + 1
 
     def recv(
@@ -236,14 +216,16 @@ class Communicator:
         """
         self._check_rank(src, "src")
         size = types.nbytes if types is not None else None
-        call, channel = self._begin(Kind.MESSAGE, size, self._received.get(src, 0))
+        operation = self._begin(Kind.MESSAGE, size, self._received.get(src, 0))
+        call, channel = operation.call, operation.channel
         sink = None if out is None else _bytes_of(out)
         try:
             packet = self._own(sink) if src == self._rank else channel.recv(call, src, sink)
         except FmiTimeout:
             raise
         except FmiError as error:
-            raise self._failed(channel, error) from error.__cause__
+            self._world.note(channel, error)
+            raise
         # The message is consumed even if it is not what was expected: the next one is next.
         self._received[src] = call.op + 1
         codec_module.check(packet, types, codec, src, str(call))
@@ -257,12 +239,9 @@ class Communicator:
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
-        call, channel = self._begin(Kind.BARRIER, 0)
-        if len(self._ranks) > 1:
-            try:
+        with self._begin(Kind.BARRIER, 0) as (call, channel):
+            if call.size > 1:
                 channel.barrier(call)
-            except FmiError as error:
-                raise self._failed(channel, error) from error.__cause__
 
     def bcast(
         self,
@@ -280,25 +259,23 @@ class Communicator:
         """
         self._check_rank(root, "root")
         size = types.nbytes if types is not None else None if out is None else out.nbytes
-        call, channel = self._begin(Kind.BCAST, size)
+        operation = self._begin(Kind.BCAST, size)
         packet, problem, sink = None, None, None
         if self._rank == root:
-            packet, problem = self._try_encode(lambda: encode(obj, types, codec))
+            packet, problem = try_encode(self._world_rank, lambda: encode(obj, types, codec))
         elif out is not None:
             sink = _bytes_of(out)
-        try:
+        with operation as (call, channel):
             if self.size == 1:
                 assert packet is not None
                 received = packet
             else:
                 received = channel.bcast(call, packet, root, size, sink)
-            self._raise_remote(received, problem)
+            raise_error(received, problem)
             source = self._ranks[root]
             codec_module.check(received, types, codec, source, str(call))
             if sink is not None:
                 _check_received_into(out, sink, received, source, call)
-        except FmiError as error:
-            raise self._failed(channel, error) from error.__cause__
         if sink is not None:
             return out
         if self._rank == root and received.code in (ARRAY, OBJECT):
@@ -314,27 +291,24 @@ class Communicator:
         """
         self._check_rank(root, "root")
         packet = encode(obj, types, codec)
-        call, channel = self._begin(Kind.GATHER, types.nbytes if types is not None else None)
-        try:
-            if self.size == 1:
-                packets: list[Packet] | None = [packet]
-            else:
-                packets = channel.gather(call, packet, root)
+        with self._begin(Kind.GATHER, types.nbytes if types is not None else None) as (
+            call,
+            channel,
+        ):
+            packets = [packet] if self.size == 1 else channel.gather(call, packet, root)
             return [] if packets is None else self._decode_all(packets, types, codec, call)
-        except FmiError as error:
-            raise self._failed(channel, error) from error.__cause__
 
     def allgather(
         self, obj: Any, types: types | None = None, *, codec: Codec | None = None
     ) -> list[Any]:
         """Return all ranks' values in rank order on every rank; lists are joined."""
         packet = encode(obj, types, codec)
-        call, channel = self._begin(Kind.ALLGATHER, types.nbytes if types is not None else None)
-        try:
+        with self._begin(Kind.ALLGATHER, types.nbytes if types is not None else None) as (
+            call,
+            channel,
+        ):
             packets = [packet] if self.size == 1 else channel.allgather(call, packet)
             return self._decode_all(packets, types, codec, call)
-        except FmiError as error:
-            raise self._failed(channel, error) from error.__cause__
 
     def scatter(
         self, objs: Any, root: int, types: types | None = None, *, codec: Codec | None = None
@@ -345,25 +319,22 @@ class Communicator:
         cut into equal parts, along the first axis; any other sequence holds one value a rank.
         """
         self._check_rank(root, "root")
-        total = types.num_objects if types is not None and types.is_list else None
-        if total is not None and total % self.size:
-            raise ValueError(f"scatter: {total} elements do not divide among {self.size} ranks")
-        size = None if total is None else 8 * total // self.size
-        call, channel = self._begin(Kind.SCATTER, size)
+        share = share_types(types, self.size)
+        is_list = share is not None and share.is_list
+        operation = self._begin(Kind.SCATTER, share.nbytes if share and is_list else None)
         packets, problem = None, None
         if self._rank == root:
-            packets, problem = self._encode_shares(objs, types, codec)
-        try:
+            packets, problem = try_encode_all(
+                self._world_rank, self.size, lambda: encode_shares(objs, types, codec, self.size)
+            )
+        with operation as (call, channel):
             if self.size == 1:
                 assert packets is not None
                 received = packets[0]
             else:
                 received = channel.scatter(call, packets, root)
-            self._raise_remote(received, problem)
-            share = self._share_types(types)
+            raise_error(received, problem)
             codec_module.check(received, share, codec, self._ranks[root], str(call))
-        except FmiError as error:
-            raise self._failed(channel, error) from error.__cause__
         return decode(received, codec)
 
     def reduce(
@@ -380,59 +351,40 @@ class Communicator:
         Evaluated from left to right in rank order; see `fmilib.func`.
         """
         self._check_rank(root, "root")
-        packet = encode(obj, types, codec)
-        call, channel = self._begin_reduction(Kind.REDUCE, packet)
-        try:
-            if self.size == 1:
-                result: Packet | None = packet
-            elif self._goes_by_slices(channel, packet, func):
-                result = self._reduce_slices(call, channel, packet, root, func, codec)
-            else:
-                packets = channel.gather(call, packet, root)
-                result = None if packets is None else self._fold(packets, func, codec, types, call)
-        except FmiError as error:
-            raise self._failed(channel, error) from error.__cause__
-        return None if result is None else decode(result, codec)
+        return self._reduction(
+            Kind.REDUCE, obj, func, types, codec, lambda run, packet: run.reduce(packet, root)
+        )
 
     def allreduce(
         self, obj: Any, func: func, types: types | None = None, *, codec: Codec | None = None
     ) -> Any:
         """Return the reduction of all ranks' values on every rank, bit for bit the same."""
-        packet = encode(obj, types, codec)
-        call, channel = self._begin_reduction(Kind.ALLREDUCE, packet)
-        try:
-            if self.size == 1:
-                result = packet
-            elif self._goes_by_slices(channel, packet, func):
-                result = self._allreduce_slices(call, channel, packet, func, codec)
-            elif channel.allgather_is_one_round or self.size <= ALL_TO_ALL_RANKS:
-                packets = channel.allgather(call, packet)
-                result = self._fold(packets, func, codec, types, call)
-            else:
-                result = self._reduce_and_bcast(call, channel, packet, func, codec, types)
-        except FmiError as error:
-            raise self._failed(channel, error) from error.__cause__
-        return decode(result, codec)
+        return self._reduction(Kind.ALLREDUCE, obj, func, types, codec, Reduction.allreduce)
 
     def scan(
         self, obj: Any, func: func, types: types | None = None, *, codec: Codec | None = None
     ) -> Any:
         """Return the inclusive prefix reduction: rank i gets ``f(… f(x0, x1) …, xi)``."""
+        return self._reduction(Kind.SCAN, obj, func, types, codec, Reduction.scan)
+
+    def _reduction(
+        self,
+        kind: int,
+        obj: Any,
+        function: func,
+        types: types | None,
+        codec: Codec | None,
+        run: Callable[[Reduction, Packet], Packet | None],
+    ) -> Any:
         packet = encode(obj, types, codec)
-        call, channel = self._begin_reduction(Kind.SCAN, packet)
-        try:
+        # Ranks of a reduction hold values of one size, except objects.
+        size = None if packet.code in (OBJECT, BYTES) else packet.nbytes
+        with self._begin(kind, size) as (call, channel):
             if self.size == 1:
-                result = packet
-            elif self._goes_by_slices(channel, packet, func):
-                result = self._scan_slices(call, channel, packet, func, codec)
-            elif channel.allgather_is_one_round or self.size <= ALL_TO_ALL_RANKS:
-                packets = channel.allgather(call, packet)[: self._rank + 1]
-                result = self._fold(packets, func, codec, types, call)
+                result: Packet | None = packet
             else:
-                result = self._scan_at_root(call, channel, packet, func, codec, types)
-        except FmiError as error:
-            raise self._failed(channel, error) from error.__cause__
-        return decode(result, codec)
+                result = run(Reduction(call, channel, function, types, codec), packet)
+        return None if result is None else decode(result, codec)
 
     # Groups and the end -------------------------------------------------------------------
 
@@ -469,7 +421,7 @@ class Communicator:
 
     def abort(self, reason: str) -> None:
         """Tell all ranks that this one fails for good; their operations fail at once, naming it."""
-        rank = self._ranks[self._rank]
+        rank = self._world_rank
         error = FmiAborted(f"rank {rank} aborted: {reason}", [rank])
         if self._world.failure is None and not self._world.closed:
             self._world.failure = error
@@ -498,133 +450,24 @@ class Communicator:
             self.abort(f"{type(exc).__name__}: {exc}")
         self.close()
 
-    # How reductions run -------------------------------------------------------------------
+    # Helpers ------------------------------------------------------------------------------
 
-    def _goes_by_slices(self, channel: Channel, packet: Packet, function: func) -> bool:
-        """Whether each rank reduces one slice of a large value (reduce-scatter).
+    @property
+    def _world_rank(self) -> int:
+        return self._ranks[self._rank]
 
-        Two ranks swap whole values instead: as many bytes, one round less.
-        """
-        return (
-            channel.has_exchange
-            and self.size > 2
-            and packet.nbytes > LARGE_BYTES
-            and operations.is_elementwise(packet, function)
-        )
-
-    def _slice(self, packet: Packet, data: memoryview) -> list[Packet]:
-        """Cut ``data``, which is laid out as ``packet``, into one slice a rank."""
-        width = packet.nbytes // packet.count
-        bounds = [packet.count * i // self.size for i in range(self.size + 1)]
-        # The description stays the whole's, so that ranks with other shapes are found out.
-        return [
-            Packet(packet.code, data[a * width : b * width], b - a, packet.description)
-            for a, b in itertools.pairwise(bounds)
-        ]
-
-    def _fold_slice(
-        self, call: Call, channel: Channel, packet: Packet, function: func, codec: Codec | None
-    ) -> Packet:
-        """Exchange slices; return this rank's slice reduced, or an error packet."""
-        received = channel.exchange(call, self._slice(packet, memoryview(packet.data)))
-        return _try_fold(lambda: operations.reduce(received, function, codec))
-
-    def _collect(self, parts: Sequence[Packet], slices: list[Packet]) -> None:
-        """Check that each part has arrived in its slice; copy the rest."""
-        for part, target in zip(parts, slices, strict=True):
-            self._raise_remote(part, None)
-            assert isinstance(target.data, memoryview)
-            if part.data is not target.data:
-                if part.nbytes != target.nbytes:
-                    raise FmiMismatch("a reduced slice has another size than its place")
-                target.data[:] = part.data
-
-    def _allreduce_slices(
-        self, call: Call, channel: Channel, packet: Packet, function: func, codec: Codec | None
-    ) -> Packet:
-        mine = self._fold_slice(call, channel, packet, function, codec)
-        whole = codec_module.allocate(packet.nbytes)
-        slices = self._slice(packet, whole)
-        sinks = [memoryview(part.data) for part in slices]
-        for part, sink in zip(slices, sinks, strict=True):
-            part.data = sink
-        parts = channel.share(call, mine, 1, sinks)
-        self._collect(parts, slices)
-        return Packet(packet.code, whole, packet.count, packet.description)
-
-    def _reduce_slices(
-        self,
-        call: Call,
-        channel: Channel,
-        packet: Packet,
-        root: int,
-        function: func,
-        codec: Codec | None,
-    ) -> Packet | None:
-        mine = self._fold_slice(call, channel, packet, function, codec)
-        parts = channel.gather(call, mine, root, 1)
-        if parts is None:
-            return None
-        whole = codec_module.allocate(packet.nbytes)
-        self._collect(parts, self._slice(packet, whole))
-        return Packet(packet.code, whole, packet.count, packet.description)
-
-    def _scan_slices(
-        self, call: Call, channel: Channel, packet: Packet, function: func, codec: Codec | None
-    ) -> Packet:
-        received = channel.exchange(call, self._slice(packet, memoryview(packet.data)))
-        prefixes = _try_scan(received, function, codec)
-        parts = channel.exchange(call, prefixes, 1)
-        whole = codec_module.allocate(packet.nbytes)
-        self._collect(parts, self._slice(packet, whole))
-        return Packet(packet.code, whole, packet.count, packet.description)
-
-    def _reduce_and_bcast(
-        self,
-        call: Call,
-        channel: Channel,
-        packet: Packet,
-        function: func,
-        codec: Codec | None,
-        types: types | None,
-    ) -> Packet:
-        packets = channel.gather(call, packet, 0)
-        result = None
-        if packets is not None:
-            result = _try_fold(lambda: self._fold(packets, function, codec, types, call))
-        result = channel.bcast(call, result, 0, None)
-        self._raise_remote(result, None)
-        return result
-
-    def _scan_at_root(
-        self,
-        call: Call,
-        channel: Channel,
-        packet: Packet,
-        function: func,
-        codec: Codec | None,
-        types: types | None,
-    ) -> Packet:
-        packets = channel.gather(call, packet, 0)
-        prefixes = None
-        if packets is not None:
-            prefixes = _try_scan(packets, function, codec)
-        result = channel.scatter(call, prefixes, 0)
-        self._raise_remote(result, None)
-        codec_module.check(result, types, codec, self._ranks[0], str(call))
-        return result
-
-    def _fold(
-        self,
-        packets: Sequence[Packet],
-        function: func,
-        codec: Codec | None,
-        types: types | None,
-        call: Call,
-    ) -> Packet:
-        for rank, packet in enumerate(packets):
-            codec_module.check(packet, types, codec, self._ranks[rank], str(call))
-        return operations.reduce(packets, function, codec)
+    def _begin(self, kind: int, nbytes: int | None, op: int | None = None) -> _Operation:
+        """Start an operation: choose its channel, number it, set its deadline."""
+        world = self._world
+        world.check(self.name)
+        name = KIND_NAMES[kind]
+        self._last = (name, nbytes or 0)
+        channel = world.choose(name, nbytes or 0, self.size)
+        if op is None:
+            op = self._operations
+            self._operations = op + 1
+        call = Call(kind, op, self._comm, self._ranks, self._rank, world.time_left())
+        return _Operation(world, call, channel)
 
     def _own(self, sink: memoryview | None) -> Packet:
         """Return the next message that this rank sent to itself."""
@@ -636,85 +479,9 @@ class Communicator:
             packet.data = sink
         return packet
 
-    # Helpers ------------------------------------------------------------------------------
-
-    def _begin(self, kind: int, nbytes: int | None, op: int | None = None) -> tuple[Call, Channel]:
-        """Start an operation: choose its channel, number it, set its deadline."""
-        world = self._world
-        if world.failure is not None:
-            raise world.failure
-        if world.closed:
-            raise FmiClosed(f"the communicator {self.name!r} is closed")
-        channels = world.channels
-        name = KIND_NAMES[kind]
-        self._last = (name, nbytes or 0)
-        if len(channels) == 1:
-            (channel,) = channels.values()
-        else:
-            best = world.model.rank(list(channels), name, nbytes or 0, self.size, world.hint)[0]
-            channel = channels[best.channel]
-        if op is None:
-            op = self._operations
-            self._operations = op + 1
-        return Call(kind, op, self._comm, self._ranks, self._rank, world.time_left()), channel
-
-    def _begin_reduction(self, kind: int, packet: Packet) -> tuple[Call, Channel]:
-        # Ranks of a reduction hold values of one size, except objects.
-        return self._begin(kind, None if packet.code in (OBJECT, BYTES) else packet.nbytes)
-
-    def _failed(self, channel: Channel, error: FmiError) -> FmiError:
-        """Break the communicator, unless all ranks see the error and stay in step."""
-        if isinstance(error, FmiOverflow | FmiReductionError):
-            return error
-        if self._world.failure is None:
-            self._world.failure = error
-            channel.abort(error)
-        return error
-
     def _check_rank(self, rank: int, name: str) -> None:
         if not 0 <= rank < self.size:
             raise ValueError(f"{name}={rank} is not one of {self.size} ranks (0 … size-1)")
-
-    def _try_encode(self, encode_it: Callable[[], Packet]) -> tuple[Packet, Exception | None]:
-        """Encode a root's value; a failure becomes a packet, so that nobody waits in vain."""
-        try:
-            return encode_it(), None
-        except Exception as error:  # noqa: BLE001 - a codec may raise anything; the root re-raises
-            rank = self._ranks[self._rank]
-            remote = FmiReductionError(f"rank {rank} could not encode its value: {error}", [rank])
-            return _error_packet(remote), error
-
-    def _encode_shares(
-        self, objs: Any, types: types | None, codec: Codec | None
-    ) -> tuple[list[Packet], Exception | None]:
-        shares: list[Packet] = []
-
-        def encode_all() -> Packet:
-            share = self._share_types(types)
-            shares.extend(encode(part, share, codec) for part in self._cut(objs, types))
-            return shares[0]
-
-        packet, problem = self._try_encode(encode_all)
-        return (shares, None) if problem is None else ([packet] * self.size, problem)
-
-    def _cut(self, objs: Any, types: types | None) -> list[Any]:
-        is_list = types is not None and types.is_list
-        if is_list or codec_module.is_array(objs):
-            length = len(objs)
-            if length % self.size or (types and types.num_objects not in (None, length)):
-                raise ValueError(
-                    f"scatter: {length} elements for {self.size} ranks and types {types!r}"
-                )
-            part = length // self.size
-            return [objs[i * part : (i + 1) * part] for i in range(self.size)]
-        if len(objs) != self.size:
-            raise ValueError(f"scatter: {len(objs)} values for {self.size} ranks")
-        return list(objs)
-
-    def _share_types(self, whole: types | None) -> types | None:
-        if whole is None or not whole.is_list or whole.num_objects is None:
-            return whole
-        return types(whole.datatype, whole.num_objects // self.size)
 
     def _decode_all(
         self, packets: Sequence[Packet], types: types | None, codec: Codec | None, call: Call
@@ -725,15 +492,6 @@ class Communicator:
         if types is not None and types.is_list:
             return [element for value in values for element in value]
         return values
-
-    def _raise_remote(self, packet: Packet, local: Exception | None) -> None:
-        """Raise the error that a packet stands for; on the rank that caused it, the original."""
-        if packet.code != ERROR:
-            return
-        if local is not None:
-            raise local
-        body = json.loads(bytes(packet.data))
-        raise BY_NAME[body["error"]](body["message"], body["ranks"])
 
 
 def _bytes_of(out: Any) -> memoryview:
@@ -754,27 +512,3 @@ def _check_received_into(out: Any, sink: memoryview, packet: Packet, src: int, c
 
 def _number(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
-
-
-def _error_packet(error: FmiError) -> Packet:
-    body = {"error": type(error).__name__, "message": str(error), "ranks": list(error.ranks)}
-    data = json.dumps(body).encode()
-    return Packet(ERROR, data, len(data))
-
-
-def _try_fold(fold: Callable[[], Packet]) -> Packet:
-    """Return the result, or the error as a packet for those who wait for the result."""
-    try:
-        return fold()
-    except FmiError as error:
-        return _error_packet(error)
-
-
-def _try_scan(packets: Sequence[Packet], function: func, codec: Codec | None) -> list[Packet]:
-    """Return each rank's prefix; from the first that fails on, the error."""
-    prefixes: list[Packet] = []
-    try:
-        prefixes.extend(operations.scan(packets, function, codec))
-    except FmiError as error:
-        prefixes += [_error_packet(error)] * (len(packets) - len(prefixes))
-    return prefixes

@@ -1,0 +1,55 @@
+"""Errors of one rank that travel to the ranks that wait for its value."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from fmilib.codec import ERROR
+from fmilib.errors import BY_NAME, FmiError, FmiReductionError
+from fmilib.frame import Packet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def error_packet(error: FmiError) -> Packet:
+    """Return the packet that stands for an error."""
+    body = {"error": type(error).__name__, "message": str(error), "ranks": list(error.ranks)}
+    data = json.dumps(body).encode()
+    return Packet(ERROR, data, len(data))
+
+
+def raise_error(packet: Packet, local: Exception | None = None) -> None:
+    """Raise the error that a packet stands for; on the rank that caused it, the original."""
+    if packet.code != ERROR:
+        return
+    if local is not None:
+        raise local
+    body = json.loads(bytes(packet.data))
+    raise BY_NAME[body["error"]](body["message"], body["ranks"])
+
+
+def try_encode(rank: int, encode: Callable[[], Packet]) -> tuple[Packet, Exception | None]:
+    """Encode a root's value; a failure becomes a packet, so that nobody waits in vain."""
+    (packet,), problem = try_encode_all(rank, 1, lambda: [encode()])
+    return packet, problem
+
+
+def try_encode_all(
+    rank: int, count: int, encode: Callable[[], list[Packet]]
+) -> tuple[list[Packet], Exception | None]:
+    """Encode a root's ``count`` values, as :func:`try_encode` does one."""
+    try:
+        return encode(), None
+    except Exception as error:  # noqa: BLE001 - a codec may raise anything; the root re-raises
+        remote = FmiReductionError(f"rank {rank} could not encode its value: {error}", [rank])
+        return [error_packet(remote)] * count, error
+
+
+def try_fold(fold: Callable[[], Packet]) -> Packet:
+    """Return the result, or the error as a packet for those who wait for the result."""
+    try:
+        return fold()
+    except FmiError as error:
+        return error_packet(error)
