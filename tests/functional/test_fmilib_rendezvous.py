@@ -179,7 +179,7 @@ def test_a_stranger_at_a_ranks_port_is_turned_away(port: int) -> None:
         with fmi.Communicator(rank, 2, configuration, name, timeout=10, token=TOKEN) as comm:
             comm.barrier()
             (channel,) = comm._world.channels.values()
-            with socket.create_connection(("127.0.0.1", channel._port), 5) as stranger:
+            with socket.create_connection(("127.0.0.1", channel._connector.port), 5) as stranger:
                 stranger.sendall(b"A" * 200)
                 comm.barrier()
                 time.sleep(0.05)
