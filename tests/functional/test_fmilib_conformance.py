@@ -10,6 +10,7 @@ import fmilib as fmi
 import numpy as np
 import pytest
 from fmi_support import DOUBLE, INT, MAX, MIN, PROD, SUM, Servers, doubles, ints, run_ranks
+from fmilib.channels.direct import DirectChannel
 
 LENGTH = 6
 SIZES = (1, 2, 3, 4, 5, 8, 16)
@@ -145,9 +146,16 @@ def test_conformance_s3_whole_table(servers, size):
               timeout=150)  # fmt: skip
 
 
-@pytest.mark.parametrize("size", [2, 3, 5, 8])
-@pytest.mark.parametrize("channel", ["Direct", "Redis"])
-def test_large_values_take_the_other_algorithms_and_give_the_same_bits(servers, channel, size):
+@pytest.mark.parametrize(
+    ("channel", "size", "group_ranks"),
+    [("Direct", n, 8) for n in (2, 3, 5, 8, 17)]
+    + [("Direct", n, 2) for n in (4, 5, 7)]
+    + [("Redis", n, None) for n in (2, 3, 5, 8)],
+)
+def test_large_values_take_the_other_algorithms_and_give_the_same_bits(
+    servers, monkeypatch, channel, size, group_ranks
+):
+    monkeypatch.setattr(DirectChannel, "group_ranks", group_ranks)
     length = 40_003  # does not divide
 
     def body(comm):
@@ -159,10 +167,15 @@ def test_large_values_take_the_other_algorithms_and_give_the_same_bits(servers, 
         assert np.array_equal(comm.allreduce(mine, SUM), total)
         assert comm.allreduce(values[comm.rank], SUM, types) == total.tolist()
         assert np.array_equal(comm.scan(mine, SUM), prefix)
-        reduced = comm.reduce(mine, size - 1, SUM)
-        assert reduced is None if comm.rank < size - 1 else np.array_equal(reduced, total)
+        for root in (0, size // 2, size - 1):
+            reduced = comm.reduce(mine, root, SUM)
+            assert reduced is None if comm.rank != root else np.array_equal(reduced, total)
         wanted = functools.reduce(lambda a, b: 3 * a - b, arrays)
         assert np.array_equal(comm.allreduce(mine, UNORDERED), wanted)
+        whole_numbers = np.full(length, comm.rank + 1, "i4")
+        assert (comm.allreduce(whole_numbers, SUM) == size * (size + 1) // 2).all()
+        with pytest.raises(fmi.FmiOverflow):  # in the first group's fold, and told to all
+            comm.allreduce(np.full(length, 2**31 - 1, "i4"), SUM)
         root = size - 1
         out = mine.copy() if comm.rank == root else np.empty_like(mine)
         assert np.array_equal(comm.bcast(mine, root, out=out), arrays[root])

@@ -30,6 +30,7 @@ from fmi_support import (
     stop,
     temporary_folder,
 )
+from fmilib.channels.direct import DirectChannel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +46,7 @@ OPERATIONS: dict[str, Callable[[fmi.Communicator], Any]] = {
     "scatter": lambda c: c.scatter(list(range(SIZE)) if c.rank == 1 else None, 1, INT),
     "allgather": lambda c: c.allgather(c.rank, INT),
     "reduce": lambda c: c.reduce(c.rank + 1, 1, SUM, INT),
+    "reduce large": lambda c: sum(c.reduce([c.rank + 1] * LONG, 1, SUM, ints(LONG)) or []),
     "allreduce": lambda c: c.allreduce(c.rank + 1, SUM, INT),
     "allreduce large": lambda c: sum(c.allreduce([c.rank + 1] * LONG, SUM, ints(LONG))),
     "scan": lambda c: c.scan(c.rank + 1, SUM, INT),
@@ -61,6 +63,7 @@ def right_answer(name: str, rank: int) -> Any:
         "scatter": rank,
         "allgather": [0, 1, 2, 3],
         "reduce": 10 if rank == 1 else None,
+        "reduce large": 10 * LONG if rank == 1 else 0,
         "allreduce": 10,
         "allreduce large": 10 * LONG,
         "scan": sum(range(1, rank + 2)),
@@ -105,6 +108,19 @@ def servers() -> Iterator[Servers]:
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("channel", ["Direct", "Redis"])
 def test_a_rank_killed(servers: Servers, channel: str, operation: str, when: str) -> None:
+    check_a_rank_killed(servers, channel, operation, when)
+
+
+@pytest.mark.parametrize("when", ["before", "during", "after"])
+@pytest.mark.parametrize("operation", ["reduce large", "allreduce large", "scan large"])
+def test_a_rank_killed_in_a_chain_of_groups(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, operation: str, when: str
+) -> None:
+    monkeypatch.setattr(DirectChannel, "group_ranks", 2)
+    check_a_rank_killed(servers, "Direct", operation, when)
+
+
+def check_a_rank_killed(servers: Servers, channel: str, operation: str, when: str) -> None:
     for victim in range(SIZE) if channel == "Direct" else (1, 2):
         answers: dict[int, Any] = {}
 
@@ -157,6 +173,26 @@ def test_a_rank_two_seconds_late_is_named_and_gets_no_bytes_of_another_operation
             assert error.ranks == (2,), (rank, error)
     # With time enough the late rank is waited for.
     assert run_ranks(SIZE, configuration, body, timeout=20.0) == [(6, 400.0)] * SIZE
+
+
+@pytest.mark.parametrize("victim", range(SIZE))
+def test_a_late_rank_is_named_along_the_whole_chain(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, victim: int
+) -> None:
+    """Those who wait for a rank that waits for the late one name the late one, too."""
+    monkeypatch.setattr(DirectChannel, "group_ranks", 1)
+
+    def body(comm: fmi.Communicator) -> Any:
+        comm.barrier()
+        if comm.rank == victim:
+            time.sleep(2)
+        return OPERATIONS["allreduce large"](comm)
+
+    results = run_ranks(SIZE, servers.configuration("Direct"), body, timeout=1.0, raises=False)
+    for rank, error in enumerate(results):
+        assert isinstance(error, fmi.FmiError), (rank, error)
+        if rank != victim:
+            assert error.ranks == (victim,), (rank, error)
 
 
 @pytest.mark.parametrize("channel", ["Direct", "Redis", "S3"])

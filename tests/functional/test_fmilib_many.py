@@ -8,8 +8,10 @@ import uuid
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from fmi_support import INT, SUM, Servers, run_ranks
+from fmilib.channels.direct import DirectChannel
 from fmilib.channels.s3 import S3Channel
 
 if TYPE_CHECKING:
@@ -128,3 +130,61 @@ def test_ranks_beyond_the_mesh_connect_when_they_need_to(servers: Servers, size:
     assert {total for total, _ in found} == {size * (size - 1) // 2}
     # The barrier's tree has size - 1 edges.
     assert sum(connected for _, connected in found) == 2 * (size - 1)
+
+
+def chain_messages(operation: str, size: int) -> int:
+    """Return what `fmilib.collectives.chain` documents, of groups of eight and nine."""
+    groups = max(1, size // 8)
+    least = size // groups
+    members = [size * (i + 1) // groups - size * i // groups for i in range(groups)]
+    within = sum(n * (n - 1) for n in members)
+    along = least * (groups - 1)
+    return {
+        "reduce": within + along + least - (groups == 1),  # the root is rank 0
+        "allreduce": 2 * within + 2 * along,
+        "scan": 2 * within + along,
+    }[operation]
+
+
+SEGMENTS = 4  # of a large value of 1 MB
+
+
+@pytest.mark.parametrize(
+    ("operation", "size", "documented"),
+    [("barrier", n, 2 * (n - 1)) for n in (2, 5, 40)]
+    + [("bcast", n, n - 1) for n in (2, 5, 40)]
+    + [("bcast large", n, (n - 1) * (1 + SEGMENTS)) for n in (2, 5)]
+    + [("gather", n, n - 1) for n in (2, 5, 40)]
+    + [("scatter", n, n - 1) for n in (2, 5)]
+    + [("allgather", n, 2 * (n - 1)) for n in (2, 5, 40)]
+    + [("reduce", n, n - 1) for n in (2, 5, 40)]
+    + [("allreduce", n, 2 * (n - 1)) for n in (2, 5, 40)]
+    + [("scan", n, 2 * (n - 1)) for n in (2, 5, 40)]
+    + [(f"{o} large", n, chain_messages(o, n))
+       for o in ("reduce", "allreduce", "scan") for n in (5, 16)],
+)  # fmt: skip
+def test_direct_sends_the_documented_messages(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, operation: str, size: int, documented: int
+) -> None:
+    sent: list[int] = []
+    original = DirectChannel._begin_send
+
+    def counting(channel: DirectChannel, *arguments: Any) -> bool:
+        sent.append(channel.rank)
+        return original(channel, *arguments)
+
+    value = np.ones(131_072) if operation.endswith("large") else np.ones(1)
+    run: dict[str, Any] = {
+        "barrier": lambda c: c.barrier(),
+        "bcast": lambda c: c.bcast(value, 0, out=value.copy()),
+        "gather": lambda c: c.gather(value, 0),
+        "scatter": lambda c: c.scatter([value] * size if c.rank == 0 else None, 0),
+        "allgather": lambda c: c.allgather(value),
+        "reduce": lambda c: c.reduce(value, 0, SUM),
+        "allreduce": lambda c: c.allreduce(value, SUM),
+        "scan": lambda c: c.scan(value, SUM),
+    }
+
+    monkeypatch.setattr(DirectChannel, "_begin_send", counting)
+    run_ranks(size, servers.configuration("Direct"), run[operation.removesuffix(" large")])
+    assert len(sent) == documented

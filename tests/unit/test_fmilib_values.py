@@ -157,7 +157,7 @@ def test_a_custom_function_on_lists_works_element_by_element_as_in_the_binding()
 
 def test_ranks_with_other_types_or_shapes_are_named() -> None:
     packets = [codec.encode(np.zeros(6)), codec.encode(np.zeros((2, 3)))]
-    with pytest.raises(fmi.FmiMismatch, match="rank 1 of the group"):
+    with pytest.raises(fmi.FmiMismatch, match="rank 1 holds"):
         operations.reduce(packets, fmi.func(fmi.op.sum))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from fmilib.collectives.chain import GROUP_RANKS, bounds
 from fmilib.collectives.peer_to_peer import ALL_TO_ALL_RANKS, LARGE_BYTES
 from fmilib.collectives.trees import SMALL_DEGREE
 from fmilib.config import as_bool
@@ -166,9 +167,18 @@ def _direct(operation: str, nbytes: int, n: int) -> Traffic:
     if operation == "allgather":
         rounds = 1 if n <= ALL_TO_ALL_RANKS else 2 * levels
         return Traffic(rounds, 2 * served, n * n * nbytes, 2 * n * n * nbytes, 0, 0)
-    sliced = 2 * nbytes * others / n  # reduce, allreduce, scan
-    if large:
-        return Traffic(2, 2 * others, sliced, n * sliced, 0, 0)
+    if large:  # reduce, allreduce, scan: see `fmilib.collectives.chain`
+        groups = len(bounds(n, GROUP_RANKS)) - 1
+        members = n // groups
+        spread = 1 if operation == "allreduce" and groups > 1 else 0
+        return Traffic(
+            groups + 1 + spread,
+            2 * (members - 1) + groups,
+            2 * nbytes * (members - 1 + groups) / members,
+            2 * nbytes * others,
+            0,
+            0,
+        )
     rounds = levels if operation == "reduce" else 1 if n <= ALL_TO_ALL_RANKS else 2 * levels
     return Traffic(rounds, 2 * served, 2 * others * nbytes, 2 * others * nbytes, 0, 0)
 

@@ -7,6 +7,7 @@ type's range raises `FmiOverflow`; it never wraps.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import operator
 import sys
@@ -52,8 +53,21 @@ def is_elementwise(packet: Packet, function: func) -> bool:
     return packet.code == ARRAY and function.operation is not op.custom
 
 
-def scan(packets: Sequence[Packet], function: func, codec: Codec | None = None) -> Iterator[Packet]:
+def scan(
+    packets: Sequence[Packet],
+    function: func,
+    codec: Codec | None = None,
+    ranks: Sequence[int] | None = None,
+) -> Iterator[Packet]:
     """Yield the left fold of each prefix of ``packets``: inclusive, in rank order.
+
+    Parameters
+    ----------
+    packets : sequence of Packet
+    function : func
+    codec : Codec, optional
+    ranks : sequence of int, optional
+        Whose the packets are, for errors; default 0, 1, 2, …
 
     Raises
     ------
@@ -64,18 +78,46 @@ def scan(packets: Sequence[Packet], function: func, codec: Codec | None = None) 
     FmiReductionError
         The custom function raised.
     """
+    _check_alike(packets, ranks)
+    with _named_errors(function):
+        yield from _STRATEGIES[_strategy(packets[0], function)](packets, function, codec)
+
+
+def reduce(
+    packets: Sequence[Packet],
+    function: func,
+    codec: Codec | None = None,
+    ranks: Sequence[int] | None = None,
+) -> Packet:
+    """Return the left fold of all ``packets``; see :func:`scan`."""
+    if len(packets) > 1 and _strategy(packets[0], function) == "array":
+        _check_alike(packets, ranks)
+        with _named_errors(function):
+            return _reduce_arrays(packets, function)
+    result = packets[0]
+    for partial in scan(packets, function, codec, ranks):
+        result = partial
+    return result
+
+
+def _check_alike(packets: Sequence[Packet], ranks: Sequence[int] | None) -> None:
     first = packets[0]
-    for rank, packet in enumerate(packets):
+    for place, packet in enumerate(packets):
         if packet.code != first.code or (
             packet.code != OBJECT and not packet.same_type(first)  # objects may differ in length
         ):
+            first_rank, rank = (0, place) if ranks is None else (ranks[0], ranks[place])
             raise FmiMismatch(
-                f"reduction: rank {rank} of the group holds {codec_module.describe(packet)}, "
-                f"rank 0 {codec_module.describe(first)}",
+                f"reduction: rank {rank} holds {codec_module.describe(packet)}, "
+                f"rank {first_rank} {codec_module.describe(first)}",
                 [rank],
             )
+
+
+@contextlib.contextmanager
+def _named_errors(function: func) -> Iterator[None]:
     try:
-        yield from _STRATEGIES[_strategy(first, function)](packets, function, codec)
+        yield
     except FmiError:
         raise
     except OverflowError as error:
@@ -86,14 +128,6 @@ def scan(packets: Sequence[Packet], function: func, codec: Codec | None = None) 
         raise FmiReductionError(
             f"the {function.operation.name} reduction raised {type(error).__name__}: {error}"
         ) from error
-
-
-def reduce(packets: Sequence[Packet], function: func, codec: Codec | None = None) -> Packet:
-    """Return the left fold of all ``packets``; see :func:`scan`."""
-    result = packets[0]
-    for partial in scan(packets, function, codec):
-        result = partial
-    return result
 
 
 def _strategy(packet: Packet, function: func) -> str:
@@ -141,12 +175,33 @@ def _fold_lists(packets: Sequence[Packet], function: func, _: Codec | None) -> I
 
 
 def _fold_arrays(packets: Sequence[Packet], function: func, _: Codec | None) -> Iterator[Packet]:
+    import numpy as np
+
     first = packets[0]
     total = _view(first)
     yield first
     for packet in packets[1:]:
-        total = _combine_arrays(function.operation, total, _view(packet))
+        result = np.empty_like(total)
+        with np.errstate(all="ignore"):
+            _combine_arrays(function.operation, total, _view(packet), result)
+        total = result
         yield Packet(first.code, _raw(total), first.count, first.description)
+
+
+def _reduce_arrays(packets: Sequence[Packet], function: func) -> Packet:
+    """Fold without keeping the partial results: in place, once the first sum is made."""
+    import numpy as np
+
+    first = packets[0]
+    total = _view(first)
+    # Overflow is seen by comparing operands and result, so integers need a second place.
+    memory = [np.empty_like(total) for _ in range(2 if total.dtype.kind in "iu" else 1)]
+    with np.errstate(all="ignore"):
+        for number, packet in enumerate(packets[1:]):
+            result = memory[number % len(memory)]
+            _combine_arrays(function.operation, total, _view(packet), result)
+            total = result
+    return Packet(first.code, _raw(total), first.count, first.description)
 
 
 def _fold_whole(packets: Sequence[Packet], function: func, codec: Codec | None) -> Iterator[Packet]:
@@ -186,25 +241,23 @@ def _raw(values: NDArray[Any]) -> memoryview | bytes:
     return values.view(np.uint8).data if values.size else b""
 
 
-def _combine_arrays(operation: op, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+def _combine_arrays(operation: op, a: NDArray[Any], b: NDArray[Any], result: NDArray[Any]) -> None:
+    """Write ``a`` op ``b`` into ``result``, which for integers is neither of them."""
     import numpy as np
 
     integer = a.dtype.kind in "iu"
-    with np.errstate(all="ignore"):
-        result: NDArray[Any]
-        if operation is op.max:
-            result = np.maximum(a, b)
-        elif operation is op.min:
-            result = np.minimum(a, b)
-        elif operation is op.sum:
-            result = a + b
-            if integer and _sum_overflows(a, b, result):
-                raise FmiOverflow(f"sum leaves the range of {a.dtype}")
-        else:
-            result = a * b
-            if integer and _product_overflows(a, b):
-                raise FmiOverflow(f"prod leaves the range of {a.dtype}")
-    return result
+    if operation is op.max:
+        np.maximum(a, b, out=result)
+    elif operation is op.min:
+        np.minimum(a, b, out=result)
+    elif operation is op.sum:
+        np.add(a, b, out=result)
+        if integer and _sum_overflows(a, b, result):
+            raise FmiOverflow(f"sum leaves the range of {a.dtype}")
+    else:
+        np.multiply(a, b, out=result)
+        if integer and _product_overflows(a, b):
+            raise FmiOverflow(f"prod leaves the range of {a.dtype}")
 
 
 def _sum_overflows(a: NDArray[Any], b: NDArray[Any], result: NDArray[Any]) -> bool:

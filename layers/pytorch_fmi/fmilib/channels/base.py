@@ -51,6 +51,15 @@ class Call:
         # Part of the time is kept for finding out, and telling, who is absent.
         self.deadline = time.monotonic() + timeout - min(0.25, 0.1 * timeout)
 
+    def among(self, places: Sequence[int]) -> Call:
+        """Return the same operation among some of its ranks, this one included."""
+        part = object.__new__(Call)
+        part.kind, part.op, part.comm = self.kind, self.op, self.comm
+        part.timeout, part.deadline = self.timeout, self.deadline
+        part.ranks = tuple(self.ranks[place] for place in places)
+        part.rank = list(places).index(self.rank)
+        return part
+
     @property
     def size(self) -> int:
         """Ranks in the group."""
@@ -69,6 +78,9 @@ class Channel(abc.ABC):
     allgather_is_one_round = False
     # Whether `exchange` moves only what each rank needs, so that large reductions go by slices.
     has_exchange = False
+    # Ranks of a group where these go from group to group by `post` and `take`; None if the channel
+    # serves all at once.
+    group_ranks: int | None = None
 
     @abc.abstractmethod
     def open(self, timeout: float) -> None:
@@ -135,6 +147,14 @@ class Channel(abc.ABC):
         With ``sinks``, what rank ``j`` gives is received into ``sinks[j]`` if the sizes agree.
         """
         raise NotImplementedError(f"the {self.name} channel has no exchange")
+
+    def post(self, call: Call, dst: int, step: int, packet: Packet) -> None:
+        """Send one packet of the operation's step ``step``."""
+        raise NotImplementedError(f"the {self.name} channel has no steps of its own")
+
+    def take(self, call: Call, src: int, step: int, sink: memoryview | None = None) -> Packet:
+        """Receive the packet of the operation's step ``step``."""
+        raise NotImplementedError(f"the {self.name} channel has no steps of its own")
 
     def share(
         self, call: Call, packet: Packet, step: int, sinks: Sequence[memoryview]

@@ -39,7 +39,7 @@ class Connection:
     then one system call.
     """
 
-    __slots__ = ("_buffer", "_end", "_filled", "_header", "_packet", "_receiver", "_start",
+    __slots__ = ("_buffer", "_end", "_filled", "_header", "_packet", "_prefix", "_receiver",
                  "_target", "_unsent", "_view", "rank", "said_bye", "sock")  # fmt: skip
 
     def __init__(self, receiver: Receiver, sock: socket.socket, rank: int) -> None:
@@ -52,7 +52,8 @@ class Connection:
         self._unsent: list[memoryview] = []
         self._buffer = bytearray(READ_BYTES)
         self._view = memoryview(self._buffer)
-        self._start = self._end = 0
+        self._end = 0
+        self._prefix = HEADER.size  # of the next large frame, as far as one can tell
         self._header: Header | None = None
         self._packet: Packet | None = None
         self._target: memoryview | None = None
@@ -98,8 +99,16 @@ class Connection:
 
     # In ---------------------------------------------------------------------------------------
 
-    def pump(self, flags: int) -> None:
+    def pump(self, flags: int, sink: memoryview | None = None) -> None:
         """Read once, and deliver the frames that are complete.
+
+        Parameters
+        ----------
+        flags : int
+            ``MSG_DONTWAIT``, or ``MSG_WAITALL`` to be woken once for a whole payload.
+        sink : memoryview, optional
+            Where the payload of the next frame belongs, if it is the awaited one: it is then
+            received in one call, without a copy.
 
         Raises
         ------
@@ -109,12 +118,13 @@ class Connection:
         try:
             if self._target is not None:
                 self._fill_target(flags)
+            elif sink is not None and sink.nbytes > READ_BYTES and not self._end:
+                self._receive_into(sink, flags)
             else:
-                size = self.sock.recv_into(self._view[self._end :], 0, flags)
+                size = self.sock.recv_into(self._view[self._end :], 0, flags & ~socket.MSG_WAITALL)
                 if not size:
                     raise ConnectionResetError("connection closed")
-                self._end += size
-                self._parse()
+                self._parse(self._view, self._end + size)
         except BlockingIOError:
             raise
         except OSError as error:
@@ -127,41 +137,76 @@ class Connection:
         size = self.sock.recv_into(self._target[self._filled :], 0, flags)
         if not size:
             raise ConnectionResetError("connection closed within a message")
+        self._advance(size)
+
+    def _receive_into(self, sink: memoryview, flags: int) -> None:
+        """Read header and payload at once, guessing the header's length by the last one."""
+        prefix = self._prefix
+        size = self.sock.recvmsg_into((self._view[:prefix], sink), 0, flags)[0]
+        if not size:
+            raise ConnectionResetError("connection closed")
+        here = size - prefix
+        if here >= 0:
+            header = Header(self._buffer)
+            if (
+                HEADER.size + header.description_size == prefix
+                and header.nbytes > READ_BYTES
+                and header.nbytes >= here
+            ):
+                self._begin_large(header, self._view[HEADER.size : prefix], sink[:here], sink)
+                return
+            # Something else came first.
+            data = memoryview(b"".join((self._view[:prefix], sink[:here])))
+            self._parse(data, size)
+        else:
+            self._parse(self._view, size)
+
+    def _parse(self, view: memoryview, end: int) -> None:
+        """Deliver the frames in ``view``; what is left of it stays in the buffer."""
+        start = 0
+        while end - start >= HEADER.size:
+            header = Header(view, start)
+            body = start + HEADER.size + header.description_size
+            if body > end:
+                break
+            description = view[body - header.description_size : body]
+            if body + header.nbytes > end:
+                if HEADER.size + header.description_size + header.nbytes > READ_BYTES:
+                    self._end = 0
+                    self._begin_large(header, description, view[body:end])
+                    return
+                break
+            start = body + header.nbytes
+            data = bytes(view[body:start])
+            packet = Packet(header.code, data, header.count, bytes(description))
+            self._receiver.deliver(self, header, packet)
+        self._end = end - start
+        if self._end and (start or view is not self._view):
+            self._buffer[: self._end] = bytes(view[start:end])
+
+    def _begin_large(
+        self,
+        header: Header,
+        description: memoryview,
+        here: memoryview,
+        sink: memoryview | None = None,
+    ) -> None:
+        """Receive a large payload where it is wanted; ``here`` has arrived of it, in ``sink``."""
+        target = self._receiver.memory_for(self, header)
+        size = here.nbytes
+        if target is not sink:
+            target[:size] = here
+        self._prefix = HEADER.size + header.description_size
+        self._header = header
+        self._packet = Packet(header.code, target, header.count, bytes(description))
+        self._target, self._filled = target, 0
+        self._advance(size)
+
+    def _advance(self, size: int) -> None:
+        assert self._target is not None
         self._filled += size
         if self._filled == self._target.nbytes:
             assert self._header is not None
             assert self._packet is not None
             self._target = None
             self._receiver.deliver(self, self._header, self._packet)
-
-    def _parse(self) -> None:
-        while self._end - self._start >= HEADER.size:
-            header = Header(self._buffer, self._start)
-            body = self._start + HEADER.size + header.description_size
-            if body > self._end:
-                break
-            if body + header.nbytes > self._end:
-                if HEADER.size + header.description_size + header.nbytes > READ_BYTES:
-                    self._begin_large(header, body)
-                    return
-                break
-            description = bytes(self._view[body - header.description_size : body])
-            self._start = body + header.nbytes
-            data = bytes(self._view[body : self._start])
-            packet = Packet(header.code, data, header.count, description)
-            self._receiver.deliver(self, header, packet)
-        left = self._end - self._start
-        if left and self._start:
-            self._buffer[:left] = self._buffer[self._start : self._end]
-        self._start, self._end = 0, left
-
-    def _begin_large(self, header: Header, body: int) -> None:
-        """Receive the rest of a large payload where it is wanted, without a copy."""
-        target = self._receiver.memory_for(self, header)
-        here = self._end - body
-        target[:here] = self._view[body : self._end]
-        description = bytes(self._view[body - header.description_size : body])
-        self._header = header
-        self._packet = Packet(header.code, target, header.count, description)
-        self._target, self._filled = target, here
-        self._start = self._end = 0

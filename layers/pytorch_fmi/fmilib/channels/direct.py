@@ -182,34 +182,29 @@ class DirectChannel(PeerToPeer):
         sinks: Sequence[memoryview] | None = None,
     ) -> list[Packet]:
         """Send and receive all at once: no rank's full buffer holds up the others."""
-        others = [(call.rank + distance) % call.size for distance in range(1, call.size)]
-        streams = {src: stream_of(call, call.ranks[src]) for src in others}
+        size, rank = call.size, call.rank
+        sources = [(rank - distance) % size for distance in range(1, size)]
+        streams = {src: stream_of(call, call.ranks[src]) for src in sources}
         if sinks is not None:
-            self._inbox.sinks.update({streams[src]: sinks[src] for src in others})
+            self._inbox.sinks.update({streams[src]: sinks[src] for src in sources})
         try:
-            for dst in others:
+            for dst in reversed(sources):  # each rank starts with another receiver
                 self._begin_send(call, call.ranks[dst], step, packets[dst])
-            while True:
-                waiting = [call.ranks[src] for src in others if not self._inbox.queue(streams[src])]
-                if not waiting and not self._behind:
-                    break
+            while self._behind:
+                # What does not come is missed below, by name.
+                behind = sorted(self._behind)
                 self._check()
-                self.awaiting = waiting
-                behind = waiting or list(self._behind)
                 self._check_awaited(behind, call)
+                self.awaiting = behind
                 self._progress(call.deadline, FmiTimeout(
-                    f"{call}: after {call.timeout:g} s still waiting for {ranks_text(behind)}",
-                    behind,
+                    f"{call}: {ranks_text(behind)} did not read within {call.timeout:g} s", behind
                 ))  # fmt: skip
+            taken = dict(zip(sources, self.take_all(call, sources, step, sinks), strict=True))
         finally:
             self.awaiting = ()
             for stream in streams.values():
                 self._inbox.sinks.pop(stream, None)
-        return [
-            packets[src] if src == call.rank
-            else self.take(call, src, step, None if sinks is None else sinks[src])
-            for src in range(call.size)
-        ]  # fmt: skip
+        return [packets[src] if src == rank else taken[src] for src in range(size)]
 
     def _peer_broke(self, connection: Connection, error: OSError, call: Call) -> None:
         """Prefer what the peer said before its connection broke to the fact that it did."""
@@ -230,14 +225,19 @@ class DirectChannel(PeerToPeer):
         if not queue:
             if sink is not None:
                 self._inbox.sinks[stream] = sink
+            alone = not self.awaiting
+            if alone:
+                self.awaiting = (peer,)
             try:
-                self._await(queue, peer, call)
+                self._await(queue, peer, call, sink)
             except FmiTimeout as late:
-                if self.awaiting:
-                    raise
-                raise self._ask_why(late, peer, call) from None
+                if alone:
+                    raise self._ask_why(late, peer, call) from None
+                raise
             finally:
                 self._inbox.sinks.pop(stream, None)
+                if alone:
+                    self.awaiting = ()
         header, packet = self._inbox.pop(queue)
         if header.kind != call.kind or header.op != call.op or header.step != step:
             raise FmiMismatch(
@@ -250,12 +250,12 @@ class DirectChannel(PeerToPeer):
             packet.data = sink
         return packet
 
-    def _await(self, queue: Queue, peer: int, call: Call) -> None:
+    def _await(self, queue: Queue, peer: int, call: Call, sink: memoryview | None) -> None:
         """Receive until the stream has a message: first from that rank alone, then from all."""
         connection = self.connections.get(peer)
         try:
             while connection is not None and not queue:
-                connection.pump(0)
+                connection.pump(socket.MSG_WAITALL, sink)
                 if peer not in self.connections or self.failure is not None:
                     break
         except BlockingIOError:  # nothing within a tick
@@ -274,27 +274,39 @@ class DirectChannel(PeerToPeer):
                 self._progress(call.deadline, late)
 
     def _ask_why(self, late: FmiTimeout, peer: int, call: Call) -> FmiError:
-        """Ask the rank that kept us waiting whom it waits for itself; that one is to blame."""
-        connection = self.connections.get(peer)
-        if connection is None:
-            return late
-        self._told = None
-        self._send_control(connection, Kind.ASK, b"")
+        """Ask the rank that kept us waiting whom it waits for itself, and that one in turn.
+
+        The last is to blame: one that waits for nobody, or does not answer.
+        """
         deadline = time.monotonic() + min(0.2, 0.05 * call.timeout)
-        try:
-            while self._told is None and self.failure is None and peer in self.connections:
-                self._progress(deadline, late)
-        except FmiTimeout:  # it does not answer, so it is in no operation: it is the one
-            return late
+        path, culprits = [peer], [peer]
+        while (told := self._ask(path[-1], deadline, late)) and self.failure is None:
+            culprits = told
+            following = [rank for rank in told if rank not in path and rank != self.rank]
+            if len(told) > 1 or not following:
+                break
+            path.append(following[0])
         if self.failure is not None:
             return self.failure
-        if not self._told:
+        if culprits == [peer]:
             return late
         return FmiTimeout(
             f"{call}: after {call.timeout:g} s still waiting for rank {peer}, which waits for "
-            f"{ranks_text(self._told)}",
-            self._told,
+            f"{ranks_text(culprits)}",
+            culprits,
         )
+
+    def _ask(self, peer: int, deadline: float, late: FmiTimeout) -> list[int]:
+        """Return whom a rank waits for, as it says itself; empty if it does not answer."""
+        connection = self.connections.get(peer)
+        if connection is None:
+            return []
+        self._told = None
+        self._send_control(connection, Kind.ASK, b"")
+        with contextlib.suppress(FmiTimeout):
+            while self._told is None and self.failure is None and peer in self.connections:
+                self._progress(deadline, late)
+        return self._told or []
 
     def _check_awaited(
         self, ranks: Sequence[int], call: Call, arrived: Queue | None = None

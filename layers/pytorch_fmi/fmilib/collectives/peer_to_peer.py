@@ -6,12 +6,14 @@ Messages of N ranks, none of them repeated by the channels:
 operation  messages                                               rounds
 =========  =====================================================  ===========================
 barrier    2(N-1)                                                 2·ceil(log_32 N)
-bcast      N-1 (large ones: N-1 for each segment of 256 KiB)      log_32 N; large: log_2 N
+bcast      N-1 (large: and N-1 for each segment of 256 KiB)       log_32 N; large: log_2 N
 gather     N-1                                                    log_32 N
 scatter    N-1                                                    1
 allgather  2(N-1)                                                 2·log_32 N (N = 2: 1)
 exchange   N(N-1)                                                 1
 =========  =====================================================  ===========================
+
+Large reductions: `fmilib.collectives.chain`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from fmilib.channels.base import Call, Channel
 from fmilib.codec import BUNDLE, NOTHING, allocate
+from fmilib.collectives.chain import GROUP_RANKS
 from fmilib.collectives.trees import LARGE_DEGREE, SMALL_DEGREE, children, parent
 from fmilib.errors import FmiMismatch, FmiTimeout, ranks_text
 from fmilib.frame import Packet, pack_bundle, unpack_bundle
@@ -41,6 +44,7 @@ _EMPTY: Final = Packet(NOTHING, b"", 0)
 class PeerToPeer(Channel):
     """Collectives for a channel that can post a packet to a rank and take one from it."""
 
+    group_ranks = GROUP_RANKS
     # World ranks that the operation at hand still needs, while it takes from several.
     awaiting: Sequence[int] = ()
 

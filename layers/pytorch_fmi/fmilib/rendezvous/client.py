@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
+import os
 import select
 import socket
 import time
@@ -132,7 +132,7 @@ class Rendezvous:
             "wait": 0.0,
             "local": list(self.local),
             "time": int(time.time()),
-            "nonce": secrets.token_hex(12),
+            "nonce": os.urandom(12).hex(),
         }
         message["mac"] = protocol.sign(self.token, message)
         return message

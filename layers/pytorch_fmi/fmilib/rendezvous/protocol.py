@@ -11,7 +11,7 @@ authenticate each other with a key derived from the token and the session's numb
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 import hmac
 import json
@@ -36,7 +36,7 @@ def peers_message(number: str, addresses: list[list[str | int]]) -> dict[str, An
     message: dict[str, Any] = {"type": "peers", "number": number}
     if len(addresses) > PACKED_RANKS:
         text = json.dumps(addresses, separators=(",", ":")).encode()
-        message["packed"] = base64.b64encode(zlib.compress(text)).decode()
+        message["packed"] = binascii.b2a_base64(zlib.compress(text), newline=False).decode()
     else:
         message["peers"] = addresses
     return message
@@ -45,7 +45,7 @@ def peers_message(number: str, addresses: list[list[str | int]]) -> dict[str, An
 def peers_of(message: dict[str, Any]) -> list[tuple[Address, Address]]:
     """Return each rank's public and local address, as :func:`peers_message` wrote them."""
     if "packed" in message:
-        rows = json.loads(zlib.decompress(base64.b64decode(message["packed"])))
+        rows = json.loads(zlib.decompress(binascii.a2b_base64(message["packed"])))
     else:
         rows = message["peers"]
     return [((a, b), (c, d)) for a, b, c, d in rows]
