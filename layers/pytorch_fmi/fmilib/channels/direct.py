@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import select
 import socket
 import time
@@ -24,13 +25,14 @@ from fmilib.collectives.peer_to_peer import PeerToPeer
 from fmilib.errors import FmiError, FmiMismatch, FmiPeerLost, FmiTimeout, ranks_text
 from fmilib.frame import Header, Kind, Packet, pack_header
 from fmilib.rendezvous import protocol
-from fmilib.rendezvous.client import Rendezvous, error_of
+from fmilib.rendezvous.client import Address, Rendezvous, error_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fmilib.channels.base import Call
 
+MOST_SPINS: Final = 32  # looks at a socket before sleeping on it, some 1.5 µs each
 MESH_RANKS: Final = 64  # up to here every pair is connected at the start
 
 
@@ -62,6 +64,7 @@ class DirectChannel(PeerToPeer):
         self.failure: FmiError | None = None
         self._met: set[int] = set()  # ranks that have been connected
         self._behind: set[int] = set()  # ranks whose sockets have not taken all yet
+        self._spins = 0
         self._told: list[int] | None = None
         self._rendezvous: Rendezvous | None = rendezvous
         self._poller = Poller()
@@ -81,6 +84,7 @@ class DirectChannel(PeerToPeer):
             self._connector.listen()
             addresses = rendezvous.join(self._connector.port, timeout)
             self.session = protocol.session_id(rendezvous.session, rendezvous.number)
+            self._spins = MOST_SPINS if _has_a_core(self.rank, addresses) else 0
             self._connector.start(rendezvous.key, self.session, self.epoch, addresses)
             if rendezvous.sock is not None:
                 self._poller.add(rendezvous.sock, self._on_control)
@@ -253,6 +257,8 @@ class DirectChannel(PeerToPeer):
     def _await(self, queue: Queue, peer: int, call: Call, sink: memoryview | None) -> None:
         """Receive until the stream has a message: first from that rank alone, then from all."""
         connection = self.connections.get(peer)
+        if connection is not None and self._spins:
+            self._spin(queue, connection, sink)
         try:
             while connection is not None and not queue:
                 connection.pump(socket.MSG_WAITALL, sink)
@@ -272,6 +278,23 @@ class DirectChannel(PeerToPeer):
                 )
             if not queue:
                 self._progress(call.deadline, late)
+
+    def _spin(self, queue: Queue, connection: Connection, sink: memoryview | None) -> None:
+        """Look a few times before sleeping: being woken takes longer than a near message does.
+
+        As many times as it has been worth it lately.
+        """
+        spins = self._spins
+        for number in range(spins):
+            try:
+                connection.pump(socket.MSG_DONTWAIT, sink)
+            except BlockingIOError:
+                continue
+            if queue or connection.rank not in self.connections:
+                if number:
+                    self._spins = min(MOST_SPINS, 2 * spins)
+                return
+        self._spins = max(1, spins // 2)
 
     def _ask_why(self, late: FmiTimeout, peer: int, call: Call) -> FmiError:
         """Ask the rank that kept us waiting whom it waits for itself, and that one in turn.
@@ -458,3 +481,9 @@ class DirectChannel(PeerToPeer):
         self._met.add(peer)
         self.lost.pop(peer, None)
         self._poller.add(sock, lambda ready: self._on_ready(connection, ready))
+
+
+def _has_a_core(rank: int, addresses: Sequence[tuple[Address, Address]]) -> bool:
+    """Whether the ranks of this machine have a core each, so that one may wait awake."""
+    hosts = [(public[0], local[0]) for public, local in addresses]
+    return hosts.count(hosts[rank]) <= len(os.sched_getaffinity(0))
