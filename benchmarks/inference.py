@@ -90,11 +90,7 @@ class Bench:
     def worker(self, *arguments: object, threads: int = CORES) -> dict[str, Any]:
         """Run ``inference_worker.py`` in a process of its own; return what it prints."""
         command = [sys.executable, HERE / "inference_worker.py", *arguments]
-        # As the template sets it.
-        environment = os.environ | {
-            "INFERENCE_THREADS": str(threads),
-            "OPENBLAS_NUM_THREADS": "1",
-        }
+        environment = os.environ | {"INFERENCE_THREADS": str(threads)}
         started = time.time()
         done = subprocess.run(
             [str(part) for part in command],
@@ -171,16 +167,21 @@ def throughput(bench: Bench) -> dict[str, Any]:
 
 
 def batch_sizes(bench: Bench) -> dict[str, Any]:
-    """Measure the default engine at the batch sizes a user may ask for."""
-    from cosmicai.engines.base import load_engine
+    """Read and predict a partition at the batch sizes a user may ask for, as a rank does."""
+    from cosmicai.engines.base import galaxies_at_once, load_engine
+    from cosmicai.partition.reader import open_partition
 
     count = 2 * BATCH
-    image, magnitude = galaxies(count)
+    path = bench.partition(count)
     engine = load_engine(DEFAULT_ENGINE, bench.bundle.path, threads=CORES)
-    runs = {
-        str(size): timed(lambda size=size: predict_all(engine, image, magnitude, size), count)
-        for size in BATCH_SIZES
-    }
+
+    def rank(size: int) -> None:
+        at_once = galaxies_at_once(DEFAULT_ENGINE, size)
+        with open_partition(path, batch_size=at_once) as reader:
+            for batch in reader:
+                engine.predict(batch.image, batch.magnitude)
+
+    runs = {str(size): timed(lambda size=size: rank(size), count) for size in BATCH_SIZES}
     found = bench.alternate(runs)
     best = max(statistics.median(rates) for rates in found.values())
     return {

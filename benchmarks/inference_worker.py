@@ -53,12 +53,19 @@ def rank(bundle: str, *partitions: str) -> dict[str, Any]:
 
 def breakdown(bundle: str) -> dict[str, Any]:
     """Return microseconds a galaxy by part of the graph, the fastest of several runs."""
-    from cosmicai.engines.openvino_engine import CHUNK, OpenVinoEngine
+    from cosmicai.engines.base import CHUNK
+    from cosmicai.engines.openvino_engine import OpenVinoEngine
     from cosmicai.model.bundle import Bundle
+    from cosmicai.model.prepare import build_prepared
     from inference_baselines import galaxies
 
     threads = int(os.environ["INFERENCE_THREADS"])
-    engine = OpenVinoEngine(Bundle(Path(bundle)), threads, count=True)
+    checked = Bundle(Path(bundle))
+    engine = build_prepared(
+        checked,
+        lambda tensors: OpenVinoEngine(tensors, checked.config, threads, count=True),
+        threads=threads,
+    )
     image, magnitude = galaxies(CHUNK)
     engine.predict(image, magnitude)
     best: dict[str, float] = {}

@@ -25,6 +25,7 @@ LOCKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "jmespath==1.1.0",
             "pydantic==2.13.5",
             "pydantic-core==2.46.5",
+            "threadpoolctl==3.8.0",
             "typing-extensions==4.16.0",
             "typing-inspection==0.4.5",
             "wrapt==2.5.2",

@@ -8,16 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cosmicai.engines.base import chunks, load_engine
+from cosmicai.engines.base import chunks, galaxies_at_once, load_engine
 from cosmicai.errors import InvalidInput, ModelMismatch
-from cosmicai.model.bundle import Bundle
+from cosmicai.model.bundle import Bundle, save_tensors
 from cosmicai.model.config import ModelConfig
-from cosmicai.model.prepare import PREPARED_NAME, load_prepared, prepare, write_prepared
+from cosmicai.model.prepare import PREPARED_NAME, build_prepared, prepare, write_prepared
 from cosmicai_workbench.cli.model import app
 from model_fill import SHARED_MODEL, SMALL, filled_bundle, galaxies
+from threadpoolctl import threadpool_info
 from typer.testing import CliRunner
 
 FAST = ("torch", "openvino")
+
+
+def loaded(bundle):
+    """Return the prepared tensors that an engine of the bundle gets."""
+    return build_prepared(bundle, lambda tensors: tensors, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +121,7 @@ def test_the_prepared_file_is_what_preparing_gives_and_deterministic(tmp_path):
     again = write_prepared(bundle, tmp_path / "again")
 
     assert path.read_bytes() == again.read_bytes()
-    mapped, prepared = load_prepared(bundle), prepare(bundle)
+    mapped, prepared = loaded(bundle), prepare(bundle, threads=2)
     assert mapped.keys() == prepared.keys()
     for name, array in prepared.items():
         np.testing.assert_array_equal(mapped[name], array)
@@ -127,7 +133,7 @@ def test_the_command_prepares_a_bundle_in_place(tmp_path):
     assert result.exit_code == 0, result.output
     path = Path(json.loads(result.stdout)["path"])
     assert path == tmp_path / PREPARED_NAME
-    assert load_prepared(bundle).keys() == prepare(bundle).keys()
+    assert loaded(bundle).keys() == prepare(bundle).keys()
 
 
 def test_the_prepared_file_is_a_safetensors_file(tmp_path):
@@ -154,12 +160,39 @@ def test_engines_use_the_prepared_file(name, tmp_path, caplog):
     np.testing.assert_array_equal(mapped, prepared_now)
 
 
-def test_a_prepared_file_of_another_model_is_not_used(tmp_path, caplog):
-    other = filled_bundle(SMALL.model_copy(update={"norm_eps": 1e-5}), tmp_path / "other")
+def test_a_prepared_file_of_another_architecture_is_not_used(tmp_path, caplog):
+    other = filled_bundle(SMALL.model_copy(update={"depth": 1}), tmp_path / "other")
     bundle = filled_bundle(SMALL, tmp_path / "bundle")
     write_prepared(other, bundle.path)
-    load_prepared(Bundle(bundle.path))
+    assert "blocks.1.qkv.weight" in loaded(Bundle(bundle.path))
     assert "was made from another model" in caplog.text
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_prepared_file_of_other_weights_predicts_nothing(name, tmp_path, caplog):
+    bundle = filled_bundle(SMALL, tmp_path / "bundle")
+    image, magnitude = galaxies(3)
+    expected = load_engine(name, bundle.path, threads=1).predict(image, magnitude)
+    state = bundle.tensors()
+    other = save_tensors(SMALL, state | {"cls_token": state["cls_token"] + 1}, tmp_path / "other")
+    write_prepared(other, bundle.path)
+
+    found = load_engine(name, bundle.path, threads=1).predict(image, magnitude)
+
+    np.testing.assert_array_equal(found, expected)
+    assert "was made from another model" in caplog.text
+
+
+def test_preparing_leaves_blas_its_threads(tmp_path):
+    bundle = filled_bundle(SMALL, tmp_path)
+
+    def blas_threads():
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    before = blas_threads()
+    prepare(bundle)
+    assert before
+    assert blas_threads() == before
 
 
 def test_a_damaged_prepared_file_says_so(tmp_path):
@@ -167,7 +200,14 @@ def test_a_damaged_prepared_file_says_so(tmp_path):
     path = write_prepared(bundle, tmp_path)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ModelMismatch, match="run it again"):
-        load_prepared(bundle)
+        loaded(bundle)
+
+
+def test_small_batches_are_computed_together():
+    assert [galaxies_at_once("openvino", size) for size in (1, 32, 96, 128, 200, 512)] == [
+        128, 128, 192, 128, 200, 512,
+    ]  # fmt: skip
+    assert galaxies_at_once("plain", 32) == 32
 
 
 def test_chunks_cover_everything_in_nearly_equal_parts():

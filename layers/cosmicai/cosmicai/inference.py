@@ -24,12 +24,15 @@ from cosmicai.observability import logger, record_rank
 from cosmicai.schema import ManifestItem, RankRecord, parse
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
+
     import numpy as np
     from numpy.typing import NDArray
 
     from cosmicai.engines.base import Engine
     from cosmicai.partition.reader import Batch, PartitionReader
-    from cosmicai.partition.sources import RequestStatistics
+    from cosmicai.partition.sources import RequestStatistics, S3Object
 
 MB_PER_VCPU = 1769
 """Lambda gives one full vCPU per so many MB of memory size."""
@@ -97,15 +100,14 @@ def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
     totals = Totals()
     threads, digest, load_seconds = available_vcpus(), "", 0.0
     if item.data_paths:
-        from cosmicai.partition.reader import opened_ahead
         from cosmicai.partition.sources import S3Object
 
         sources = [S3Object(item.DATA_BUCKET, path, storage.client()) for path in item.data_paths]
-        with opened_ahead(sources, batch_size=item.BATCH_SIZE) as readers:
+        with opened_for(item, sources) as readers:
             model, load_seconds = model_cache.load(item, threads)
             digest = model.digest
             for position, reader in enumerate(readers):
-                predict_partition(reader, position, model.engine, totals)
+                predict_partition(reader, position, model.engine, totals, item.BATCH_SIZE)
 
     columns = columns_of(item, totals)
     require_claim(item.EXECUTION, item.S3_BUCKET, item.RESULT_PATH)
@@ -162,8 +164,24 @@ def peak_memory_mb() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
+def opened_for(
+    item: ManifestItem, sources: Sequence[Path | S3Object]
+) -> AbstractContextManager[Iterator[PartitionReader]]:
+    """Open a rank's partitions, to be read in as many galaxies at once as its engine wants.
+
+    Raises
+    ------
+    PartitionNotFound, CorruptPartition, UnsafePickle, TransientStorageError
+        When the readers are asked for.
+    """
+    from cosmicai.engines.base import galaxies_at_once
+    from cosmicai.partition.reader import opened_ahead
+
+    return opened_ahead(sources, batch_size=galaxies_at_once(item.ENGINE, item.BATCH_SIZE))
+
+
 def predict_partition(
-    reader: PartitionReader, position: int, engine: Engine, totals: Totals
+    reader: PartitionReader, position: int, engine: Engine, totals: Totals, batch_size: int
 ) -> None:
     """Predict one partition, batch by batch, and add it to ``totals``.
 
@@ -173,6 +191,8 @@ def predict_partition(
         The opened partition.
     position
         Which of the rank's partitions it is.
+    batch_size
+        Galaxies of a batch as it is counted; the engine may get several at once.
 
     Raises
     ------
@@ -184,6 +204,7 @@ def predict_partition(
     for batch in reader:
         redshift = _predict(batch, engine, totals)
         count = len(redshift)
+        totals.num_batches += math.ceil(count / batch_size)
         columns = totals.columns
         columns["partition"].append(np.full(count, position, np.int32))
         columns["index"].append(np.arange(batch.start, batch.start + count, dtype=np.int32))
@@ -222,7 +243,6 @@ def _predict(batch: Batch, engine: Engine, totals: Totals) -> NDArray[np.float32
     redshift = engine.predict(image, magnitude)
     redshift = np.where(bad | ~np.isfinite(redshift), np.float32(np.nan), redshift)
     totals.predict_seconds += time.perf_counter() - started
-    totals.num_batches += 1
     totals.input_bytes += image.nbytes + magnitude.nbytes
     return redshift
 

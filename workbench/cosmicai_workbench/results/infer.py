@@ -14,11 +14,11 @@ from cosmicai.inference import (
     available_vcpus,
     columns_of,
     npz_bytes,
+    opened_for,
     predict_partition,
     record_of,
 )
 from cosmicai.model.bundle import Bundle
-from cosmicai.partition.reader import opened_ahead
 from cosmicai.quality import figures
 from cosmicai.schema import Execution, ManifestItem, RankRecord, Summary, parse
 
@@ -73,9 +73,9 @@ def infer(
     name = output.name
     item = _item(model, partitions, name, engine, batch_size)
     totals = Totals()
-    with opened_ahead(partitions, batch_size=batch_size) as readers:
+    with opened_for(item, partitions) as readers:
         for position, reader in enumerate(readers):
-            predict_partition(reader, position, loaded, totals)
+            predict_partition(reader, position, loaded, totals, batch_size)
             on_partition(partitions[position])
     columns = columns_of(item, totals)
     record = record_of(

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from cosmicai.engines.base import load_engine
+from cosmicai.engines.base import galaxies_at_once, load_engine
 from cosmicai.inference import peak_memory_mb
 from cosmicai.model.config import BANDS, IMAGE_SIZE
 
@@ -14,7 +14,7 @@ from cosmicai.model.config import BANDS, IMAGE_SIZE
 def main() -> None:
     """Measure; the arguments are those that ``measure`` gives."""
     bundle, name, threads, batch_size, galaxies, spawned = sys.argv[1:]
-    size, count = int(batch_size), int(galaxies)
+    size, count = galaxies_at_once(name, int(batch_size)), int(galaxies)
     engine = load_engine(name, Path(bundle), threads=int(threads))
     rng = np.random.default_rng(0)
     image = rng.standard_normal((size, BANDS, IMAGE_SIZE, IMAGE_SIZE), np.float32)

@@ -24,6 +24,8 @@ ENGINES = {
     "openvino": "cosmicai.engines.openvino_engine",
 }
 """Name of each engine → module whose ``create(bundle, threads, precision)`` builds it."""
+CHUNK = 128
+"""Galaxies computed at once: enough to amortise the weights, few enough for the caches."""
 
 
 class Engine(Protocol):
@@ -91,6 +93,17 @@ def load_engine(
     module = importlib.import_module(ENGINES[name])
     engine: Engine = module.create(checked, threads, precision)
     return engine
+
+
+def galaxies_at_once(engine: str, batch_size: int) -> int:
+    """Return how many galaxies to give to the engine called ``engine`` at once.
+
+    Batches smaller than ``CHUNK`` are taken together, as many whole ones as fill it: the weights
+    are read once for all of them. The plain engine, the yardstick, gets batches as they are.
+    """
+    if engine == "plain":
+        return batch_size
+    return batch_size * -(-CHUNK // batch_size)
 
 
 def check_batch(image: NDArray[np.float32], magnitude: NDArray[np.float32]) -> None:

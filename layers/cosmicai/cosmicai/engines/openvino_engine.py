@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import openvino as ov
 
-from cosmicai.engines.base import check_batch, chunks
+from cosmicai.engines.base import CHUNK, check_batch, chunks
 from cosmicai.engines.openvino_graph import BLOCK_TENSORS, GraphBuilder
 from cosmicai.errors import InvalidInput
 from cosmicai.model.config import BANDS, IMAGE_SIZE
-from cosmicai.model.prepare import aligned, load_prepared
+from cosmicai.model.prepare import aligned, build_prepared
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cosmicai.model.bundle import Bundle
-
-CHUNK = 128
-"""Galaxies computed at once: enough to amortise the weights, few enough for the caches."""
+    from cosmicai.model.config import ModelConfig
+    from cosmicai.model.prepare import Tensors
 
 
 class OpenVinoEngine:
@@ -32,8 +31,10 @@ class OpenVinoEngine:
 
     Parameters
     ----------
-    bundle
-        The model.
+    tensors
+        The model, prepared.
+    config
+        Its architecture.
     threads
         Threads to compute with.
     count
@@ -42,9 +43,11 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(self, bundle: Bundle, threads: int, *, count: bool = False) -> None:
-        self._tensors = load_prepared(bundle)  # the requests share them, so they must live
-        builder = GraphBuilder(self._tensors, bundle.config)
+    def __init__(
+        self, tensors: Tensors, config: ModelConfig, threads: int, *, count: bool = False
+    ) -> None:
+        self._tensors = tensors  # the requests share them, so they must live
+        builder = GraphBuilder(tensors, config)
         core = ov.Core()
         settings = {
             # Where the processor has bfloat16, the plugin would use it unasked.
@@ -62,7 +65,7 @@ class OpenVinoEngine:
         with ThreadPoolExecutor(3) as pool:
             models = (builder.rear(), builder.block(), builder.front())
             rear, block, front = pool.map(compiled, models)
-        last = bundle.config.depth - 1
+        last = config.depth - 1
         self._front = front.create_infer_request()
         self._blocks = [self._request(block, index, first=1) for index in range(last)]
         self._rear = self._request(rear, last, first=3)
@@ -120,7 +123,11 @@ def create(bundle: Bundle, threads: int, precision: str) -> OpenVinoEngine:
         raise InvalidInput(
             f"engine 'openvino' computes in float32 only, not {precision}; engine 'torch' has it"
         )
-    return OpenVinoEngine(bundle, threads)
+    return build_prepared(
+        bundle,
+        lambda tensors: OpenVinoEngine(tensors, bundle.config, threads),
+        threads=threads,
+    )
 
 
 def _run(request: ov.InferRequest) -> ov.Tensor:

@@ -82,7 +82,8 @@ class GraphBuilder:
 
     def _constant(self, name: str, *shape: int) -> Node:
         array = self._tensors[name]
-        return op.constant(array.reshape(shape) if shape else array)
+        # Shared, not copied: the engine keeps the tensors.
+        return op.constant(array.reshape(shape) if shape else array, shared_memory=True)
 
     def _linear(self, x: Node, name: str) -> Node:
         product = op.matmul(x, self._constant(f"{name}.weight"), False, True)

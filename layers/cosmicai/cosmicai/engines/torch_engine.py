@@ -9,17 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cosmicai.engines.base import check_batch, chunks
+from cosmicai.engines.base import CHUNK, check_batch, chunks
 from cosmicai.model.config import BANDS, GRID, PATCH_SIZE, PATCHES, TOKENS
-from cosmicai.model.prepare import Tensors, load_prepared
+from cosmicai.model.prepare import Tensors, build_prepared
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cosmicai.model.bundle import Bundle
-
-CHUNK = 128
-"""Galaxies computed at once: enough to amortise the weights, few enough for the caches."""
+    from cosmicai.model.config import ModelConfig
 
 
 class TorchEngine:
@@ -31,11 +29,13 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, bundle: Bundle, threads: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, tensors: Tensors, config: ModelConfig, threads: int, dtype: torch.dtype
+    ) -> None:
         torch.set_num_threads(threads)
-        self._config = bundle.config
+        self._config = config
         self._dtype = dtype
-        self._tensors = _as_tensors(load_prepared(bundle), dtype)
+        self._tensors = _as_tensors(tensors, dtype)
 
     def predict(
         self, image: NDArray[np.float32], magnitude: NDArray[np.float32]
@@ -150,7 +150,12 @@ class TorchEngine:
 
 def create(bundle: Bundle, threads: int, precision: str) -> TorchEngine:
     """Build the engine."""
-    return TorchEngine(bundle, threads, getattr(torch, precision))
+    dtype: torch.dtype = getattr(torch, precision)
+    return build_prepared(
+        bundle,
+        lambda tensors: TorchEngine(tensors, bundle.config, threads, dtype),
+        threads=threads,
+    )
 
 
 def _as_tensors(prepared: Tensors, dtype: torch.dtype) -> dict[str, Tensor]:

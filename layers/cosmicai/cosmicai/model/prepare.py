@@ -23,9 +23,12 @@ import contextlib
 import json
 import logging
 import mmap
-from typing import TYPE_CHECKING, Any
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from cosmicai.errors import ModelMismatch
 from cosmicai.model.config import GRID, ModelConfig
@@ -43,7 +46,7 @@ from cosmicai.model.rewrites import (
 from cosmicai.model.winograd import PRODUCTS, SIDE, transform_kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -53,7 +56,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PREPARED_NAME = "prepared.safetensors"
-FORMAT = "1"
+FORMAT = "2"
 """Changes whenever the tensors below do; a file of another format is prepared afresh."""
 _MADV_POPULATE_READ = 22  # from Linux's mman.h; Python has no name for it
 _ALIGNMENT = 64  # bytes of a cache line and of the widest vector registers
@@ -61,10 +64,11 @@ _ALIGNMENT = 64  # bytes of a cache line and of the widest vector registers
 assert SIDE == GRID  # noqa: S101 (what makes one Winograd tile of a map)
 
 Tensors = dict[str, "NDArray[np.float32]"]
+Built = TypeVar("Built")
 
 
-def prepare(bundle: Bundle) -> Tensors:
-    """Return the tensors of the inference graph, float32.
+def prepare(bundle: Bundle, *, threads: int = 1) -> Tensors:
+    """Return the tensors of the inference graph, float32, computed by so many threads.
 
     The keys; a layer has a ``.weight`` (out, in) and a ``.bias`` (out,):
 
@@ -86,21 +90,38 @@ def prepare(bundle: Bundle) -> Tensors:
     ``joint``, ``redshift``
         The joint head.
     """
-    return dict(_Preparation(bundle.tensors(), bundle.config).tensors())
+    parts = _Preparation(bundle.tensors(), bundle.config).parts()
+    # The threads are ours, each with a BLAS of one: OpenBLAS's own spin while they wait, which on
+    # a machine with other work takes four times as long, and once hung.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        done: list[Tensors] = list(pool.map(dict, parts))
+    return {name: array for part in done for name, array in part.items()}
 
 
-def load_prepared(bundle: Bundle) -> Tensors:
-    """Return the prepared tensors: mapped if ``bundle`` holds their file, else prepared now."""
+def build_prepared(bundle: Bundle, build: Callable[[Tensors], Built], *, threads: int) -> Built:
+    """Return what ``build`` makes of the prepared tensors.
+
+    They are mapped if ``bundle`` holds their file, else prepared now. That the file was made from
+    this bundle is known when the bundle's digest is, which takes as long as building: what was
+    built from another's is thrown away.
+    """
     path = bundle.path / PREPARED_NAME
     try:
         metadata, tensors = _map_file(path)
     except FileNotFoundError:
         logger.info("preparing the model: %s has no %s", bundle.path, PREPARED_NAME)
-        return prepare(bundle)
-    if metadata.get("format") != FORMAT or metadata.get("digest") != bundle.digest:
+    else:
+        if metadata.get("format") == FORMAT and metadata.get("config") == _config(bundle):
+            built = build(tensors)
+            if metadata.get("digest") == bundle.digest:
+                return built
+            del built
         logger.warning("preparing the model: %s was made from another model or version", path)
-        return prepare(bundle)
-    return tensors
+    return build(prepare(bundle, threads=threads))
+
+
+def _config(bundle: Bundle) -> str:
+    return bundle.config.model_dump_json()
 
 
 def write_prepared(bundle: Bundle, out: Path) -> Path:
@@ -108,10 +129,11 @@ def write_prepared(bundle: Bundle, out: Path) -> Path:
 
     The same bundle gives the same bytes. The file is written whole or not at all.
     """
-    tensors = prepare(bundle)
+    tensors = prepare(bundle, threads=len(os.sched_getaffinity(0)))
     # The large ones first: they keep their alignment whatever the sizes of the others.
     names = sorted(tensors, key=lambda name: (not name.endswith(".winograd"), name))
-    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "digest": bundle.digest}}
+    metadata = {"format": FORMAT, "config": _config(bundle), "digest": bundle.digest}
+    header: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
     for name in names:
         end = offset + tensors[name].nbytes
@@ -182,15 +204,12 @@ class _Preparation:
         self._state = state
         self._config = config
 
-    def tensors(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Yield every tensor of the inference graph."""
-        for parts in (self._encoder_ends(), self._inception(), self._head()):
-            for name, array in parts:
-                yield name, _align(np.ascontiguousarray(array, np.float32))
+    def parts(self) -> Iterator[Iterator[tuple[str, NDArray[np.float32]]]]:
+        """Yield the tensors of the inference graph, in parts that depend on no other."""
+        for part in (self._head(), self._encoder_ends(), self._inception()):
+            yield _float32(part)
         for block in range(self._config.depth):
-            for name, array in self._block(f"blocks.{block}"):
-                array = np.ascontiguousarray(array, np.float32)
-                yield f"blocks.{block}.{name}", _align(array)
+            yield _float32(self._block(f"blocks.{block}"), prefix=f"blocks.{block}.")
 
     def _get(self, name: str) -> NDArray[Any]:
         return self._state[name].astype(np.float64)
@@ -279,6 +298,13 @@ class _Preparation:
         )
         yield from _named("joint", joint)
         yield from _named("redshift", self._affine("concat_block.2"))
+
+
+def _float32(
+    part: Iterable[tuple[str, NDArray[Any]]], prefix: str = ""
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    for name, array in part:
+        yield prefix + name, _align(np.ascontiguousarray(array, np.float32))
 
 
 def _named(name: str, layer: Affine) -> Iterator[tuple[str, NDArray[Any]]]:
