@@ -40,25 +40,29 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
+def wait_for_port(
+    port: int, process: subprocess.Popen[bytes], seconds: float = 20.0, host: str = "127.0.0.1"
+) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"the server ended with {process.returncode}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
             return
         time.sleep(0.02)
     raise RuntimeError(f"nothing listens on port {port}")
 
 
-def start_rendezvous(port: int, *options: str, token: str = TOKEN) -> subprocess.Popen[bytes]:
+def start_rendezvous(
+    port: int, *options: str, token: str = TOKEN, host: str = "127.0.0.1"
+) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "fmilib.rendezvous", "--host", "127.0.0.1", "--port", str(port),
+        [sys.executable, "-m", "fmilib.rendezvous", "--host", host, "--port", str(port),
          *options],
         env={**os.environ, "FMI_TOKEN": token},
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    wait_for_port(port, process)
+    wait_for_port(port, process, host=host)
     return process
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import botocore.session
 import pytest
 from cosmicai_workbench.cli.main import app
+from samcli.yamlhelper import yaml_parse
 from typer.main import get_command
 
 ROOT = Path(__file__).parents[2]
@@ -49,8 +51,9 @@ def test_cosmicai_understands_the_command(command: str) -> None:
 def test_sam_knows_the_options(command: str) -> None:
     words = shlex.split(command)
     environment = {"SAM_CLI_TELEMETRY": "0", "PATH": "/usr/bin:/bin", "COLUMNS": "200"}
+    subcommand = words[1:3] if words[1] == "local" else words[1:2]
     helped = subprocess.run(
-        [str(BIN / "sam"), words[1], "--help"],
+        [str(BIN / "sam"), *subcommand, "--help"],
         capture_output=True,
         text=True,
         env=environment,
@@ -62,6 +65,27 @@ def test_sam_knows_the_options(command: str) -> None:
     if "--config-env" in words:
         environment_name = words[words.index("--config-env") + 1]
         assert f"[{environment_name}.deploy.parameters]" in (ROOT / "samconfig.toml").read_text()
+
+
+def test_every_function_is_invoked_locally_with_its_own_event() -> None:
+    """`make test-sam` invokes them; here, that the pages name what there is."""
+    template = yaml_parse((ROOT / "template.yaml").read_text())
+    functions = {
+        name: Path(resource["Properties"]["CodeUri"]).name
+        for name, resource in template["Resources"].items()
+        if resource["Type"] == "AWS::Serverless::Function"
+    }
+    words = [shlex.split(command) for command in commands("sam") if "local invoke" in command]
+    assert {each[3]: each[each.index("-e") + 1] for each in words} == {
+        name: f"events/{folder}.json" for name, folder in functions.items()
+    }
+
+
+def test_the_sample_event_chooses_the_default_engine() -> None:
+    """Another engine's layer is not on a function that was built without parameters."""
+    template = yaml_parse((ROOT / "template.yaml").read_text())
+    event = json.loads((ROOT / "events" / "model_inference.json").read_text())
+    assert event["ENGINE"] == template["Parameters"]["Engine"]["Default"]
 
 
 @pytest.mark.parametrize("command", [c for c in commands("aws") if not c.startswith("aws s3 ")])

@@ -5,9 +5,14 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PATH="$PWD/.venv/bin:$PATH" SAM_CLI_TELEMETRY=0
 
+architectures="x86_64 arm64"
+[ "$(uname -m)" = aarch64 ] && architectures=arm64
+emulator=/usr/lib/binfmt.d/qemu-aarch64.conf
+{ docker info || command -v dockerd; } >/dev/null 2>&1 && command -v debootstrap >/dev/null &&
+  { [ "$architectures" = arm64 ] || [ -e $emulator ]; } || scripts/install-system-packages docker
+
 if ! docker info >/dev/null 2>&1; then
   [ "$(id -u)" -eq 0 ] || { echo "test-sam: Docker is not running, and only root can start it" >&2; exit 1; }
-  command -v dockerd >/dev/null && command -v debootstrap >/dev/null || scripts/install-system-packages docker
   log=$(mktemp)
   # Without its proxy a port is closed until the emulator listens, and `sam local` waits for it.
   setsid dockerd --userland-proxy=false >"$log" 2>&1 &
@@ -17,13 +22,10 @@ if ! docker info >/dev/null 2>&1; then
 fi
 
 binfmt=/proc/sys/fs/binfmt_misc
-architectures="x86_64 arm64"
-case $(uname -m) in
-  aarch64) architectures=arm64 ;;
-  x86_64)
-    [ -e $binfmt/register ] || mount -t binfmt_misc binfmt_misc $binfmt
-    [ -e $binfmt/qemu-aarch64 ] || cat /usr/lib/binfmt.d/qemu-aarch64.conf >$binfmt/register ;;
-esac
+if [ "$architectures" != arm64 ]; then
+  [ -e $binfmt/register ] || mount -t binfmt_misc binfmt_misc $binfmt
+  [ -e $binfmt/qemu-aarch64 ] || cat $emulator >$binfmt/register
+fi
 for architecture in $architectures; do
   tests/sam/runtime_image.sh "$architecture"
 done

@@ -17,8 +17,13 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 # Unpacked, never configured: Python needs no maintainer script, and an arm64 root's would all run
 # under emulation.
-debootstrap --foreign --variant=minbase --include=python3 --arch="$debian" trixie "$root" \
-  "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$root.log" || { tail -20 "$root.log" >&2; exit 1; }
+unpack() {
+  rm -rf "${root:?}"/* # what a broken download left
+  debootstrap --foreign --variant=minbase --include=python3 --arch="$debian" trixie "$root" \
+    "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$root.log"
+}
+unpack || { sleep 5; unpack; } || { sleep 20; unpack; } ||
+  { tail -20 "$root.log" >&2; echo "runtime_image.sh: no Debian for $arch, tried three times" >&2; exit 1; }
 for package in "$root"/var/cache/apt/archives/*.deb; do
   dpkg-deb --fsys-tarfile "$package" | tar -C "$root" -x --keep-directory-symlink
 done
@@ -39,6 +44,21 @@ cd /var/task && exec /usr/bin/python3.13 -m awslambdaric "$_HANDLER"
 BOOTSTRAP
 chmod 755 "$root/var/runtime/bootstrap" "$root"
 
+# AWS's image carries bytecode. Debian's maintainer scripts would have written it here; without it
+# every start compiles the standard library and botocore, emulated for half a minute. Bytecode is
+# the same on every processor, so a foreign root gets its from the native image.
+compile=(/usr/bin/python3.13 -m compileall -q --invalidation-mode unchecked-hash)
+if [ "$wheels" = "$(uname -m)" ]; then
+  chroot "$root" "${compile[@]}" /usr/lib/python3.13 /var/runtime
+else
+  native=public.ecr.aws/lambda/python:3.13-x86_64
+  docker run --rm --volume "$root:/foreign" --entrypoint "${compile[0]}" "$native" "${compile[@]:1}" \
+    -s /foreign /foreign/usr/lib/python3.13 /foreign/var/runtime
+fi
+
+# Lambda's arm64 is Graviton2, a Neoverse N1. QEMU would emulate every extension it knows, and
+# OpenVINO then emits instructions that it does not: "illegal instruction" (QEMU 7.2).
+processor=neoverse-n1
 # `docker import` of older daemons records the daemon's own architecture, and `sam local` refuses
 # the mismatch: hand over a whole image, which names its own.
 image=$(mktemp -d)
@@ -47,7 +67,8 @@ tar -C "$root" --numeric-owner --owner=0 --group=0 -cf "$image/layer.tar" .
 digest=$(sha256sum "$image/layer.tar" | cut -d' ' -f1)
 cat >"$image/config.json" <<CONFIG
 {"architecture": "${platform#linux/}", "os": "linux",
- "config": {"WorkingDir": "/var/task", "Entrypoint": ["/var/runtime/bootstrap"]},
+ "config": {"Env": ["QEMU_CPU=$processor"], "WorkingDir": "/var/task",
+            "Entrypoint": ["/var/runtime/bootstrap"]},
  "rootfs": {"type": "layers", "diff_ids": ["sha256:$digest"]}}
 CONFIG
 echo "[{\"Config\": \"config.json\", \"RepoTags\": [\"$tag\"], \"Layers\": [\"layer.tar\"]}]" >"$image/manifest.json"

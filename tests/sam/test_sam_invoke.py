@@ -1,19 +1,23 @@
 """`sam build`, then `sam local invoke` of every function with its sample event: `make test-sam`.
 
-The functions without torch run natively on x86_64; everything runs on arm64, emulated where it must
-be. S3 is a real server on this machine. PyTorch's layer is built for arm64 alone: the x86_64 CPU
-build is on PyTorch's own index, which this test does not ask for.
+Functions run natively on x86_64, and those that need its libraries on arm64 too, emulated where it
+must be. S3 is a real server on this machine. PyTorch is built for arm64 alone: its x86_64 CPU build
+is on PyTorch's own index, which this test does not ask for. Invoke FMI never imports it, so on
+x86_64 it runs from a copy of the application whose layer goes without.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +26,7 @@ import pytest
 from cosmicai.engines.base import load_engine
 from cosmicai.partition.reader import open_partition
 from cosmicai.schema import ManifestItem, parse
+from fmi_support import TOKEN, free_port, start_rendezvous, stop
 from s3_stack import make_galaxies
 
 if TYPE_CHECKING:
@@ -55,15 +60,20 @@ def event(name: str, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """An S3 server that containers reach: it listens on the bridge between them and the host."""
-    from moto.server import ThreadedMotoServer
-
+def bridge() -> str:
+    """The host's address on the bridge between containers and host."""
     command = ["docker", "network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}"]
     inspected = subprocess.run(command, capture_output=True, text=True, check=True)
     network = json.loads(inspected.stdout)[0]
     # A bridge that Docker laid out itself names no gateway: it is the first address.
-    bridge = network.get("Gateway") or str(ipaddress.ip_network(network["Subnet"])[1])
+    return network.get("Gateway") or str(ipaddress.ip_network(network["Subnet"])[1])
+
+
+@pytest.fixture(scope="module")
+def server(bridge: str) -> Iterator[str]:
+    """An S3 server that containers reach."""
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer(ip_address=bridge, port=0, verbose=False)
     server.start()
     _, port = server.get_host_and_port()
@@ -99,9 +109,11 @@ def s3(server: str, tmp_path_factory: pytest.TempPathFactory) -> S3Client:
 class Builds:
     """What `sam build` makes, once for each architecture and engine."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, source: Path = ROOT) -> None:
         self._folder = folder
+        self._source = source
         self._made: dict[tuple[str, ...], Path] = {}
+        self._invoked = itertools.count()
 
     def template(self, function: str, architecture: str, engine: str) -> Path:
         """Build a function with its layers and return the built template."""
@@ -115,7 +127,12 @@ class Builds:
             environment = {**ENVIRONMENT, "ARCHITECTURE": architecture}
             start = time.monotonic()
             done = subprocess.run(
-                command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+                command,
+                cwd=self._source,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
             )
             assert done.returncode == 0, done.stderr
             print(f"\nsam build {function} ({architecture}): {time.monotonic() - start:.0f} s")
@@ -126,7 +143,7 @@ class Builds:
             template.write_text(
                 document.replace(
                     "POWERTOOLS_LOG_LEVEL:",
-                    "AWS_ENDPOINT_URL: ''\n        POWERTOOLS_LOG_LEVEL:",
+                    "AWS_ENDPOINT_URL: ''\n        FMI_TOKEN: ''\n        POWERTOOLS_LOG_LEVEL:",
                     1,
                 )
             )
@@ -134,16 +151,21 @@ class Builds:
         return self._made[key]
 
     def invoke(
-        self, function: str, payload: dict[str, Any], architecture: str, engine: str = "openvino"
+        self,
+        function: str,
+        payload: dict[str, Any],
+        architecture: str,
+        engine: str = "openvino",
+        **settings: str,
     ) -> dict[str, Any]:
         """Invoke a function in its container and return its response."""
         template = self.template(function, architecture, engine)
-        payload_file = self._folder / "event.json"
+        number = next(self._invoked)
+        payload_file = self._folder / f"event-{number}.json"
         payload_file.write_text(json.dumps(payload))
-        variables = self._folder / "variables.json"
-        variables.write_text(
-            json.dumps({"Parameters": {"AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"]}})
-        )
+        variables = self._folder / f"variables-{number}.json"
+        settings["AWS_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"]
+        variables.write_text(json.dumps({"Parameters": settings}))
         command = [str(BIN / "sam"), "local", "invoke", function, "--template", str(template)]
         command += ["--event", str(payload_file), "--env-vars", str(variables)]
         command += ["--skip-pull-image", "--region", "us-east-1"]
@@ -183,6 +205,24 @@ def relax_timeouts(template: Path) -> None:
 @pytest.fixture(scope="module")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
     return Builds(tmp_path_factory.mktemp("builds"))
+
+
+def without_torch(folder: Path) -> Path:
+    """Copy what `sam build` reads, with a PyTorch/FMI layer that holds no PyTorch."""
+    for name in ("layers", "functions", "infrastructure", "statemachine"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "template.yaml", folder)
+    layer = folder / "layers" / "pytorch_fmi" / "layer.toml"
+    layer.write_text('requirements = ["requirements.txt"]\npackages = ["fmilib"]\n')
+    return folder
+
+
+def write_record(rank: str, **keys: Any) -> None:
+    """Run a rank on this machine, so that S3 holds the record that a function reads."""
+    from cosmicai.inference import run_rank
+
+    keys |= {"RANK": rank, "DATA_PATH": f"100MB/{int(rank) + 1}.pt", "ENGINE": "plain"}
+    run_rank(parse(ManifestItem, event("model_inference", **keys)), f"request-{rank}")
 
 
 def predicted(s3: S3Client, tmp_path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -230,26 +270,59 @@ def test_model_inference_predicts_what_this_machine_predicts(
     builds: Builds, s3: S3Client, tmp_path: Path, engine: str, architecture: str
 ) -> None:
     payload = event("model_inference", ENGINE=engine)
+    # A rank whose record is there does nothing again: none may be left of another architecture.
+    for key in (f"{payload['RESULT_PATH']}/0.json", f"{payload['RESULT_PATH']}/predictions/0.npz"):
+        s3.delete_object(Bucket=BUCKET, Key=key)
     builds.invoke("ModelInferenceFunction", payload, architecture, engine)
+    stored = s3.get_object(Bucket=BUCKET, Key=f"{payload['RESULT_PATH']}/0.json")["Body"].read()
+    record = json.loads(stored)
+    assert (record["architecture"], record["engine"]) == (architecture, engine)
     np.testing.assert_allclose(predicted(s3, tmp_path), expected(s3, tmp_path), atol=1e-4)
 
 
 @pytest.mark.skipif("arm64" not in ARCHITECTURES, reason="needs arm64")
-def test_invoke_fmi_without_unpacking_torch(builds: Builds, s3: S3Client) -> None:
+def test_invoke_fmi_sample_event(builds: Builds, s3: S3Client) -> None:
+    write_record("0")
     answer = builds.invoke("InvokeFmiFunction", event("invoke_fmi"), "arm64")
-    assert answer
+    assert answer == {"rank": 0, "world_size": 1, "num_samples": GALAXIES}
+
+
+@pytest.mark.skipif(NATIVE not in ARCHITECTURES, reason="two ranks at once run natively")
+def test_ranks_in_containers_meet_at_the_rendezvous(
+    s3: S3Client, bridge: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The direct channel: two containers, which connect to one another."""
+    builds = Builds(tmp_path_factory.mktemp("fmi"), without_torch(tmp_path_factory.mktemp("app")))
+    keys = {"WORLD_SIZE": 2, "RESULT_PATH": "results/fmi/direct", "FMI_CHANNEL": "direct"}
+    for rank in ("0", "1"):
+        write_record(rank, **keys)
+    port = free_port()
+    rendezvous = start_rendezvous(port, host=bridge)
+    settings = {"FMI_RENDEZVOUS": f"{bridge}:{port}", "FMI_TOKEN": TOKEN}
+    builds.template("InvokeFmiFunction", NATIVE, "openvino")
+
+    def meet(rank: str) -> dict[str, Any]:
+        payload = event("invoke_fmi", RANK=rank, **keys)
+        return builds.invoke("InvokeFmiFunction", payload, NATIVE, **settings)
+
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            answers = list(pool.map(meet, ("0", "1")))
+    finally:
+        stop(rendezvous)
+    assert answers == [
+        {"rank": 0, "world_size": 2, "num_samples": 2 * GALAXIES},
+        {"rank": 1, "world_size": 2},
+    ]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES[:1])
 def test_summarize(builds: Builds, s3: S3Client, architecture: str) -> None:
-    from cosmicai.inference import run_rank
-
     sample = event("initialize")
     sample["input"] |= {"overwrite": True}  # the tests above left results of the same events
     builds.invoke("InitializeFunction", sample, architecture)
     for rank in range(11):
-        keys = {"RANK": str(rank), "DATA_PATH": f"100MB/{rank + 1}.pt", "ENGINE": "plain"}
-        run_rank(parse(ManifestItem, event("model_inference", **keys)), f"request-{rank}")
+        write_record(str(rank))
     summary = builds.invoke("SummarizeFunction", event("summarize"), architecture)
     assert summary["status"] == "SUCCEEDED"
     assert summary["ranks_received"] == 11
