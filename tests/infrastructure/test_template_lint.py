@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cosmicai.schema import StackSettings
 from samcli.yamlhelper import yaml_parse
 
@@ -128,7 +129,7 @@ def test_snapstart_and_provisioned_concurrency_exclude_each_other() -> None:
 
 def test_a_created_bucket_refuses_plain_http_and_the_public() -> None:
     bucket = RESOURCES["Bucket"]
-    assert bucket["DeletionPolicy"] == "Retain"
+    assert bucket["DeletionPolicy"] == "RetainExceptOnCreate"
     assert all(bucket["Properties"]["PublicAccessBlockConfiguration"].values())
     (statement,) = RESOURCES["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
     assert statement["Effect"] == "Deny"
@@ -139,3 +140,54 @@ def test_every_parameter_is_in_a_group_of_the_console() -> None:
     groups = TEMPLATE["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
     grouped = [name for group in groups for name in group["Parameters"]]
     assert sorted(grouped) == sorted(TEMPLATE["Parameters"])
+
+
+def value_of(expression: Any, parameters: dict[str, str]) -> Any:
+    """Compute what CloudFormation would, with these parameters."""
+    if not isinstance(expression, dict):
+        return expression
+    ((function, argument),) = expression.items()
+    if function == "Ref":
+        return parameters[argument]
+    if function == "Fn::Join":  # of a list parameter: its members by comma
+        return argument[0].join(value_of(argument[1], parameters).split(","))
+    operands = [value_of(each, parameters) for each in argument]
+    return operands[0] == operands[1] if function == "Fn::Equals" else not operands[0]
+
+
+def refusals(**given: str) -> list[str]:
+    """Return what CloudFormation says against these parameters before it makes anything."""
+    defaults = {name: str(value["Default"]) for name, value in TEMPLATE["Parameters"].items()}
+    parameters = defaults | given
+    return [
+        assertion["AssertDescription"]
+        for rule in TEMPLATE["Rules"].values()
+        if value_of(rule["RuleCondition"], parameters)
+        for assertion in rule["Assertions"]
+        if not value_of(assertion["Assert"], parameters)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"ResultRetentionDays": "7"}, "a ResultPrefix"),
+        ({"ResultRetentionDays": "7", "ResultPrefix": "r/", "BucketName": "mine"}, "creates"),
+        ({"SubnetIds": "subnet-1"}, "SecurityGroupIds"),
+        ({"RendezvousImage": "image", "RendezvousSubnetIds": "subnet-1"}, "RendezvousVpcId"),
+        ({"RendezvousImage": "image", "RendezvousVpcId": "vpc-1"}, "RendezvousSubnetIds"),
+        ({"AlarmEmail": "me@example.org"}, "Monitoring=on"),
+    ],
+)
+def test_parameters_that_need_one_another_are_refused_alone(
+    given: dict[str, str], missing: str
+) -> None:
+    (refusal,) = refusals(**given)
+    assert missing in refusal
+
+
+def test_parameters_that_go_together_are_accepted() -> None:
+    assert refusals() == []
+    assert refusals(ResultRetentionDays="7", ResultPrefix="results/") == []
+    assert refusals(SubnetIds="subnet-1,subnet-2", SecurityGroupIds="sg-1") == []
+    assert refusals(AlarmEmail="me@example.org", Monitoring="on") == []
