@@ -288,3 +288,29 @@ def test_a_fault_of_the_template_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no parameter Nothing"):
         cloud.start()
     wait_until_gone(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "start", "stop"),
+    [
+        ("bytes=0-99", 0, 100),
+        ("bytes=20000000-20999999", 20_000_000, 21_000_000),
+        ("bytes=20999990-30000000", 20_999_990, 21_000_000),
+        ("bytes=20999990-", 20_999_990, 21_000_000),
+        ("bytes=-7", 20_999_993, 21_000_000),
+    ],
+)
+def test_ranges_of_an_object_are_its_bytes(cloud, wanted, start, stop):
+    content = b"0123456" * 3_000_000
+    s3 = client(cloud, "s3")
+    s3.put_object(Bucket=BUCKET, Key="large", Body=content)
+    answer = s3.get_object(Bucket=BUCKET, Key="large", Range=wanted)
+    assert answer["ContentRange"] == f"bytes {start}-{stop - 1}/{len(content)}"
+    assert answer["Body"].read() == content[start:stop]
+
+
+def test_a_range_beyond_the_object_is_refused(cloud):
+    s3 = client(cloud, "s3")
+    s3.put_object(Bucket=BUCKET, Key="short", Body=b"short")
+    with pytest.raises(ClientError, match="InvalidRange"):
+        s3.get_object(Bucket=BUCKET, Key="short", Range="bytes=10-20")

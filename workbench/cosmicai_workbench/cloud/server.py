@@ -98,10 +98,11 @@ def _listen(
     )
     from werkzeug.serving import make_server
 
-    from cosmicai_workbench.cloud import interpreter
+    from cosmicai_workbench.cloud import interpreter, storage
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     interpreter.enable()
+    storage.enable()
 
     class Handler(MotoRequestHandler):
         # Small answers must not wait for the client's delayed acknowledgement (40 ms).
