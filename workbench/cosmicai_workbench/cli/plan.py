@@ -41,10 +41,11 @@ def plan(
         bool, typer.Option("--fmi/--no-fmi", help="Whether ranks wait for each other.")
     ] = False,
     calibrate: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             metavar="RUN",
-            help="Run folder to take times from; by default the published executions of others.",
+            help="Run folder to take times from, again for further runs; sizes that differ tell "
+            "more. By default the published executions of others.",
         ),
     ] = None,
     region: Annotated[str, typer.Option(help="AWS region of the prices.")] = "us-east-1",

@@ -138,7 +138,7 @@ def preflight(
         memory_mb=account.memory_mb,
         concurrency=max(1, at_once),
         barrier=False,
-        calibrate=calibrate,
+        calibrate=[calibrate] if calibrate else None,
         region=account.region,
         architecture=account.architecture,
         simulations=SIMULATIONS,

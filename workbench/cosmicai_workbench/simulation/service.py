@@ -11,6 +11,7 @@ from cosmicai_workbench.simulation.planning import Plan, plan, work_for
 from cosmicai_workbench.simulation.published import BYTES_PER_SAMPLE, calibrate_scale
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -22,7 +23,7 @@ def plan_execution(
     memory_mb: int,
     concurrency: int,
     barrier: bool,
-    calibrate: "Path | None",
+    calibrate: "Sequence[Path] | None",
     region: str,
     architecture: str,
     simulations: int,
@@ -35,7 +36,7 @@ def plan_execution(
     concurrency
         Functions at once that the account allows; the Map starts no more children than that.
     calibrate
-        Run folder to take the ranks' times from, or None for the published executions.
+        Run folders to take the ranks' times from, or None for the published executions.
 
     Raises
     ------
