@@ -17,6 +17,9 @@ import fmilib as fmi
 import numpy as np
 import pytest
 from fmi_support import DOUBLE, INT, MAX, MIN, SUM, TOKEN, Servers, free_port, ints, run_ranks
+from fmilib.channels.base import Call
+from fmilib.codec import BYTES
+from fmilib.frame import Kind, Packet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -327,3 +330,39 @@ def test_explain_shows_choice_and_estimate_and_every_rank_chooses_alike(servers:
 
     found = run_ranks(3, {"backends": backends}, body)
     assert found == [(6, ["Direct", "Redis"], found[0][2])] * 3
+
+
+def test_a_message_that_came_early_keeps_its_place_from_the_one_behind_it(
+    servers: Servers,
+) -> None:
+    """Rank 2's first message arrives before rank 0 exchanges, its second while it still does."""
+    size = 64 * 1024
+
+    def body(comm: fmi.Communicator) -> Any:
+        channel = comm._world.choose("allreduce", size, 3)
+        call = Call(Kind.ALLREDUCE, 9, comm._comm, (0, 1, 2), comm.rank, 10.0)
+
+        def packet(value: int) -> Packet:
+            return Packet(BYTES, bytes([value]) * size, size)
+
+        if comm.rank == 0:
+            assert comm.recv(1) == b"rank 2 has sent"  # waits long enough to hear all ranks
+            places = [memoryview(bytearray(size)) for _ in range(3)]
+            received = channel.exchange(call, [packet(0)] * 3, 0, places)
+            second = channel.take(call, 2, 1)
+            return [bytes(part.data[:1]) for part in (*received, second)]
+        if comm.rank == 2:
+            channel.post(call, 0, 0, packet(20))
+        time.sleep(0.2)
+        if comm.rank == 1:
+            comm.send(b"rank 2 has sent", 0)
+            time.sleep(0.4)
+            channel.post(call, 0, 0, packet(10))
+        else:
+            time.sleep(0.2)
+            channel.post(call, 0, 1, packet(21))
+        channel.take(call, 0, 0)
+        return None
+
+    found = run_ranks(3, servers.configuration("Direct"), body)
+    assert found[0] == [b"\0", b"\x0a", b"\x14", b"\x15"]

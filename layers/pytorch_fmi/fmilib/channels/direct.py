@@ -226,7 +226,10 @@ class DirectChannel(PeerToPeer):
         peer = call.ranks[src]
         stream = stream_of(call, peer)
         queue = self._inbox.queue(stream)
-        if not queue:
+        if queue:
+            # It came elsewhere before its place was known; what follows it does not belong there.
+            self._inbox.sinks.pop(stream, None)
+        else:
             if sink is not None:
                 self._inbox.sinks[stream] = sink
             alone = not self.awaiting
