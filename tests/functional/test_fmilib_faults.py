@@ -38,7 +38,14 @@ if TYPE_CHECKING:
 SIZE = 4
 LONG = 20_000  # takes the algorithms for large values
 
+
+def pass_round(comm: fmi.Communicator) -> int:
+    comm.send(comm.rank, (comm.rank + 1) % SIZE, INT)
+    return int(comm.recv((comm.rank - 1) % SIZE, INT))
+
+
 OPERATIONS: dict[str, Callable[[fmi.Communicator], Any]] = {
+    "send and recv": pass_round,
     "barrier": lambda c: c.barrier(),
     "bcast": lambda c: c.bcast(7 if c.rank == 1 else None, 1, INT),
     "bcast large": lambda c: sum(c.bcast([1] * LONG if c.rank == 1 else None, 1, ints(LONG))),
@@ -56,6 +63,7 @@ OPERATIONS: dict[str, Callable[[fmi.Communicator], Any]] = {
 
 def right_answer(name: str, rank: int) -> Any:
     return {
+        "send and recv": (rank - 1) % SIZE,
         "barrier": None,
         "bcast": 7,
         "bcast large": LONG,
@@ -173,6 +181,35 @@ def test_a_rank_two_seconds_late_is_named_and_gets_no_bytes_of_another_operation
             assert error.ranks == (2,), (rank, error)
     # With time enough the late rank is waited for.
     assert run_ranks(SIZE, configuration, body, timeout=20.0) == [(6, 400.0)] * SIZE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("channel", ["Direct", "Redis"])
+def test_a_rank_two_seconds_late_at_any_operation(
+    servers: Servers, channel: str, operation: str
+) -> None:
+    """Whoever needs the late rank names it; whoever does not has the right value."""
+    answers: dict[int, Any] = {}
+
+    def body(comm: fmi.Communicator) -> Any:
+        comm.barrier()
+        if comm.rank == 2:
+            time.sleep(2)
+        answers[comm.rank] = OPERATIONS[operation](comm)
+        return comm.barrier()
+
+    configuration = servers.configuration(channel)
+    results = run_ranks(SIZE, configuration, body, timeout=1.0, raises=False)
+    for rank, error in enumerate(results):
+        assert isinstance(error, fmi.FmiError), (rank, error)
+        if rank != 2:
+            assert error.ranks == (2,), (rank, error)
+        if rank in answers:
+            assert answers[rank] == right_answer(operation, rank)
+    answers.clear()
+    run_ranks(SIZE, configuration, body, timeout=20.0)
+    assert answers == {rank: right_answer(operation, rank) for rank in range(SIZE)}
 
 
 @pytest.mark.parametrize("victim", range(SIZE))

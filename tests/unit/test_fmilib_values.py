@@ -9,6 +9,7 @@ import operator
 import subprocess
 import sys
 from typing import Any
+from unittest import mock
 
 import fmilib as fmi
 import numpy as np
@@ -135,10 +136,12 @@ def test_lists_fold_alike_with_and_without_numpy(rows: list[list[float]]) -> Non
     packets = [codec.encode(row, fmi.types(fmi.datatypes.double_list)) for row in rows]
     for operation in (fmi.op.sum, fmi.op.prod):
         function = fmi.func(operation)
-        plain = list(operations._fold_lists(packets, function, None))[-1]
-        fast = list(operations._fold_arrays(packets, function, None))[-1]
-        for a, b in zip(codec.decode(plain), codec.decode(fast), strict=True):
-            assert a == b or (math.isnan(a) and math.isnan(b))
+        fast, steps = operations.reduce(packets, function), operations.scan(packets, function)
+        with mock.patch.object(operations, "_has_numpy", return_value=False):
+            plain = operations.reduce(packets, function)
+        for last in (fast, list(steps)[-1]):
+            for a, b in zip(codec.decode(plain), codec.decode(last), strict=True):
+                assert a == b or (math.isnan(a) and math.isnan(b))
 
 
 @given(st.lists(st.integers(-9, 9), min_size=1, max_size=12))
@@ -300,3 +303,11 @@ def test_op_names_are_the_bindings() -> None:
     assert [m.name for m in fmi.hints] == ["cheap", "fast"]
     with pytest.raises(TypeError, match=r"op\.custom"):
         fmi.func(fmi.op.sum, operator.add)
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"), [(np.int64(7), 7), (np.float32(0.5), 0.5), (np.arange(4).sum(), 6)]
+)
+def test_numpys_numbers_are_sent_as_pythons(value: Any, sent: float) -> None:
+    assert codec.decode(codec.encode(value)) == sent
+    assert type(codec.decode(codec.encode(value))) is type(sent)

@@ -99,7 +99,7 @@ def encode(value: Any, expected: types | None = None, codec: Codec | None = None
         return Packet(OBJECT, data, len(data), codec.name.encode())
     code = expected.datatype.value if expected is not None else _infer(value)
     if code == INT:
-        return Packet(INT, _INT.pack(_checked_int(value)), 1)
+        return Packet(INT, _INT.pack(checked_int(value)), 1)
     if code == DOUBLE:
         return Packet(DOUBLE, _DOUBLE.pack(float(value)), 1)
     if code == ARRAY:
@@ -202,6 +202,9 @@ def as_ndarray(packet: Packet) -> NDArray[Any]:
 
 
 def _infer(value: Any) -> int:
+    scalar = getattr(sys.modules.get("numpy"), "generic", None)
+    if scalar is not None and isinstance(value, scalar):
+        value = value.item()  # NumPy's integers and reals are sent as Python's
     if isinstance(value, float):
         return DOUBLE
     if isinstance(value, int) and not isinstance(value, bool):
@@ -221,7 +224,8 @@ def _infer(value: Any) -> int:
     )
 
 
-def _checked_int(value: Any) -> int:
+def checked_int(value: Any) -> int:
+    """Return an integer that fits 64 bits, or raise `FmiOverflow`."""
     number = operator.index(value)
     if not INT64_MIN <= number <= INT64_MAX:
         raise FmiOverflow(f"{number} does not fit a signed 64-bit integer")

@@ -15,7 +15,17 @@ from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 from fmilib import codec as codec_module
-from fmilib.codec import ARRAY, BYTES, DOUBLE, DOUBLE_LIST, INT, INT_LIST, OBJECT, Codec
+from fmilib.codec import (
+    ARRAY,
+    BYTES,
+    DOUBLE,
+    DOUBLE_LIST,
+    INT,
+    INT_LIST,
+    OBJECT,
+    Codec,
+    checked_int,
+)
 from fmilib.datatypes import func, op
 from fmilib.errors import FmiError, FmiMismatch, FmiOverflow, FmiReductionError
 from fmilib.frame import Packet
@@ -79,8 +89,13 @@ def scan(
         The custom function raised.
     """
     _check_alike(packets, ranks)
+    yield packets[0]
     with _named_errors(function):
-        yield from _STRATEGIES[_strategy(packets[0], function)](packets, function, codec)
+        decode, combine, encode = _fold_of(packets[0], function, codec)
+        total = decode(packets[0])
+        for packet in packets[1:]:
+            total = combine(total, decode(packet))
+            yield encode(total)
 
 
 def reduce(
@@ -90,14 +105,18 @@ def reduce(
     ranks: Sequence[int] | None = None,
 ) -> Packet:
     """Return the left fold of all ``packets``; see :func:`scan`."""
-    if len(packets) > 1 and _strategy(packets[0], function) == "array":
-        _check_alike(packets, ranks)
-        with _named_errors(function):
+    _check_alike(packets, ranks)
+    first = packets[0]
+    if len(packets) == 1:
+        return first
+    with _named_errors(function):
+        if _is_array(first, function):
             return _reduce_arrays(packets, function)
-    result = packets[0]
-    for partial in scan(packets, function, codec, ranks):
-        result = partial
-    return result
+        decode, combine, encode = _fold_of(first, function, codec)
+        total = decode(first)
+        for packet in packets[1:]:
+            total = combine(total, decode(packet))
+        return encode(total)
 
 
 def _check_alike(packets: Sequence[Packet], ranks: Sequence[int] | None) -> None:
@@ -130,17 +149,14 @@ def _named_errors(function: func) -> Iterator[None]:
         ) from error
 
 
-def _strategy(packet: Packet, function: func) -> str:
-    if packet.code in (INT, DOUBLE):
-        return "scalar"
+def _is_array(packet: Packet, function: func) -> bool:
+    """Whether NumPy folds the value."""
+    if function.operation is op.custom:
+        return False
     if packet.code in (INT_LIST, DOUBLE_LIST):
-        if function.operation is op.custom:
-            return "list"
         fast = "numpy" in sys.modules or packet.count >= NUMPY_THRESHOLD
-        return "array" if fast and _has_numpy() else "list"
-    if packet.code == ARRAY and function.operation is not op.custom:
-        return "array"
-    return "whole"
+        return fast and _has_numpy()
+    return packet.code == ARRAY
 
 
 def _has_numpy() -> bool:
@@ -151,41 +167,66 @@ def _function(function: func) -> Callable[[Any, Any], Any]:
     return function.function if function.function is not None else _SCALAR[function.operation]
 
 
-def _fold_scalars(packets: Sequence[Packet], function: func, _: Codec | None) -> Iterator[Packet]:
+Fold = tuple["Callable[[Packet], Any]", "Callable[[Any, Any], Any]", "Callable[[Any], Packet]"]
+
+
+def _fold_of(first: Packet, function: func, codec: Codec | None) -> Fold:
+    """Return how values are decoded, combined, and encoded again."""
+    if first.code in (INT, DOUBLE):
+        return _scalar_fold(first, function)
+    if _is_array(first, function):
+        return _array_fold(first, function)
+    if first.code in (INT_LIST, DOUBLE_LIST):
+        return _list_fold(first, function)
+    return _whole_fold(first, function, codec)
+
+
+def _scalar_fold(first: Packet, function: func) -> Fold:
     combine = _function(function)
-    decode, encode = codec_module.decode, codec_module.encode
-    convert: Callable[[Any], Any] = operator.index if packets[0].code == INT else float
-    total = decode(packets[0])
-    yield packets[0]
-    for packet in packets[1:]:
-        total = convert(combine(total, decode(packet)))
-        yield encode(total)
+    if first.code == INT:
+        # Each partial result has to fit.
+        return codec_module.decode, lambda a, b: checked_int(combine(a, b)), codec_module.encode
+    return codec_module.decode, lambda a, b: float(combine(a, b)), codec_module.encode
 
 
-def _fold_lists(packets: Sequence[Packet], function: func, _: Codec | None) -> Iterator[Packet]:
+def _list_fold(first: Packet, function: func) -> Fold:
     combine = _function(function)
-    code = packets[0].code
-    typecode = "q" if code == INT_LIST else "d"
-    total = codec_module.as_list_array(packets[0])
-    yield packets[0]
-    for packet in packets[1:]:
-        # array("q") itself refuses what leaves 64 bits.
-        total = array(typecode, map(combine, total, codec_module.as_list_array(packet)))
-        yield Packet(code, memoryview(total).cast("B") if total else b"", len(total))
+    typecode = "q" if first.code == INT_LIST else "d"
+
+    def encode(total: array[Any]) -> Packet:
+        return Packet(first.code, memoryview(total).cast("B") if total else b"", len(total))
+
+    # array("q") itself refuses what leaves 64 bits.
+    return (
+        codec_module.as_list_array,
+        lambda a, b: array(typecode, map(combine, a, b)),
+        encode,
+    )
 
 
-def _fold_arrays(packets: Sequence[Packet], function: func, _: Codec | None) -> Iterator[Packet]:
+def _array_fold(first: Packet, function: func) -> Fold:
     import numpy as np
 
-    first = packets[0]
-    total = _view(first)
-    yield first
-    for packet in packets[1:]:
+    def combine(total: NDArray[Any], value: NDArray[Any]) -> NDArray[Any]:
         result = np.empty_like(total)
         with np.errstate(all="ignore"):
-            _combine_arrays(function.operation, total, _view(packet), result)
-        total = result
-        yield Packet(first.code, _raw(total), first.count, first.description)
+            _combine_arrays(function.operation, total, value, result)
+        return result
+
+    def encode(total: NDArray[Any]) -> Packet:
+        return Packet(first.code, _raw(total), first.count, first.description)
+
+    return _view, combine, encode
+
+
+def _whole_fold(first: Packet, function: func, codec: Codec | None) -> Fold:
+    if function.operation is not op.custom and first.code == BYTES:
+        raise TypeError("bytes can only be reduced by a custom function")
+    return (
+        lambda packet: codec_module.decode(packet, codec),
+        _function(function),
+        lambda total: codec_module.encode(total, codec=codec),
+    )
 
 
 def _reduce_arrays(packets: Sequence[Packet], function: func) -> Packet:
@@ -202,25 +243,6 @@ def _reduce_arrays(packets: Sequence[Packet], function: func) -> Packet:
             _combine_arrays(function.operation, total, _view(packet), result)
             total = result
     return Packet(first.code, _raw(total), first.count, first.description)
-
-
-def _fold_whole(packets: Sequence[Packet], function: func, codec: Codec | None) -> Iterator[Packet]:
-    if function.operation is not op.custom and packets[0].code == BYTES:
-        raise TypeError("bytes can only be reduced by a custom function")
-    combine = _function(function)
-    total = codec_module.decode(packets[0], codec)
-    yield packets[0]
-    for packet in packets[1:]:
-        total = combine(total, codec_module.decode(packet, codec))
-        yield codec_module.encode(total, codec=codec)
-
-
-_STRATEGIES: Final = {
-    "scalar": _fold_scalars,
-    "list": _fold_lists,
-    "array": _fold_arrays,
-    "whole": _fold_whole,
-}
 
 
 def _view(packet: Packet) -> NDArray[Any]:
