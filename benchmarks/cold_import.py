@@ -90,9 +90,16 @@ def main() -> None:
     arguments = parser.parse_args()
     architectures = ("x86_64", "arm64")
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    versions = {}
     with tempfile.TemporaryDirectory() as scratch:
         for architecture in architectures:
-            build(Path(scratch, architecture), architecture)
+            folder = Path(scratch, architecture)
+            build(folder, architecture)
+            versions[architecture] = [
+                info.stem
+                for info in sorted(folder.glob("*/python/*.dist-info"))
+                if info.name.startswith(("numpy-", "openvino-", "aws_lambda", "pydantic-"))
+            ]
         for _ in range(arguments.repeat):
             for name, statement in IMPORTS.items():
                 for architecture in architectures:
@@ -101,7 +108,8 @@ def main() -> None:
     results = {
         "benchmark": "cold_import",
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": {"cores": os.cpu_count(), "native": NATIVE},
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.platform()}",
+        "versions": versions,
         "python": "3.13, stand-in image of Debian trixie",
         "n": arguments.repeat,
         "seconds": {name: spread([m["seconds"] for m in found[NATIVE, name]]) for name in IMPORTS},
