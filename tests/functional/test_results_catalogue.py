@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -86,3 +88,26 @@ def test_unknown_format_and_missing_folder_are_named(run, tmp_path):
     with pytest.raises(InvalidInput, match="no such folder"):
         export(run, tmp_path / "c.csv", "csv", data=tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(
+    shutil.which("stilts") is None, reason="STILTS is absent; Debian's package stilts has it"
+)
+@pytest.mark.parametrize("form", ["fits", "csv"])
+def test_the_library_of_topcat_opens_it_without_help(run, data, tmp_path, form):
+    def stilts(*arguments):
+        command = ["stilts", "tpipe", f"in=catalogue.{form}", f"ifmt={form}", *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+
+    export(run, tmp_path / f"catalogue.{form}", form, data=data)
+    described = stilts("cmd=meta Name Units UCD Description", "ofmt=csv")
+    columns = {line.split(",")[0]: line for line in described.splitlines()}
+    assert set(columns) > {"object_id", "ra", "dec", "redshift", "true_redshift", "magnitude_r"}
+    second = stilts("cmd=select ra>0", "cmd=head 1", "cmd=keepcols 'object_id ra dec'", "ofmt=csv")
+    assert second.splitlines()[1].split(",") == ["SDSS J0000", "150.0", "2.5"]
+    if form == "fits":
+        assert "deg,pos.eq.ra;meta.main,right ascension" in columns["ra"].replace('"', "")
+        assert "mag,phot.mag;em.opt.R" in columns["magnitude_r"]
+        assert DIGEST in stilts("omode=meta")

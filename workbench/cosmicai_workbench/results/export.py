@@ -29,6 +29,18 @@ DESCRIPTIONS = {
     "rank": "rank that predicted it",
 }
 UNITS = {"ra": "deg", "dec": "deg", "magnitude_r": "mag"}
+UCDS = {
+    "object_id": "meta.id;meta.main",
+    "partition": "meta.file",
+    "index": "meta.record",
+    "ra": "pos.eq.ra;meta.main",
+    "dec": "pos.eq.dec;meta.main",
+    "redshift": "src.redshift.phot",
+    "true_redshift": "src.redshift",
+    "magnitude_r": "phot.mag;em.opt.R",
+    "rank": "meta.number",
+}
+"""IVOA's names of what a column holds (UCD1+), by which TOPCAT finds positions."""
 
 
 def columns(run: "Run", data: Path | None = None) -> "dict[str, NDArray[Any]]":
@@ -120,17 +132,19 @@ def export(
 
 
 def _write_fits(path: Path, table: "dict[str, NDArray[Any]]", meta: dict[str, str]) -> None:
+    from astropy.io import fits
     from astropy.table import Column, Table
 
     catalogue = Table(meta=meta)
     for name, values in table.items():
         text = values.dtype == object
-        catalogue[name] = Column(
-            values.astype(str) if text else values,
-            unit=UNITS.get(name),
-            description=DESCRIPTIONS[name],
-        )
-    catalogue.write(path, format="fits", overwrite=True)
+        catalogue[name] = Column(values.astype(str) if text else values, unit=UNITS.get(name))
+    hdu = fits.table_to_hdu(catalogue)
+    # Where TOPCAT looks for them; astropy would write a block of YAML that only astropy reads.
+    for number, name in enumerate(table, start=1):
+        hdu.header[f"TCOMM{number}"] = DESCRIPTIONS[name]
+        hdu.header[f"TUCD{number}"] = UCDS[name]
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path, overwrite=True)
 
 
 def _write_parquet(path: Path, table: "dict[str, NDArray[Any]]", meta: dict[str, str]) -> None:
@@ -141,7 +155,11 @@ def _write_parquet(path: Path, table: "dict[str, NDArray[Any]]", meta: dict[str,
         pa.field(
             name,
             pa.string() if values.dtype == object else pa.from_numpy_dtype(values.dtype),
-            metadata={"description": DESCRIPTIONS[name], "unit": UNITS.get(name, "")},
+            metadata={
+                "description": DESCRIPTIONS[name],
+                "unit": UNITS.get(name, ""),
+                "ucd": UCDS[name],
+            },
         )
         for name, values in table.items()
     ]
