@@ -49,6 +49,12 @@ def screenshot(page: Path, output: Path, *, width: int, height: int) -> list[str
     return re.findall(r"CONSOLE.*", done.stderr)
 
 
+def printed_pages(page: Path, output: Path) -> int:
+    """Print the page to a PDF; return on how many sheets."""
+    _chromium(page, "--no-pdf-header-footer", f"--print-to-pdf={output}")
+    return len(re.findall(rb"/Type /Page\b", output.read_bytes()))
+
+
 def scroll_width(page: Path, *, width: int) -> int:
     """Return how wide the page lays itself out in a window of this width."""
     probe = page.with_name(f"probe-{page.name}")

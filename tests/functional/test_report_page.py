@@ -1,16 +1,20 @@
 """The report page says what happened, troubles first, and reads well in a real browser."""
 
+import json
 import os
 import re
+from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium import needs_chromium, screenshot, scroll_width
+from chromium import needs_chromium, printed_pages, screenshot, scroll_width
 from cosmicai.errors import InvalidInput
 from cosmicai_workbench.cli.main import main
+from cosmicai_workbench.report.phases import phases, stragglers
 from cosmicai_workbench.report.service import write_report
+from cosmicai_workbench.results.run import load_run
 from run_folders import make_run
 
 COST = {
@@ -214,6 +218,28 @@ def test_looks_as_it_did_and_writes_nothing_to_the_console(
 @pytest.mark.parametrize("width", [1280, 700, 390, 320])
 def test_nothing_sticks_out_sideways(troubled_page, width):
     assert scroll_width(troubled_page, width=width) <= width
+
+
+@needs_chromium
+def test_prints_two_figures_beside_each_other(troubled_page, tmp_path):
+    # One below the other they took eight sheets.
+    assert 2 <= printed_pages(troubled_page, tmp_path / "page.pdf") <= 5
+
+
+def test_imports_of_a_first_rank_are_no_writing_and_make_no_straggler(tmp_path):
+    folder = make_run(tmp_path, ranks=8, straggler=None)
+    combined = folder / "combined_data.json"
+    rows = json.loads(combined.read_text())
+    for row in rows:
+        if row["cold_start"]:
+            finished = datetime.fromisoformat(row["finished_at"]) + timedelta(seconds=4)
+            row["finished_at"] = finished.isoformat()
+    combined.write_text(json.dumps(rows))
+    run = load_run(folder)
+    found = phases(run.records, run.summary.execution.start_time, run.init_seconds)
+    writing = found["write"][1] - found["write"][0]
+    assert writing.max() < 0.1
+    assert stragglers(found["write"][1] - found["read"][0]) == []
 
 
 def _thumbnail(shot: Path) -> np.ndarray:

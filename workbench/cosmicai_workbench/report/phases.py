@@ -28,7 +28,8 @@ def phases(
 
     A rank queues from the moment the first rank's sandbox was there. Reading and predicting take
     turns, batch by batch; each is shown as one bar of its summed length. What is left before the
-    end is writing the results.
+    end is writing the results; what a sandbox's first rank needs longer for that than the others is
+    imports, and so part of its cold start.
 
     Parameters
     ----------
@@ -47,6 +48,7 @@ def phases(
     created = started - np.array([init_seconds.get(r.request_id, 0.0) for r in records])
     queued = np.full_like(created, created.min())
     loaded = started + np.array([record.model_load_seconds for record in records])
+    loaded += _once(records, finished - loaded)
     read = loaded + np.array([record.wait_seconds for record in records])
     predicted = np.minimum(read + np.array([r.total_cpu_time for r in records]), finished)
     found = {
@@ -59,6 +61,15 @@ def phases(
     if barrier:
         found["barrier"] = (finished, np.full_like(finished, finished.max()))
     return found
+
+
+def _once(records: "Sequence[RankRecord]", after_loading: "Floats") -> "Floats":
+    """Return what first ranks of sandboxes took longer than others, beside predicting."""
+    rest = after_loading - np.array([r.wait_seconds + r.total_cpu_time for r in records])
+    cold = np.array([record.cold_start for record in records], bool)
+    if cold.all():  # nothing to compare with
+        return np.zeros_like(rest)
+    return np.where(cold, np.maximum(rest - np.median(rest[~cold]), 0.0), 0.0)
 
 
 def stragglers(seconds: "Floats", most: int = 5) -> list[int]:
