@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -31,6 +32,8 @@ from fmi_support import (
     temporary_folder,
 )
 from fmilib.channels.direct import DirectChannel
+from fmilib.codec import BYTES
+from fmilib.frame import Kind, Packet, pack_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -210,6 +213,28 @@ def test_a_rank_two_seconds_late_at_any_operation(
     answers.clear()
     run_ranks(SIZE, configuration, body, timeout=20.0)
     assert answers == {rank: right_answer(operation, rank) for rank in range(SIZE)}
+
+
+def test_a_message_that_trickles_in_ends_by_the_deadline(servers: Servers) -> None:
+    def body(comm: fmi.Communicator) -> None:
+        comm.barrier()
+        if comm.rank == 0:
+            comm.recv(1)
+        (channel,) = comm._world.channels.values()
+        sock = channel.connections[0].sock
+        packet = Packet(BYTES, bytes(1_000_000), 1_000_000)
+        header = pack_header(packet, Kind.MESSAGE, 1, comm._comm, 0, channel.session, 0, 0)
+        sock.send(header)
+        with contextlib.suppress(OSError):  # the receiver hangs up
+            for _ in range(2500):
+                sock.send(b"x")
+                time.sleep(0.002)
+
+    started = time.monotonic()
+    results = run_ranks(2, servers.configuration("Direct"), body, timeout=1.0, raises=False)
+    assert isinstance(results[0], fmi.FmiTimeout)
+    assert results[0].ranks == (1,)
+    assert time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize("victim", range(SIZE))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cosmicai import errors, schema
+from fmilib import errors as fmi_errors
 from samcli.yamlhelper import yaml_parse
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +113,16 @@ def test_every_failure_ends_in_a_fail_state_never_in_success() -> None:
             seen.add(state)
             caught |= targets(states[state]) - seen
         assert not [s for s in seen if states[s]["Type"] == "Succeed"], name
+
+
+def test_a_rank_that_others_aborted_does_not_abort_them_again() -> None:
+    """With a thousand ranks that would be a million messages."""
+    (choice,) = PROGRAMS["Distributed Inference"]["States"]["Peers Waiting"]["Choices"]
+    wanted, unless = choice["And"]
+    assert wanted == {"Variable": "$.FMI", "BooleanEquals": True}
+    assert unless["Not"]["Variable"] == "$.failure.Error"
+    assert unless["Not"]["StringEquals"] in fmi_errors.BY_NAME
+    assert choice["Next"] == "Abort FMI"
 
 
 def test_the_map_is_distributed_over_express_children_from_a_manifest() -> None:

@@ -267,6 +267,8 @@ class DirectChannel(PeerToPeer):
                 connection.pump(socket.MSG_WAITALL, sink)
                 if peer not in self.connections or self.failure is not None:
                     break
+                if time.monotonic() > call.deadline:  # bytes still trickle in
+                    break
         except BlockingIOError:  # nothing within a tick
             pass
         late: FmiTimeout | None = None
