@@ -22,6 +22,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -34,12 +35,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 WORKER = Path(__file__).with_name("fmi_worker.py")
 RESULTS = Path(__file__).parent / "results" / "fmi.json"
 SIZES = (2, 4, 8, 16, 32)
-SYSTEMS = ("direct", "redis", "s3", "gloo", "openmpi")
+SYSTEMS = ("direct", "redis", "gloo", "openmpi", "s3")
 ROWS = {
     "barrier": "barrier, ms",
     "allreduce_double": "allreduce of a double, ms",
@@ -90,6 +91,7 @@ DEFAULT_AIM = {"direct": 1.0, "redis": 1 / 3}
 GLOO_AIM = {("direct", "bcast_1mb"): 1.5, ("direct", "allreduce_1mb"): 1.5}
 
 Row = dict[str, list[float]]  # of each row, one figure a round
+Samples = dict[int, dict[str, Row]]  # by size and system
 Repetitions = dict[str, int]
 REPETITIONS = {"small": 60, "large": 12}
 # One request takes milliseconds, and all ranks share one server of one process.
@@ -212,14 +214,13 @@ def missing() -> dict[str, str]:
 
 
 def measure_all(
-    options: argparse.Namespace, systems: list[str]
-) -> dict[int, dict[str, dict[str, Row]]]:
-    """Run the systems, one after the other in each round; return size → system → row → rounds."""
-    samples: dict[int, dict[str, dict[str, Row]]] = {}
+    options: argparse.Namespace, systems: list[str], save: Callable[[Samples], None]
+) -> None:
+    """Run the systems, one after the other in each round; save what there is after each round."""
+    samples: Samples = {}
     with servers(systems) as backends:
         for size in options.sizes:
-            by_system: dict[str, dict[str, Row]] = {system: {} for system in systems}
-            samples[size] = by_system
+            by_system = samples.setdefault(size, {system: {} for system in systems})
             for number in range(options.rounds):
                 for system in systems:
                     if system == "s3" and number > 0:
@@ -231,10 +232,10 @@ def measure_all(
                     for row, value in rows.items():
                         by_system[system].setdefault(row, []).append(value)
                     sys.stderr.write(f"{size} ranks, round {number + 1}: {system}\n")
-    return samples
+                save(samples)
 
 
-def record_of(row: str, size: int, by_system: dict[str, dict[str, Row]]) -> dict[str, Any]:
+def record_of(row: str, size: int, by_system: dict[str, Row]) -> dict[str, Any]:
     """Return one row at one size: medians, ranges, scaled C++ figures, and ratios to the aims."""
     figures = {system: rows[row] for system, rows in by_system.items() if row in rows}
     medians = {system: statistics.median(values) for system, values in figures.items()}
@@ -320,6 +321,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, and write the results file, in which other sizes keep their results."""
     options = parse()
+    # Ended by a time limit, it still ends its servers and ranks.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     result: dict[str, Any] = {}
     if options.output.exists():
         result = json.loads(options.output.read_text())
@@ -330,39 +333,47 @@ def main() -> None:
         "python": platform.python_version(),
         **{name: version(name) for name in ("numpy", "torch", "openmpi", "moto")},
     }
-    measured_at = datetime.now(UTC).isoformat(timespec="seconds")
-    if options.algorithms:
-        sizes = [size for size in options.sizes if size > 2] or options.sizes
-        options.sizes = sizes
-        samples = measure_all(options, ["algorithms"])
-        result["algorithms"] = {
-            str(size): {
-                name: {"median": round(statistics.median(v), 3), "range": [min(v), max(v)]}
-                for name, v in by_system["algorithms"].items()
+    earlier = result.get("rows", [])
+    reasons = missing()
+
+    def save(samples: Samples) -> None:
+        if options.algorithms:
+            result["algorithms"] = {
+                str(size): {name: spread(v) for name, v in by_system["algorithms"].items()}
+                for size, by_system in samples.items()
             }
-            for size, by_system in samples.items()
-        }
-    else:
-        reasons = missing()
-        systems = [system for system in options.systems if system not in reasons]
-        samples = measure_all(options, systems)
-        rows = [row for row in result.get("rows", []) if row["ranks"] not in samples]
-        for size, by_system in samples.items():
+        else:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            rows = [row for row in earlier if row["ranks"] not in samples]
             rows += [
-                {**record_of(row, size, by_system), "measured_at": measured_at} for row in ROWS
+                {**record_of(row, size, by_system), "measured_at": now}
+                for size, by_system in samples.items()
+                for row in ROWS
             ]
-        order = list(ROWS)
-        rows.sort(key=lambda record: (order.index(record["row"]), record["ranks"]))
-        result["rows"] = rows
-        result["repetitions"] = {"s3": S3_REPETITIONS, "others": REPETITIONS}
-        result["skipped"] = reasons
+            order = list(ROWS)
+            rows.sort(key=lambda record: (order.index(record["row"]), record["ranks"]))
+            result["rows"] = rows
+            result["repetitions"] = {"s3": S3_REPETITIONS, "others": REPETITIONS}
+            result["skipped"] = reasons
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
+        options.output.with_suffix(".txt").write_text(table(result))
+
+    if options.algorithms:
+        measure_all(options, ["algorithms"], save)
+    else:
         for system, reason in reasons.items():
             sys.stderr.write(f"{system}: skipped, {reason}\n")
-    text = table(result)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
-    options.output.with_suffix(".txt").write_text(text)
-    sys.stdout.write(json.dumps(result) + "\n" if options.json else text)
+        measure_all(options, [s for s in options.systems if s not in reasons], save)
+    sys.stdout.write(json.dumps(result) + "\n" if options.json else table(result))
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Return median and range of the rounds."""
+    return {
+        "median": round(statistics.median(values), 3),
+        "range": [round(min(values), 3), round(max(values), 3)],
+    }
 
 
 def version(package: str) -> str | None:
