@@ -118,6 +118,17 @@ def test_tables_agree_and_are_tidy(source, tmp_path):
     assert not csv.duplicated(["folder", "repetition"]).any()
 
 
+def test_two_at_once_in_one_folder_are_refused(source, tmp_path):
+    class Meanwhile(FakeExecutor):
+        def run(self, *arguments):
+            with pytest.raises(InvalidInput, match="another sweep is running in this folder"):
+                sweep(source, tmp_path / "sweep", FakeExecutor())
+            super().run(*arguments)
+
+    table = sweep(source, tmp_path / "sweep", Meanwhile())
+    assert len(table.rows) == EXECUTIONS
+
+
 def test_another_version_of_the_experiment_is_not_mixed_in(source, tmp_path):
     sweep(source, tmp_path / "sweep", FakeExecutor())
     source.write_text(EXPERIMENT.replace("repetitions = 2", "repetitions = 3"))

@@ -56,7 +56,7 @@ def figure(value: float | None, digits: int = 4, *, sign: bool = False) -> str:
     """Return a fixed number of decimals, or a dash where there is no figure."""
     if value is None:
         return "–"
-    return f"{value:{'+' if sign else ''}.{digits}f}"
+    return f"{value:{'+' if sign else ''}z.{digits}f}"  # z: no minus before a rounded zero
 
 
 def share(value: float | None, digits: int = 2) -> str:

@@ -1,7 +1,9 @@
 """Run a sweep: what is done is skipped, what is half done is done again, money has a limit."""
 
+import fcntl
 import shutil
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,7 +20,7 @@ from cosmicai_workbench.sweep.table import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from cosmicai_workbench.sweep.experiment import Experiment, Point
@@ -87,6 +89,26 @@ def claim_folder(sweep: "Path", source: "Path") -> None:
     unfinished.replace(kept)
 
 
+@contextmanager
+def sole_use(sweep: "Path") -> "Iterator[None]":
+    """Hold the sweep's folder; the kernel lets go of it when the process ends, however it does.
+
+    Raises
+    ------
+    InvalidInput
+        If another process runs a sweep in it.
+    """
+    with (sweep / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidInput(
+                f"{sweep}: another sweep is running in this folder; wait for it to end, or choose "
+                "another folder with --output"
+            ) from None
+        yield
+
+
 def tasks(experiment: "Experiment", sweep: "Path") -> list[Task]:
     """Return the executions still to do, repetitions outermost so that drift spreads evenly."""
     points = experiment.points()
@@ -131,30 +153,32 @@ def run_sweep(
     Raises
     ------
     InvalidInput
-        If the folder holds another experiment, or the cost limit would be passed.
+        If the folder holds another experiment, another process runs a sweep in it, or the cost
+        limit would be passed.
     CosmicAIError
         If an execution fails; what was done before stays.
     """
     claim_folder(sweep, source)
-    left = tasks(experiment, sweep)
-    total = len(experiment.points()) * experiment.repetitions
-    estimate(experiment, executor, left)
-    seconds = dollars = 0.0
-    for number, task in enumerate(left):
-        seconds_left = seconds / number * (len(left) - number) if number else None
-        here = f"{task.point.folder}/{task.repetition}"
-        report(Progress(total - len(left) + number, total, here, seconds_left))
-        began = time.monotonic()
-        _run_one(experiment, task, executor)
-        seconds += time.monotonic() - began
-        write_table(read_table(sweep), sweep)
-        if executor.estimated_dollars(task.point):  # billed: hold the limit by actual cost
-            dollars += _spent(task)
-            _hold_limit(experiment, dollars)
-    report(Progress(total, total, "done", 0.0))
-    table = read_table(sweep)
-    write_table(table, sweep)
-    return table
+    with sole_use(sweep):
+        left = tasks(experiment, sweep)
+        total = len(experiment.points()) * experiment.repetitions
+        estimate(experiment, executor, left)
+        seconds = dollars = 0.0
+        for number, task in enumerate(left):
+            seconds_left = seconds / number * (len(left) - number) if number else None
+            here = f"{task.point.folder}/{task.repetition}"
+            report(Progress(total - len(left) + number, total, here, seconds_left))
+            began = time.monotonic()
+            _run_one(experiment, task, executor)
+            seconds += time.monotonic() - began
+            write_table(read_table(sweep), sweep)
+            if executor.estimated_dollars(task.point):  # billed: hold the limit by actual cost
+                dollars += _spent(task)
+                _hold_limit(experiment, dollars)
+        report(Progress(total, total, "done", 0.0))
+        table = read_table(sweep)
+        write_table(table, sweep)
+        return table
 
 
 def _spent(task: Task) -> float:
