@@ -59,16 +59,34 @@ def inference(found: Figures) -> list[str]:
     """Show the engines against what one would use otherwise, at full size."""
     rows = {
         f"speed, full-size model: {ratio}": values
-        for ratio, values in found.get("throughput", {}).get("ratios", {}).items()
+        for ratio, values in found["throughput"]["ratios"].items()
     } | {
         f"cold start, {name}, of the reference's import and load": values
-        for name, values in found.get("cold_start", {}).get("of_the_reference", {}).items()
+        for name, values in found["cold_start"]["of_the_reference"].items()
         if name.startswith("openvino")
     }
-    return [
+    rows["a 100 MB rank from S3 at 90 MB/s, of its time from memory"] = found["throttled_s3"][
+        "streamed / in memory"
+    ]
+    lines = [
         _row(what, _spread(values, ".2f"), "inference", values["n"])
         for what, values in rows.items()
     ]
+    slowest = min(found["batch_sizes"]["of_the_best"].values())
+    rounds = found["throttled_s3"]["streamed / in memory"]["n"]
+    lines.append(
+        _row("slowest of batch 32 to 512, of the fastest", f"{slowest:.2f}", "inference", rounds)
+    )
+    memory = " and ".join(
+        f"{found['memory'][size]['peak_memory_mb']:,.0f} MB" for size in ("100 MB", "1 GB")
+    )
+    lines.append(_row("peak memory of a rank of 100 MB and of 1 GB", memory, "inference", 1))
+    dollars = found["survey_cost"]["total_dollars"]
+    low, high = found["survey_cost"]["published_dollars"]
+    cost = f"{dollars['x86_64']:.3f} $ (published by the reference: {low} to {high} $)"
+    what = "modelled cost of 12.6 GB, 645,000 galaxies, x86_64 prices"
+    lines.append(_row(what, cost, "inference", rounds))
+    return lines
 
 
 def fmi(found: Figures) -> list[str]:
