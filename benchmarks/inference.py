@@ -7,7 +7,7 @@
 Full-size architecture with random weights; galaxies of random pixels in the true shape (speed does
 not depend on values). A partition of 100 MB holds 5,113 galaxies. What is compared is measured in
 turns, round by round, so that a change of the machine's pace meets all alike; figures are medians
-over the rounds with the smallest and the largest. Takes about 20 minutes on two quiet cores.
+over the rounds with the smallest and the largest. Takes about 12 minutes on two quiet cores.
 """
 
 from __future__ import annotations
