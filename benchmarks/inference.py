@@ -2,7 +2,7 @@
 
     python benchmarks/inference.py            # tables; results/inference.json and .txt
     python benchmarks/inference.py --json     # the results as JSON on stdout as well
-    python benchmarks/inference.py --sections throughput,accuracy --rounds 3
+    python benchmarks/inference.py --sections throughput --rounds 9   # the others keep theirs
 
 Full-size architecture with random weights; galaxies of random pixels in the true shape (speed does
 not depend on values). A partition of 100 MB holds 5,113 galaxies. What is compared is measured in
@@ -394,18 +394,29 @@ def machine() -> dict[str, Any]:
         if line.startswith("model name")
     ]
     return {
-        "date": time.strftime("%Y-%m-%d %H:%M"),
         "cpu": cpu[0] if cpu else platform.processor(),
         "cores": CORES,
         "architecture": platform.machine(),
         "system": platform.platform(),
-        "load_before": os.getloadavg()[0],
         "python": platform.python_version(),
         "versions": {
             name: version(name)
             for name in ("torch", "openvino", "onnxruntime", "onnx", "numpy", "safetensors")
         },
     }
+
+
+def earlier(path: Path, *, quick: bool) -> dict[str, Any]:
+    """Return the results in ``path``, so that the other sections keep theirs.
+
+    Unless they are of another machine or other versions, which one table must not mix.
+    """
+    own = {"machine": machine(), "quick": quick}
+    if path.exists():
+        found: dict[str, Any] = json.loads(path.read_text())
+        if {key: found[key] for key in own} == own:
+            return found
+    return {**own, "measured_at": {}}
 
 
 def write(results: dict[str, Any], out: Path) -> None:
@@ -429,16 +440,15 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="results file")
     options = parser.parse_args()
-    started = time.perf_counter()
-    results: dict[str, Any] = {"machine": machine(), "quick": options.quick}
+    results = earlier(options.out, quick=options.quick)
     with tempfile.TemporaryDirectory(prefix="cosmicai-bench-") as folder:
         bench = Bench(Path(folder), options.rounds, quick=options.quick)
         for name in options.sections.split(","):
             print(f"{name} …", file=sys.stderr, flush=True)
             results[name] = SECTIONS[name](bench)
+            results["measured_at"][name] = time.strftime("%Y-%m-%d %H:%M")
             if modelled := survey_cost(results):
                 results["survey_cost"] = modelled
-            results["duration_seconds"] = round(time.perf_counter() - started)
             write(results, options.out)  # after each section: the next may be interrupted
     print_tables(results, file=sys.stderr if options.json else sys.stdout)
     if options.json:

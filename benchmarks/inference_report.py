@@ -14,10 +14,11 @@ def print_tables(results: Figures, file: TextIO) -> None:
     """Print every section that the results hold."""
     machine = results["machine"]
     versions = ", ".join(f"{name} {text}" for name, text in machine["versions"].items())
-    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}; {versions}", file=file)
+    print(f"{machine['cpu']}, {machine['cores']} cores; {versions}", file=file)
     for name, show in _SECTIONS.items():
         if name in results:
-            print(f"\n## {name.replace('_', ' ')}", file=file)
+            at = f" ({results['measured_at'][name]})" if name in results["measured_at"] else ""
+            print(f"\n## {name.replace('_', ' ')}{at}", file=file)
             for line in show(results[name]):
                 print(line, file=file)
 

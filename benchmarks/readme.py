@@ -96,11 +96,18 @@ def fmi(found: Figures) -> list[str]:
             f"fmilib `direct`, {row['row'].replace('_', ' ')}, 8 ranks, of gloo's time",
             f"{row['direct_to_gloo']:.2f}",
             "fmi",
-            found["rounds"],
+            row["rounds"]["direct"],
         )
         for row in found["rows"]
         if row["ranks"] == 8
     ]
+
+
+def simulation(found: Figures) -> list[str]:
+    """Show how far `cosmicai plan` is off local runs."""
+    errors = f"{found['local_median_error']:.1%} at the median, {found['local_largest_error']:.1%}"
+    what = "error of `cosmicai plan`, calibrated, against local runs"
+    return [_row(what, f"{errors} at most", "simulation", len(found["local"]))]
 
 
 SECTIONS = {
@@ -109,6 +116,7 @@ SECTIONS = {
     "overhead": overhead,
     "planning": planning,
     "data": data,
+    "simulation": simulation,
 }
 
 
