@@ -190,6 +190,14 @@ def test_bundles_survive(entries: dict[int, bytes]) -> None:
     assert all(p.description == b"d" for p in back.values())
 
 
+def test_a_truncated_bundle_is_a_mismatch() -> None:
+    whole = pack_bundle({rank: Packet(6, b"value", 5, b"d") for rank in range(3)})
+    entry = len(whole) // 3
+    for size in set(range(1, len(whole))) - {entry, 2 * entry}:  # those end between entries
+        with pytest.raises(fmi.FmiMismatch, match="bundle"):
+            unpack_bundle(whole[:size])
+
+
 def test_a_header_says_whose_and_which_message_it_is() -> None:
     packet = Packet(1, b"12345678", 1, b"abc")
     header = Header(pack_header(packet, 8, 3, 0xC0FFEE, 2, 2**64 - 1, 77, 5))

@@ -57,7 +57,8 @@ class _Operation:
 class Communicator:
     """A group of ranks that exchange messages.
 
-    Creating it joins the session on every enabled channel and waits until all ranks have.
+    Creating it joins the session on every enabled channel and waits until all ranks have; S3 waits
+    for nobody, there a rank that never came is missed by the first operation.
     A communicator belongs to one thread. After `FmiTimeout` (of a collective), `FmiPeerLost`,
     `FmiMismatch`, `FmiAborted` or `FmiChannelError` it is broken, on every rank: all later calls
     raise the same error, and ranks that go on do so in a new session or ``epoch``.

@@ -178,13 +178,23 @@ def pack_bundle(entries: dict[int, Packet]) -> bytes:
 
 
 def unpack_bundle(payload: Buffer) -> dict[int, Packet]:
-    """Inverse of :func:`pack_bundle`; the packets are views into ``payload``."""
+    """Inverse of :func:`pack_bundle`; the packets are views into ``payload``.
+
+    Raises
+    ------
+    FmiMismatch
+        The payload ends within an entry.
+    """
     view = memoryview(payload)
     entries: dict[int, Packet] = {}
     position, end = 0, view.nbytes
     while position < end:
+        if position + _ENTRY.size > end:
+            raise FmiMismatch(f"a bundle of {end} bytes ends within an entry's header")
         rank, code, description_size, count, nbytes = _ENTRY.unpack_from(view, position)
         position += _ENTRY.size
+        if position + description_size + nbytes > end:
+            raise FmiMismatch(f"a bundle of {end} bytes ends within the value of rank {rank}")
         description = bytes(view[position : position + description_size])
         position += description_size
         entries[rank] = Packet(code, view[position : position + nbytes], count, description)
