@@ -205,9 +205,13 @@ def test_a_rank_two_seconds_late_at_any_operation(
     configuration = servers.configuration(channel)
     results = run_ranks(SIZE, configuration, body, timeout=1.0, raises=False)
     for rank, error in enumerate(results):
-        assert isinstance(error, fmi.FmiError), (rank, error)
         if rank != 2:
-            assert error.ranks == (2,), (rank, error)
+            assert isinstance(error, fmi.FmiError), (rank, error)
+            # Beside it, ranks that wait for it themselves may be named; who was aborted is told
+            # by whom, and why.
+            assert 2 in error.ranks or "ranks 2" in str(error), (rank, error)
+        elif error is not None:  # the others had done their part when it came
+            assert isinstance(error, fmi.FmiError), error
         if rank in answers:
             assert answers[rank] == right_answer(operation, rank)
     answers.clear()
