@@ -254,7 +254,7 @@ def test_a_worker_killed_in_the_middle_is_retried_to_the_same_result(cloud: Clou
     def kill() -> None:
         while "plan.json" not in cloud.files("killed/1"):
             time.sleep(0.02)
-        time.sleep(0.3)  # a batch of one galaxy takes milliseconds, a rank seconds
+        time.sleep(0.3)  # ranks are at work
         for worker in cloud.workers():
             os.kill(worker, signal.SIGKILL)
             killed.set()

@@ -159,6 +159,16 @@ def test_a_runtime_that_dies_is_an_exit_error(cloud: LocalCloud) -> None:
     assert invoke(cloud)[0] is None
 
 
+def test_a_runtime_that_was_killed_while_idle_is_replaced(cloud: LocalCloud) -> None:
+    _, before = invoke(cloud)
+    os.kill(before["process"], signal.SIGKILL)
+    time.sleep(0.2)
+    error, after = invoke(cloud)
+    assert error is None, after
+    assert after["process"] != before["process"]
+    assert after["calls"] == 1
+
+
 def test_an_unknown_function_is_not_found(cloud: LocalCloud) -> None:
     with pytest.raises(ClientError, match="ResourceNotFoundException"):
         client(cloud, "lambda").invoke(FunctionName="nothing", Payload=b"{}")

@@ -139,11 +139,20 @@ class _Pool:
         return outcome
 
     def _take(self) -> Sandbox:
-        """Return the sandbox that was used last, as it is the warmest, or a new one."""
+        """Return the sandbox that was used last, as it is the warmest, or a new one.
+
+        One that died while it was idle is replaced, as Lambda does: it costs no call its retry.
+        """
         with self._lock:
             if self._closed:
                 raise RuntimeError("the local cloud is shutting down")
-            sandbox = self._idle.pop() if self._idle else self._start()
+            while self._idle:
+                sandbox = self._idle.pop()
+                if sandbox.alive:
+                    break
+                sandbox.close()
+            else:
+                sandbox = self._start()
             self._busy.add(sandbox)
             return sandbox
 

@@ -202,6 +202,13 @@ class Sandbox:
         self._log.write(report.line())
         return Outcome(answer, report, error, usable=state is None)
 
+    @property
+    def alive(self) -> bool:
+        """Whether neither emulator nor runtime has ended; a runtime that starts counts as alive."""
+        if self._process.poll() is not None:
+            return False
+        return self._runtime is None or peak_memory(self._runtime) is not None
+
     def watch_memory(self) -> None:
         """Take the peak memory, and end the runtime if that is over the memory size."""
         used = peak_memory(self._runtime) if self._runtime is not None else None
