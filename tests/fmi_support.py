@@ -93,7 +93,6 @@ class Servers:
         self._folder = tempfile.mkdtemp(prefix="fmi-tests-")
         self._processes: list[subprocess.Popen[bytes]] = []
         self._backends: dict[str, dict[str, Any]] = {}
-        self._moto: Any = None
 
     def configuration(self, channel: str) -> dict[str, Any]:
         if channel not in self._backends:
@@ -116,14 +115,18 @@ class Servers:
 
     def _start_s3(self) -> dict[str, Any]:
         import boto3
-        from moto.server import ThreadedMotoServer
 
         os.environ.setdefault("AWS_ACCESS_KEY_ID", "test")
         os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "test")
-        self._moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        self._moto.start()
-        host, port = self._moto.get_host_and_port()
-        endpoint = f"http://{host}:{port}"
+        port = free_port()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._processes.append(process)
+        wait_for_port(port, process)
+        endpoint = f"http://127.0.0.1:{port}"
         client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
         client.create_bucket(Bucket="messages")
         return {
@@ -135,8 +138,6 @@ class Servers:
     def close(self) -> None:
         for process in self._processes:
             stop(process)
-        if self._moto is not None:
-            self._moto.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

@@ -496,6 +496,48 @@ def test_the_deadline_follows_the_remaining_time_of_the_function(servers: Server
     assert time.monotonic() - started < 6
 
 
+def test_what_a_crash_leaves_in_s3_is_tagged_and_never_read_again(servers: Servers) -> None:
+    import boto3
+
+    backend = {**servers.configuration("S3")["backends"]["S3"],
+               "prefix": f"crash-{uuid.uuid4().hex}", "tag": "kept=no"}  # fmt: skip
+    configuration = {"backends": {"S3": backend}}
+    name = uuid.uuid4().hex
+
+    def crash(comm: fmi.Communicator) -> None:
+        if comm.rank > 0:
+            comm.gather(-1000, 0, INT)
+        kill(comm)
+
+    def gather(comm: fmi.Communicator) -> Any:
+        return comm.gather(comm.rank, 0, INT)
+
+    run_ranks(SIZE, configuration, crash, comm_name=name, raises=False)
+    leftovers = {k for k in left_behind(configuration) if k.startswith(backend["prefix"])}
+    assert len(leftovers) == SIZE + SIZE - 1  # the claims of ranks, the contributions
+    client = boto3.client("s3", endpoint_url=backend["endpoint_url"], region_name="us-east-1")
+    for key in leftovers:
+        tags = client.get_object_tagging(Bucket=backend["bucket_name"], Key=key)["TagSet"]
+        assert tags == [{"Key": "kept", "Value": "no"}]
+    again = run_ranks(SIZE, configuration, gather, comm_name=name, raises=False)
+    assert all(isinstance(error, fmi.FmiDuplicateRank) for error in again)
+    assert run_ranks(SIZE, configuration, gather, comm_name=name, epoch=1)[0] == [0, 1, 2, 3]
+
+
+def test_a_late_leaf_of_the_tree_over_s3_is_named_by_all(servers: Servers) -> None:
+    size, late = 23, 22  # below rank 5, which is below rank 1
+
+    def body(comm: fmi.Communicator) -> Any:
+        if comm.rank == late:
+            time.sleep(8)
+        return comm.allreduce(comm.rank, SUM, INT)
+
+    results = run_ranks(size, servers.configuration("S3"), body, timeout=6.0, raises=False)
+    for rank, error in enumerate(results[:late]):
+        assert isinstance(error, fmi.FmiError), (rank, error)
+        assert error.ranks == (late,), (rank, error)
+
+
 @pytest.mark.parametrize("channel", ["Redis", "S3"])
 def test_nothing_is_left_behind(servers: Servers, channel: str) -> None:
     configuration = servers.configuration(channel)

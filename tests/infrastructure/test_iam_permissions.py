@@ -72,6 +72,8 @@ class Recorder:
             found = [(ACTIONS[name], arn)]
             if name == "PutObject" and "IfMatch" in params:
                 found.append(("s3:GetObject", arn))  # S3 wants it to compare
+            if "Tagging" in params:
+                found.append(("s3:PutObjectTagging", arn))
             if status == 404:
                 found.append(("s3:ListBucket", whole))  # without it, S3 answers 403 instead
         with self.lock:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cosmicai import keys
 from cosmicai.schema import StackSettings
 from samcli.yamlhelper import yaml_parse
 
@@ -54,6 +55,18 @@ def test_the_stacks_defaults_are_valid_settings() -> None:
     }
     settings = StackSettings.model_validate(StackSettings.from_environment(defaults))
     assert settings.max_concurrency == TEMPLATE["Parameters"]["MaxConcurrency"]["Default"]
+
+
+def test_what_a_crashed_collective_leaves_expires_by_its_tag() -> None:
+    key, value = keys.FMI_TAG.split("=")
+    rules = RESOURCES["Bucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
+    (rule,) = [rule for rule in rules if rule.get("Id") == "messages"]
+    assert rule == {
+        "Id": "messages",
+        "Status": "Enabled",
+        "TagFilters": [{"Key": key, "Value": value}],
+        "ExpirationInDays": 1,
+    }
 
 
 def test_every_function_logs_to_a_group_with_a_retention() -> None:

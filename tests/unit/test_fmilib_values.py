@@ -15,6 +15,7 @@ import fmilib as fmi
 import numpy as np
 import pytest
 from fmilib import codec, operations
+from fmilib.channels import s3
 from fmilib.collectives.trees import children, parent
 from fmilib.config import Configuration
 from fmilib.frame import Header, Packet, pack_bundle, pack_header, unpack_bundle
@@ -262,6 +263,39 @@ def test_estimates_are_in_seconds_and_dollars() -> None:
     assert put_and_get.dollars == pytest.approx(
         5.4e-6 + 4.3e-7 + 2 * put_and_get.seconds * 0.0000166667, rel=0.01
     )
+
+
+@pytest.mark.parametrize(
+    ("operation", "ranks", "rounds", "puts", "gets"),
+    [
+        ("send", 2, 2, 1, 1),
+        ("bcast", 1000, 2, 1, 999),
+        ("scatter", 1000, 3, 1, 2 * 999),
+        ("gather", 5, 5, 4, 4),
+        ("reduce", 1000, 5 * 5, 999, 999),
+        ("barrier", 1000, 5 * 5 + 2, 1000, 2 * 999),
+        ("allreduce", 21, 2 * 5 + 2, 21, 2 * 20),
+        ("scan", 5, 5 + 3, 5, 3 * 4),
+    ],
+)
+def test_estimates_over_s3_count_the_documented_requests(
+    operation: str, ranks: int, rounds: int, puts: int, gets: int
+) -> None:
+    prices = {"upload_price": 1.0, "download_price": 1e-6, "overhead": 1000.0, "bandwidth": 1e12}
+    model = CostModel({"S3": prices, "FaaS": {"gib_second_price": 0.0}}, 256)
+    estimate = model.estimate("S3", operation, 8, ranks)
+    assert estimate.seconds == pytest.approx(rounds)
+    assert estimate.dollars == pytest.approx(puts + 1e-6 * gets, rel=1e-12)
+
+
+def test_waiting_ranks_stay_below_the_rate_that_s3_grants() -> None:
+    assert s3.pauses(16, 0.01, 2000) == (0.01, 0.5)
+    for ranks in (1000, 4000, 10_000):
+        first, longest = s3.pauses(ranks, 0.01, 2000)
+        assert first < longest
+        assert ranks / (longest / 2) <= 4000  # no pause is shorter than a half
+    assert s3.looks(0, 0.01, 0.5) == 1
+    assert s3.looks(30, 0.01, 0.5) <= 3 + math.log2(50) + 2 * 30 / 0.5
 
 
 @settings(max_examples=50)

@@ -185,7 +185,11 @@ def _configuration(event: CollectiveEvent) -> dict[str, Any]:
         backend = {"Redis": {"url": _server("FMI_REDIS_URL", "redis", "a Redis server")}}
     else:
         backend = {
-            "S3": {"bucket_name": event.S3_BUCKET, "prefix": keys.fmi_messages(event.RESULT_PATH)}
+            "S3": {
+                "bucket_name": event.S3_BUCKET,
+                "prefix": keys.fmi_messages(event.RESULT_PATH),
+                "tag": keys.FMI_TAG,
+            }
         }
     return {"backends": backend}
 

@@ -69,6 +69,10 @@ def fmi(result_path: str) -> str:
     return folder(result_path) + "fmi.json"
 
 
+FMI_TAG = "cosmicai=fmi-message"
+"""Of every message's object: the template's lifecycle rule removes what a crash leaves by it."""
+
+
 def fmi_messages(result_path: str) -> str:
     """Return the prefix of the messages that ranks exchange through S3."""
     return folder(result_path) + "fmi"

@@ -29,7 +29,7 @@ _KEYS: Final = {
                "resolve_host_dns"},
     "Redis": {"enabled", "host", "port", "max_timeout", "timeout", "url", "db", "ttl"},
     "S3": {"enabled", "bucket_name", "s3_region", "max_timeout", "timeout", "prefix",
-           "endpoint_url"},
+           "endpoint_url", "requests_per_second", "tag"},
 }  # fmt: skip
 _REQUIRED: Final = {
     "Direct": ("host", "port"),
@@ -145,7 +145,7 @@ def _checked(name: str, parameters: dict[str, Any], where: str) -> dict[str, Any
         for key in _REQUIRED[name]:
             if parameters.get(key) in (None, ""):
                 raise FmiConfigError(f"{where}: {name}.{key} is missing")
-    for key in ("port", "max_timeout", "timeout", "mesh_ranks", "db", "ttl"):
+    for key in ("port", "max_timeout", "timeout", "mesh_ranks", "db", "ttl", "requests_per_second"):
         if key in parameters:
             try:
                 parameters[key] = float(parameters[key])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fmilib.collectives.chain import GROUP_RANKS, bounds
 from fmilib.collectives.peer_to_peer import ALL_TO_ALL_RANKS, LARGE_BYTES
-from fmilib.collectives.trees import SMALL_DEGREE
+from fmilib.collectives.trees import SMALL_DEGREE, STORE_DEGREE, depth
 from fmilib.config import as_bool
 from fmilib.datatypes import hints
 from fmilib.errors import FmiConfigError
@@ -200,17 +200,29 @@ def _redis(operation: str, nbytes: int, n: int) -> Traffic:
 
 def _s3(operation: str, nbytes: int, n: int) -> Traffic:
     others = n - 1
-    levels, served = _levels(n, SMALL_DEGREE), min(others, SMALL_DEGREE)
-    up = Traffic(1 + served, 0, others * nbytes, 2 * others * nbytes, others, others)
+    levels, served = depth(n, STORE_DEGREE), min(others, STORE_DEGREE)
+    # The bytes of a rank at the bottom are moved by every level; those through the root, its
+    # child and so on, who work one after the other, are n + 2n/4 + 2n/16 + …
+    critical = others * nbytes * (1 if levels < 2 else 5 / 3)
+    up = Traffic(
+        levels * (1 + served), 0, critical, 2 * levels * others * nbytes, others, others
+    )  # fmt: skip
     if operation == "send":
         return Traffic(2, 0, 2 * nbytes, 2 * nbytes, 1, 1)
-    if operation in ("bcast", "scatter"):
+    if operation == "bcast":
         return Traffic(2, 0, 2 * nbytes, n * nbytes, 1, others)
+    if operation == "scatter":  # each rank looks up its place, then reads its part
+        return Traffic(3, 0, (n + 1) * nbytes, 2 * n * nbytes, 1, 2 * others)
     if operation in ("gather", "reduce"):
-        return up._replace(rounds=levels * up.rounds)
+        return up
+    if operation == "scan":  # a gather, and a scatter of the prefixes
+        return Traffic(
+            up.rounds + 3, 0, up.critical + (n + 1) * nbytes, up.total + 2 * n * nbytes,
+            n, 3 * others,
+        )  # fmt: skip
     result = n * nbytes if operation == "allgather" else nbytes
     return Traffic(
-        levels * up.rounds + 2, 0, up.critical + 2 * result, up.total + n * result,
+        up.rounds + 2, 0, up.critical + 2 * result, up.total + n * result,
         others + 1, 2 * others,
     )  # fmt: skip
 

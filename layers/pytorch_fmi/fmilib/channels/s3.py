@@ -1,8 +1,9 @@
 """The S3 channel: one object a message, under an exact prefix, without listing.
 
-Objects are written with ``If-None-Match: *``, so a message exists once and never changes; a
-receiver asks for the exact key until it is there, at growing intervals. Results for all ranks
-are one object that all read, and a scatter is one object of which each rank reads its part.
+Objects are written with ``If-None-Match: *``, so a message exists once and never changes.
+Contributions go up a tree of degree four: an inner rank reads its children's objects and writes
+one bundle. Results for all ranks are one object that all read, and a scatter is one object of
+which each rank reads its part.
 
 Requests of N ranks, besides the repeated reads of objects that are not there yet:
 
@@ -22,8 +23,15 @@ scan       N                                   3(N-1)
 close      N-1                                 N-1; the objects go by DeleteObjects
 =========  ==================================  ===========================================
 
+A receiver asks for the exact key until it is there. The pauses double from `first_pause` up to
+`longest_pause`, each shortened at random by up to a half, so a wait of T seconds takes at most
+`looks(T)` GETs; once at the start, and then once a second at most while it waits, a rank looks
+for the note of an aborted session. Both pauses grow with N, so
+that all ranks together stay below the rate that S3 grants a prefix.
+
 At close every rank hands the list of its objects up the tree, and rank 0 removes them all, by
-batches of 1,000. What a crashed session leaves, a lifecycle rule on the prefix expires.
+batches of 1,000. What a crashed session leaves, no other session reads, since session and epoch
+are part of the prefix; a lifecycle rule on the prefix or on ``tag`` expires it.
 """
 
 from __future__ import annotations
@@ -32,6 +40,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -39,7 +48,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fmilib.channels.base import Call
 from fmilib.codec import BUNDLE, BYTES, NOTHING
 from fmilib.collectives.peer_to_peer import PeerToPeer
-from fmilib.collectives.trees import SMALL_DEGREE, children, parent
+from fmilib.collectives.trees import STORE_DEGREE, children, parent
 from fmilib.errors import (
     FmiChannelError,
     FmiDuplicateRank,
@@ -65,8 +74,11 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE: Final = 0.01
 LONGEST_PAUSE: Final = 0.5
-ABORT_SECONDS: Final = 1.0  # how often a waiting rank looks for an abort
+# S3 grants 5,500 GETs a second and prefix; ranks that wait shall leave room for those that work.
+REQUESTS_PER_SECOND: Final = 2000.0
+ABORT_SECONDS: Final = 1.0  # how often at most a waiting rank looks for an abort
 CLOSE_SECONDS: Final = 10.0
+SEARCH_SECONDS: Final = 0.75  # kept of an operation's time for finding who is absent
 _MISSING: Final = ("NoSuchKey", "404", "NotFound")
 _EXISTS: Final = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
 _EMPTY: Final = Packet(NOTHING, b"", 0)
@@ -81,12 +93,16 @@ class S3Channel(PeerToPeer):
     ----------
     parameters : mapping
         ``bucket_name``, ``s3_region``, ``prefix``, ``endpoint_url``; ``timeout``, milliseconds of
-        the first interval between two looks at an object that is not there yet.
+        the first interval between two looks at an object that is not there yet;
+        ``requests_per_second``, what all waiting ranks together may ask of the store; ``tag``,
+        ``key=value`` of every object, by which a lifecycle rule finds what a crash leaves (needs
+        ``s3:PutObjectTagging``).
     session, epoch, rank, size, timeout
         See `fmilib.Communicator`.
     """
 
     name = "S3"
+    degree = STORE_DEGREE
 
     def __init__(
         self,
@@ -108,10 +124,15 @@ class S3Channel(PeerToPeer):
         self._rank = rank
         self._size = size
         self._timeout = timeout
-        self._pause = float(parameters.get("timeout", 1000 * FIRST_PAUSE)) / 1000
+        given = float(parameters.get("timeout", 1000 * FIRST_PAUSE)) / 1000
+        rate = float(parameters.get("requests_per_second", REQUESTS_PER_SECOND))
+        self.first_pause, self.longest_pause = pauses(size, given, rate)
+        tag = parameters.get("tag")
+        self._tagging = {} if tag is None else {"Tagging": str(tag)}
         self._nonce = secrets.token_hex(8)
         self._written: list[str] = []
         self._joined = False
+        self._root = 0  # of the gather at hand
         self._abort_checked = 0.0
         self._client = client if client is not None else _client(parameters, timeout)
 
@@ -141,7 +162,7 @@ class S3Channel(PeerToPeer):
             self._rank,
             min(CLOSE_SECONDS, self._timeout),
         )
-        up = parent(self._rank, 0, self._size, SMALL_DEGREE)
+        up = parent(self._rank, 0, self._size, self.degree)
         if up is not None:
             self._written.append(self._key(call, f"{call.rank}-{up}", 0))
         keys = [key.removeprefix(self._prefix) for key in self._written]
@@ -168,6 +189,11 @@ class S3Channel(PeerToPeer):
         """Read one object that one rank wrote for this one."""
         data = self._fetch(call, f"{src}-{call.rank}", step, src)
         return self._unframe(call, data, src, step, sink)
+
+    def gather(self, call: Call, packet: Packet, root: int, step: int = 0) -> list[Packet] | None:
+        """Collect up the tree; see `PeerToPeer.gather`."""
+        self._root = root
+        return super().gather(call, packet, root, step)
 
     def barrier(self, call: Call) -> None:
         """Gather nothing to rank 0, which writes one object that releases all."""
@@ -245,7 +271,7 @@ class S3Channel(PeerToPeer):
         try:
             self._client.put_object(
                 Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*",
-                Metadata={"fmi": self._nonce},
+                Metadata={"fmi": self._nonce}, **self._tagging,
             )  # fmt: skip
         except ClientError as error:
             if error.response["Error"]["Code"] in _EXISTS:
@@ -286,17 +312,19 @@ class S3Channel(PeerToPeer):
     ) -> bytes:
         """Read an object, waiting until it is there."""
         key = self._key(call, part, step)
-        pause = self._pause
+        pause = self.first_pause
+        end = call.deadline - min(SEARCH_SECONDS, 0.15 * call.timeout)
         while (data := self._get(key, span)) is None:
             now = time.monotonic()
-            if now - self._abort_checked > ABORT_SECONDS:
-                self._abort_checked = now
+            if now - self._abort_checked > max(ABORT_SECONDS, 2 * self.longest_pause):
                 self._check_abort()
-            if now >= call.deadline:
+            if now >= end:
                 self._check_abort()
                 raise self._late(call, src)
-            time.sleep(min(pause, max(0.0, call.deadline - now)))
-            pause = min(1.5 * pause, LONGEST_PAUSE)
+            # Not all at once: ranks wait for the same object, and began together.
+            wait = pause * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret
+            time.sleep(min(wait, max(0.0, end - now)))
+            pause = min(2 * pause, self.longest_pause)
         return data
 
     def _unframe(
@@ -322,6 +350,7 @@ class S3Channel(PeerToPeer):
         return Packet(header.code, payload, header.count, data[HEADER.size : body])
 
     def _check_abort(self) -> None:
+        self._abort_checked = time.monotonic()
         note = self._get(self._prefix + "abort")
         if note is not None:
             raise error_of(json.loads(note))
@@ -344,25 +373,53 @@ class S3Channel(PeerToPeer):
         """Blame the rank that kept us waiting, or those that keep it waiting itself."""
         blamed = []
         if call.kind in _GATHER_FIRST and src == 0:
-            others = children(0, 0, call.size, SMALL_DEGREE)
-            blamed = [
-                other
-                for other in others
-                if other != call.rank and self._get(self._key(call, f"{other}-0", 0)) is None
-            ]
+            blamed = self._silent(call, children(0, 0, call.size, self.degree), 0, 0)
         ranks = [call.ranks[r] for r in blamed or [src]]
         return FmiTimeout(
             f"{call}: after {call.timeout:g} s still waiting for {ranks_text(ranks)}", ranks
         )
 
+    def _silent(self, call: Call, ranks: Sequence[int], above: int, root: int) -> list[int]:
+        """Return those of ``ranks`` that wrote nothing, or those below that they wait for.
+
+        Nobody looks longer than the operation may take: then the inner rank is named.
+        """
+        silent = []
+        end = call.deadline + min(0.25, 0.1 * call.timeout)
+        for rank in ranks:
+            if rank == call.rank or self._get(self._key(call, f"{rank}-{above}", 0)) is not None:
+                continue
+            below = children(rank, root, call.size, self.degree)
+            if time.monotonic() < end:
+                silent += self._silent(call, below, rank, root) or [rank]
+            else:
+                silent.append(rank)
+        return silent
+
     def _absent(self, call: Call, sources: Sequence[int], step: int) -> FmiTimeout:
-        absent = [
-            s for s in sources if self._get(self._key(call, f"{s}-{call.rank}", step)) is None
-        ]
+        # A store takes from several ranks in a gather alone.
+        absent = self._silent(call, sources, call.rank, self._root)
         ranks = [call.ranks[s] for s in absent or sources[:1]]
         return FmiTimeout(
             f"{call}: after {call.timeout:g} s still waiting for {ranks_text(ranks)}", ranks
         )
+
+
+def pauses(ranks: int, first: float, rate: float) -> tuple[float, float]:
+    """Return the first and the longest pause between two looks of each of ``ranks`` ranks."""
+    share = ranks / rate
+    longest = max(LONGEST_PAUSE, share)
+    return min(longest, max(first, share / 8)), longest
+
+
+def looks(seconds: float, first: float, longest: float) -> int:
+    """Return how often at most a receiver asks for an object that appears after ``seconds``."""
+    asked, pause = 1, first
+    while seconds > 0:
+        asked += 1
+        seconds -= pause / 2  # what is least left of it
+        pause = min(2 * pause, longest)
+    return asked
 
 
 def _client(parameters: Mapping[str, Any], timeout: float) -> Any:

@@ -45,6 +45,8 @@ class PeerToPeer(Channel):
     """Collectives for a channel that can post a packet to a rank and take one from it."""
 
     group_ranks = GROUP_RANKS
+    # Of the tree that `gather` goes up.
+    degree = SMALL_DEGREE
     # World ranks that the operation at hand still needs, while it takes from several.
     awaiting: Sequence[int] = ()
 
@@ -159,8 +161,8 @@ class PeerToPeer(Channel):
 
     def gather(self, call: Call, packet: Packet, root: int, step: int = 0) -> list[Packet] | None:
         """Collect up the tree; inner ranks join what they have."""
-        up = parent(call.rank, root, call.size, SMALL_DEGREE)
-        down = children(call.rank, root, call.size, SMALL_DEGREE)
+        up = parent(call.rank, root, call.size, self.degree)
+        down = children(call.rank, root, call.size, self.degree)
         arrived = self.take_all(call, down, step)
         if up is not None and not down:
             self.post(call, up, step, packet)

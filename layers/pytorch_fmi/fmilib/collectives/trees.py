@@ -14,6 +14,9 @@ from typing import Final
 SMALL_DEGREE: Final = 32
 # A large message costs its sender its bandwidth; two children is the least that branches.
 LARGE_DEGREE: Final = 2
+# A parent reads its children's objects from a store one after the other, and each level waits
+# for k reads and a write: k = 4 takes the fewest requests in a row.
+STORE_DEGREE: Final = 4
 
 
 def parent(rank: int, root: int, size: int, degree: int) -> int | None:
@@ -27,3 +30,11 @@ def children(rank: int, root: int, size: int, degree: int) -> list[int]:
     place = (rank - root) % size
     first = degree * place + 1
     return [(v + root) % size for v in range(first, min(first + degree, size))]
+
+
+def depth(size: int, degree: int) -> int:
+    """Return the levels below the root."""
+    levels, place = 0, size - 1
+    while place > 0:
+        levels, place = levels + 1, (place - 1) // degree
+    return levels
