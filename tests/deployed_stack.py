@@ -79,7 +79,7 @@ def for_moto(template: dict[str, Any]) -> dict[str, Any]:
         for name, resource in resources.items()
         if resource["Type"] not in MISSING_IN_MOTO
         # moto lists a nested stack whose condition is false, under an empty name.
-        and resource.get("Condition") != "RunRendezvous"
+        and resource.get("Condition") not in ("RunRendezvous", "RunValkey")
     }
     return {**template, "Resources": kept}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from cosmicai.collective import run_collective
 from cosmicai.errors import IncompleteResults, InvalidInput
 from cosmicai.schema import CollectiveEvent, CollectiveResult, RankRecord, parse
 from fmi_support import TOKEN, Servers
-from s3_stack import BUCKET, Context, Stack, load_handler, running_stack
+from s3_stack import BUCKET, ROOT, Context, Stack, load_handler, running_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,6 +133,37 @@ def test_an_absent_rank_is_named_before_the_function_times_out(stack: Stack) -> 
     for error in errors:
         assert isinstance(error, fmilib.FmiTimeout)
         assert error.ranks == (3,)
+
+
+def test_ranks_log_in_to_redis_by_the_stacks_secret_with_the_rights_of_its_valkey(
+    stack: Stack, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+    import redis
+    from samcli.yamlhelper import yaml_parse
+
+    valkey = yaml_parse((ROOT / "infrastructure/valkey.yaml").read_text())["Resources"]
+    server = servers.configuration("Redis")["backends"]["Redis"]
+    rights = valkey["User"]["Properties"]["AccessString"].split()
+    password = "p@ss/word:with%signs"
+    administrator = redis.Redis(server["host"], server["port"])
+    administrator.execute_command("ACL", "SETUSER", "fmi", f">{password}", *rights)
+    login = json.dumps({"username": "fmi", "password": password})
+    secrets = boto3.client("secretsmanager")
+    arn = secrets.create_secret(Name="login", SecretString=login)["ARN"]
+    monkeypatch.setenv("FMI_REDIS_URL", f"redis://{server['host']}:{server['port']}")
+    monkeypatch.setenv("FMI_REDIS_SECRET", arn)
+    plan = stack.initialize(fmi_channel="redis", **WORLD)
+    stack.run_ranks(plan)
+    assert [answer["rank"] for answer in meet(plan)] == [0, 1, 2, 3]
+
+    secrets.put_secret_value(SecretId=arn, SecretString="only-a-password")
+    again = stack.initialize("again", fmi_channel="redis", overwrite=True, **WORLD)
+    stack.run_ranks(again)
+    (error,) = meet(again, [0])
+    assert isinstance(error, InvalidInput)
+    assert "username" in str(error)
+    assert "only-a-password" not in str(error)
 
 
 def test_a_channel_without_a_server_is_refused(

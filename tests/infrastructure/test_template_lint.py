@@ -189,6 +189,17 @@ def refusals(**given: str) -> list[str]:
         ({"SubnetIds": "subnet-1"}, "SecurityGroupIds"),
         ({"RendezvousImage": "image", "RendezvousSubnetIds": "subnet-1"}, "RendezvousVpcId"),
         ({"RendezvousImage": "image", "RendezvousVpcId": "vpc-1"}, "RendezvousSubnetIds"),
+        ({"FmiRedisSecretArn": "arn:aws:secretsmanager:login"}, "FmiRedisUrl"),
+        ({"ValkeyVpcId": "vpc-1"}, "SubnetIds"),
+        (
+            {
+                "ValkeyVpcId": "vpc-1",
+                "SubnetIds": "subnet-1",
+                "SecurityGroupIds": "sg-1",
+                "FmiRedisUrl": "redis://mine",
+            },
+            "leave FmiRedisUrl empty",
+        ),
         ({"AlarmEmail": "me@example.org"}, "Monitoring=on"),
     ],
 )

@@ -7,9 +7,11 @@ through its error handler (an event with ``failure``), and they fail at once, na
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from cosmicai import keys, quality, storage
 from cosmicai.errors import IncompleteResults, InvalidInput, ObjectNotFound
@@ -182,7 +184,7 @@ def _configuration(event: CollectiveEvent) -> dict[str, Any]:
         host, _, port = _server("FMI_RENDEZVOUS", "direct", "a rendezvous server").rpartition(":")
         backend: dict[str, Any] = {"Direct": {"host": host, "port": int(port)}}
     elif event.FMI_CHANNEL == "redis":
-        backend = {"Redis": {"url": _server("FMI_REDIS_URL", "redis", "a Redis server")}}
+        backend = {"Redis": {"url": _redis_url()}}
     else:
         backend = {
             "S3": {
@@ -204,14 +206,46 @@ def _server(variable: str, channel: str, what: str) -> str:
     return value
 
 
+def _redis_url() -> str:
+    """Return the Redis server's URL, with the user and password of the stack's secret in it."""
+    url = _server("FMI_REDIS_URL", "redis", "a Redis server")
+    secret = os.environ.get("FMI_REDIS_SECRET", "")
+    if not secret:
+        return url
+    try:
+        login = json.loads(_secret(secret))
+        user, password = quote(login["username"], safe=""), quote(login["password"], safe="")
+    except (ValueError, KeyError, TypeError):  # whose message may hold the secret
+        raise InvalidInput(
+            f'secret {secret}: {{"username": …, "password": …}} of the Redis server expected'
+        ) from None
+    scheme, _, server = url.partition("://")
+    return f"{scheme}://{user}:{password}@{server}"
+
+
 def _token(event: CollectiveEvent) -> str | None:
     """Return the rendezvous server's token: from the environment, or the stack's secret."""
     secret = os.environ.get("FMI_TOKEN_SECRET", "")
     if event.FMI_CHANNEL != "direct" or not secret:
         return os.environ.get("FMI_TOKEN")
-    import boto3
+    return _secret(secret)
 
-    value: str = boto3.client("secretsmanager").get_secret_value(SecretId=secret)["SecretString"]
+
+def _secret(arn: str) -> str:
+    """Read a secret; in a VPC without a way to Secrets Manager that ends after seconds."""
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
+
+    limits = Config(connect_timeout=5, read_timeout=5, retries={"total_max_attempts": 2})
+    try:
+        answer = boto3.client("secretsmanager", config=limits).get_secret_value(SecretId=arn)
+    except (ConnectTimeoutError, EndpointConnectionError) as error:
+        raise InvalidInput(
+            f"Secrets Manager is out of reach ({error}): the subnets of Invoke FMI need a NAT "
+            "gateway or an interface endpoint for it"
+        ) from error
+    value: str = answer["SecretString"]
     return value
 
 
