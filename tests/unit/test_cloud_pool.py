@@ -23,6 +23,7 @@ class FakeSandbox:
 
     def __init__(self, *_: Any) -> None:
         self.closed = False
+        self.alive = True
         self.number = len(FakeSandbox.made)
         FakeSandbox.made.append(self)
 
@@ -52,6 +53,13 @@ def pools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pools:
 
 def test_one_sandbox_serves_call_after_call(pools: Pools) -> None:
     assert [pools.invoke("f", b"").payload for _ in range(3)] == [b"0"] * 3
+
+
+def test_a_sandbox_that_died_while_idle_is_closed_and_replaced(pools: Pools) -> None:
+    assert pools.invoke("f", b"").payload == b"0"
+    FakeSandbox.made[0].alive = False
+    assert pools.invoke("f", b"").payload == b"1"
+    assert FakeSandbox.made[0].closed
 
 
 def test_calls_at_once_get_one_each_up_to_the_concurrency(
