@@ -35,6 +35,7 @@ import os
 import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from fmilib.channels.base import Call, Channel
 from fmilib.channels.resp import Argument, ReplyError, Resp
@@ -529,10 +530,11 @@ class RedisChannel(Channel):
 
 
 def _url(parameters: Mapping[str, Any]) -> str:
-    if "url" in parameters:
-        return str(parameters["url"])
     password = os.environ.get("FMI_REDIS_PASSWORD")
-    login = f":{password}@" if password else ""
+    login = f":{quote(password, safe='')}@" if password else ""
+    if "url" in parameters:
+        scheme, separator, server = str(parameters["url"]).partition("://")
+        return f"{scheme}{separator}{'' if '@' in server else login}{server}"
     return f"redis://{login}{parameters['host']}:{parameters['port']}/{parameters.get('db', 0)}"
 
 
