@@ -20,7 +20,7 @@ trap 'rm -rf "$root"' EXIT
 unpack() {
   rm -rf "${root:?}"/* # what a broken download left
   debootstrap --foreign --variant=minbase --include=python3 --arch="$debian" trixie "$root" \
-    "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$root.log"
+    ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >"$root.log"
 }
 unpack || { sleep 5; unpack; } || { sleep 20; unpack; } ||
   { tail -20 "$root.log" >&2; echo "runtime_image.sh: no Debian for $arch, tried three times" >&2; exit 1; }
