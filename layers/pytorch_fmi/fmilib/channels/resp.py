@@ -1,6 +1,6 @@
 """A minimal client of Redis's protocol (RESP2): one connection, pipelining, deadlines.
 
-Not redis-py for measured reasons (``benchmarks/redis_client.py``): importing it takes fourteen times
+Not redis-py, as measured (``benchmarks/redis_client.py``): importing it takes fourteen times
 as long, it sends 1 MB three times as slowly, because it copies, and small commands at a fifth of
 the speed; only reading 1 MB is as fast, with hiredis. This speaks plain TCP and TLS, ``AUTH`` and
 ``SELECT``, which Redis, Valkey and ElastiCache need.
