@@ -16,15 +16,14 @@ import importlib.util
 import json
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmi import missing, servers
 from fmilib.channels.resp import Resp
 
 if TYPE_CHECKING:
@@ -144,36 +143,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    program = shutil.which("redis-server")
-    if program is None:
+    if "redis" in missing():
         sys.exit("redis-server is not installed (Debian: apt-get install redis-server)")
-    from fmi import free_port
-
-    port = free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            program,
-            "--port",
-            str(port),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--dir",
-            folder,
-        ]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            for _ in range(100):
-                time.sleep(0.05)
-                if subprocess.run(
-                    ["redis-cli", "-p", str(port), "ping"], capture_output=True, check=False
-                ).stdout.startswith(b"PONG"):
-                    break
-            milliseconds = measure(port, options.rounds)
-        finally:
-            server.terminate()
-            server.wait(10)
+    with servers(["redis"]) as backends:
+        milliseconds = measure(backends["redis"]["Redis"]["port"], options.rounds)
     names = ["redis", *(["hiredis"] if importlib.util.find_spec("hiredis") else [])]
     results = {
         "machine": {
