@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARCHITECTURE ?= arm64
-PACKAGES := layers/cosmicai/cosmicai layers/pytorch_fmi/fmilib workbench/cosmicai_workbench
+PACKAGES := packages/fmilib packages/cosmicai packages/workbench
 
 .PHONY: build checkov test-sam help setup system-packages run test test-slow lint types check figures format clean
 
@@ -12,14 +12,14 @@ help: ## show the targets
 
 setup: $(VENV)/.installed ## create .venv with everything pinned
 
-$(VENV)/.installed: requirements.txt requirements-torch.txt pyproject.toml
+$(VENV)/.installed: requirements.txt requirements-torch.txt $(PACKAGES:%=%/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "CosmicAI needs Python 3.11 or newer; found $$($(PYTHON) --version). Set PYTHON=python3.x."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Python's venv module is missing: sudo apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --retries 1 -r requirements-torch.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(PACKAGES:%=-e ./%)
 	@touch $@
 
 system-packages: ## Debian packages that some tests use (as root or with sudo)

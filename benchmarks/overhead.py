@@ -19,11 +19,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cosmicai.schema import ExecutionInput
+from cosmicai_workbench.application import SMALL_MODEL
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.execution import new_name
 from cosmicai_workbench.data.making import make_dataset
 from cosmicai_workbench.data.splitting import split_dataset
-from cosmicai_workbench.demo import MODEL
 from cosmicai_workbench.place import own_cloud
 from cosmicai_workbench.results.run import Run
 from cosmicai_workbench.run import perform
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=1000)
     parser.add_argument("--concurrency", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--model", type=Path, default=SMALL_MODEL)
     parser.add_argument("--engine", default="torch")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -23,8 +23,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cosmicai_workbench.application import SMALL_MODEL
 from cosmicai_workbench.data.splitting import galaxies_per_partition
-from cosmicai_workbench.demo import MODEL
 from cosmicai_workbench.results.run import Run, load_run
 from cosmicai_workbench.simulation.calibration import calibrate, limits_of
 from cosmicai_workbench.simulation.events import simulate
@@ -53,7 +53,7 @@ def run_cold(point: Point, folder: Path, cache: Path) -> Run:
         name="simulation", fixed=point, grid=Grid(file_limit=(point.file_limit,))
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with LocalExecutor(experiment, MODEL, cache) as executor:
+    with LocalExecutor(experiment, SMALL_MODEL, cache) as executor:
         executor.run(point, f"simulation/{folder.name}", folder)
     return load_run(folder)
 

@@ -65,7 +65,9 @@ def build(layer: Path, output: Path, architecture: str) -> None:
         install(layer / requirements.format(architecture=architecture), python, architecture)
     for package in settings.get("packages", []):
         shutil.copytree(
-            layer / package, python / package, ignore=shutil.ignore_patterns("__pycache__")
+            layer / package,
+            python / Path(package).name,
+            ignore=shutil.ignore_patterns("__pycache__"),
         )
     check_licences(python)
     drop(python, settings.get("drop", {}) | settings.get(f"drop-{architecture}", {}))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cosmicai_workbench.application import SMALL_MODEL
 from cosmicai_workbench.cli.main import main
-from cosmicai_workbench.demo import MODEL
 from cosmicai_workbench.results.compare import compare
 from cosmicai_workbench.results.run import load_run
 from cosmicai_workbench.sweep.table import read_table
@@ -65,7 +65,7 @@ def test_local_and_distributed_predict_the_same(sweep, monkeypatch):
     distributed = next(Path("runs/sweeps/tiny").glob("*filelimit-3*/1"))
     (data,) = Path(".cosmicai/sweeps").glob("1MB-*")
     partitions = sorted(map(str, data.glob("*.pt")))
-    words = ["infer", str(MODEL), *partitions, "--batch-size", "32", "--threads", "1"]
+    words = ["infer", str(SMALL_MODEL), *partitions, "--batch-size", "32", "--threads", "1"]
     assert main([*words, "-o", "here"]) == 0
     found = compare(load_run(Path("here")), load_run(distributed))
     assert found.same_model
@@ -101,7 +101,7 @@ def test_a_stack_is_driven_by_boto3_alone(sweep, monkeypatch):
             monkeypatch.setenv(name, value)
         files = {("survey", f"1MB/{path.name}"): path for path in data.glob("*.pt")}
         files |= {
-            ("survey", f"model/{name}"): MODEL / name
+            ("survey", f"model/{name}"): SMALL_MODEL / name
             for name in ("config.json", "model.safetensors")
         }
         upload(on_aws(cloud.status.stack).connection, files)

@@ -29,11 +29,14 @@ def files(folder: Path) -> dict[str, tuple[str, int, int]]:
 def test_two_builds_have_the_same_bytes(layer: str, tmp_path: Path) -> None:
     built = []
     for name, umask in (("first", 0o022), ("second", 0o077)):
-        source = tmp_path / name / "layers"
-        shutil.copytree(ROOT / "layers", source, ignore=shutil.ignore_patterns("__pycache__"))
+        source = tmp_path / name
+        for folder in ("layers", "packages"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / folder, source / folder, ignore=ignored)
         for path in source.rglob("*"):
             os.utime(path)
-        command = [sys.executable, str(source / "build.py"), str(source / layer)]
+        layers = source / "layers"
+        command = [sys.executable, str(layers / "build.py"), str(layers / layer)]
         command += [str(tmp_path / f"built-{name}"), "--architecture", "arm64"]
         subprocess.run(command, check=True, timeout=240, umask=umask)
         built.append(files(tmp_path / f"built-{name}"))

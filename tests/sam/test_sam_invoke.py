@@ -209,11 +209,14 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
 
 def without_torch(folder: Path) -> Path:
     """Copy what `sam build` reads, with a PyTorch/FMI layer that holds no PyTorch."""
-    for name in ("layers", "functions", "infrastructure", "statemachine"):
+    for name in ("layers", "packages", "functions", "infrastructure", "statemachine"):
         shutil.copytree(ROOT / name, folder / name)
-    shutil.copy(ROOT / "template.yaml", folder)
+    for name in ("template.yaml", "samconfig.toml"):
+        shutil.copy(ROOT / name, folder)
     layer = folder / "layers" / "pytorch_fmi" / "layer.toml"
-    layer.write_text('requirements = ["requirements.txt"]\npackages = ["fmilib"]\n')
+    layer.write_text(
+        'requirements = ["requirements.txt"]\npackages = ["../../packages/fmilib/fmilib"]\n'
+    )
     return folder
 
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CODE = (ROOT / "layers/cosmicai/cosmicai/observability.py").read_text()
+CODE = (ROOT / "packages/cosmicai/cosmicai/observability.py").read_text()
 DASHBOARD = (ROOT / "infrastructure/operations.yaml").read_text()
 
 

@@ -67,13 +67,13 @@ def sweep(
     with ExitStack() as cleanup:
         executor: Executor
         if stack is None:
-            from cosmicai_workbench.demo import MODEL
+            from cosmicai_workbench.application import SMALL_MODEL
             from cosmicai_workbench.sweep.executors import LocalExecutor
 
             executor = cleanup.enter_context(
                 LocalExecutor(
                     experiment,
-                    model or MODEL,
+                    model or SMALL_MODEL,
                     Path(".cosmicai") / "sweeps",
                     lambda step: console.print(f"  {step}", highlight=False),
                 )

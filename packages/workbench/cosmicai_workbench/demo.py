@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cosmicai_workbench.application import SMALL_MODEL
 from cosmicai_workbench.client.execution import check_input, new_name
 from cosmicai_workbench.place import own_cloud
 from cosmicai_workbench.results.fetch import RUNS
@@ -14,10 +15,6 @@ from cosmicai_workbench.run import perform
 if TYPE_CHECKING:
     from cosmicai_workbench.bars import Bar
     from cosmicai_workbench.run import Outcome
-
-ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "models" / "astromae-small"
-"""The small trained model that ships."""
 
 GALAXIES = 2500
 """Of the 2,501 real galaxies that the shipped model has never seen (parents included)."""
@@ -58,7 +55,7 @@ def demo(
         "file_limit": str(partitions),
         "batch_size": 512,
         "object_type": "folder",
-        "S3_object_name": MODEL.name,
+        "S3_object_name": SMALL_MODEL.name,
         "script": "inference.py",
         "result_path": f"results/{name}",
         "data_bucket": _BUCKET,
@@ -67,7 +64,7 @@ def demo(
     if engine is not None:
         content["engine"] = engine
     with own_cloud(check_input(content), bar=bar) as place:
-        return perform(place, content, bar=bar, model=MODEL, data=data, name=name, runs=runs)
+        return perform(place, content, bar=bar, model=SMALL_MODEL, data=data, name=name, runs=runs)
 
 
 def dataset(galaxies: int, partitions: int, *, bar: Bar, cache: Path) -> Path:

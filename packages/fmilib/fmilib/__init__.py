@@ -29,6 +29,8 @@ from fmilib.errors import (
     FmiTimeout,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Codec",
     "Communicator",

@@ -41,8 +41,9 @@ def up(
     Prints the environment with which any AWS client (`aws`, boto3, another terminal's
     `cosmicai run --local`) talks to it. Its buckets are in memory: `down` forgets them.
     """
+    from cosmicai_workbench.application import TEMPLATE
     from cosmicai_workbench.client.inputs import pairs
-    from cosmicai_workbench.cloud.local import TEMPLATE, LocalCloud
+    from cosmicai_workbench.cloud.local import LocalCloud
 
     cloud = LocalCloud(
         template=template or TEMPLATE,

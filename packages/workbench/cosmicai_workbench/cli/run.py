@@ -205,7 +205,7 @@ def _sources_of_an_empty_cloud(
     """Check what a cloud of its own would start with, and return the model to upload."""
     from cosmicai.errors import InvalidInput
 
-    from cosmicai_workbench.demo import MODEL
+    from cosmicai_workbench.application import SMALL_MODEL
 
     if not watch:
         raise InvalidInput("--no-watch needs a cloud that stays: `cosmicai local up` first")
@@ -216,5 +216,5 @@ def _sources_of_an_empty_cloud(
             "`cosmicai local up` and fill it"
         )
     if model is None:
-        typer.echo(f"cosmicai: no --model given, using the one that ships: {MODEL}", err=True)
-    return model or MODEL
+        typer.echo(f"cosmicai: no --model given, using the one that ships: {SMALL_MODEL}", err=True)
+    return model or SMALL_MODEL

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from cosmicai.errors import InvalidInput
 
+from cosmicai_workbench.application import TEMPLATE
 from cosmicai_workbench.cloud.sandbox import emulator
 from cosmicai_workbench.cloud.state import LocalCloudError, Settings, Status, logs_folder, prune
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 STATE_ROOT = Path(".cosmicai")
-TEMPLATE = Path(__file__).parents[3] / "template.yaml"
-"""The application's own template, beside the packages in the source tree."""
 
 _START_SECONDS = 90.0
 _STOP_SECONDS = 15.0
