@@ -61,8 +61,8 @@ def baselines(
 ) -> dict[str, Callable[[], None]]:
     """Return the baselines by name; each predicts all galaxies in batches of ``batch``."""
     import onnxruntime
-    import openvino
     import torch
+    from cosmicai.engines.quiet_openvino import ov
 
     torch.set_num_threads(cores)
     module = bundle.module()
@@ -86,7 +86,7 @@ def baselines(
         "PERFORMANCE_HINT": "THROUGHPUT",
         "NUM_STREAMS": 1,
     }
-    core = openvino.Core()
+    core = ov.Core()
     compiled = core.compile_model(core.read_model(exported), "CPU", settings)
 
     def in_batches(predict: Callable[[Any, Any], object]) -> Callable[[], None]:

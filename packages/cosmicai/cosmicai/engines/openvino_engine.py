@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
-import openvino as ov
 
 from cosmicai.engines.base import CHUNK, check_batch, chunks
 from cosmicai.engines.openvino_graph import BLOCK_TENSORS, GraphBuilder
+from cosmicai.engines.quiet_openvino import ov
 from cosmicai.errors import InvalidInput
 from cosmicai.model.config import BANDS, IMAGE_SIZE
 from cosmicai.model.prepare import aligned, build_prepared

@@ -16,9 +16,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import openvino as ov
-from openvino import opset13 as op
 
+from cosmicai.engines.quiet_openvino import op, ov
 from cosmicai.model.config import BANDS, GRID, IMAGE_SIZE, PATCH_SIZE, PATCHES, TOKENS
 from cosmicai.model.winograd import PRODUCTS
 
