@@ -21,6 +21,7 @@ FUNCTIONS = {
     if resource["Type"] == "AWS::Serverless::Function"
 }
 BIN = Path(sys.executable).parent
+TEMPLATES = [ROOT / "template.yaml", *sorted((ROOT / "infrastructure").glob("*.yaml"))]
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -155,16 +156,53 @@ def test_every_parameter_is_in_a_group_of_the_console() -> None:
     assert sorted(grouped) == sorted(TEMPLATE["Parameters"])
 
 
+RULE_FUNCTIONS = {
+    # https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/rules-section-structure.html
+    "Ref",
+    "Fn::And",
+    "Fn::Contains",
+    "Fn::EachMemberEquals",
+    "Fn::EachMemberIn",
+    "Fn::Equals",
+    "Fn::Not",
+    "Fn::Or",
+    "Fn::RefAll",
+    "Fn::ValueOf",
+    "Fn::ValueOfAll",
+}
+
+
+def functions_in(value: Any) -> Iterator[str]:
+    """Yield the names of the intrinsic functions in a template's expression."""
+    if isinstance(value, list):
+        for each in value:
+            yield from functions_in(each)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            if key == "Ref" or key.startswith("Fn::"):
+                yield key
+            yield from functions_in(each)
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_rules_use_only_the_functions_that_cloudformation_allows_there(path: Path) -> None:
+    """Anything else, an Fn::Join for example, is refused when the change set is created."""
+    rules = yaml_parse(path.read_text()).get("Rules", {})
+    assert set(functions_in(rules)) <= RULE_FUNCTIONS
+
+
 def value_of(expression: Any, parameters: dict[str, str]) -> Any:
     """Compute what CloudFormation would, with these parameters."""
     if not isinstance(expression, dict):
         return expression
     ((function, argument),) = expression.items()
     if function == "Ref":
-        return parameters[argument]
-    if function == "Fn::Join":  # of a list parameter: its members by comma
-        return argument[0].join(value_of(argument[1], parameters).split(","))
+        is_list = TEMPLATE["Parameters"][argument]["Type"] == "CommaDelimitedList"
+        return parameters[argument].split(",") if is_list else parameters[argument]
     operands = [value_of(each, parameters) for each in argument]
+    if function == "Fn::EachMemberEquals":
+        members, value = operands
+        return all(member == value for member in members)
     return operands[0] == operands[1] if function == "Fn::Equals" else not operands[0]
 
 
