@@ -160,8 +160,8 @@ def from_fits(
     Objects off the images, at an edge, or with masked pixels are counted and written to
     `rejects.csv` with the reason.
     """
-    from cosmicai_workbench.data.fits.converting import REJECTS_NAME, as_registration, convert
-    from cosmicai_workbench.data.splitting import galaxies_per_partition
+    from cosmicai_workbench.data.fits.converting import as_registration, convert
+    from cosmicai_workbench.data.splitting import REJECTS_NAME, galaxies_per_partition
 
     result = convert(
         [images],

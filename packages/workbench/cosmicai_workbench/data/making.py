@@ -9,7 +9,7 @@ import cosmicai
 from cosmicai.errors import InvalidInput
 
 from cosmicai_workbench.data.catalogue import CatalogueRow, catalogue_path, write_catalogue
-from cosmicai_workbench.data.files import whole_text_file
+from cosmicai_workbench.data.files import file_errors, whole_text_file
 from cosmicai_workbench.data.partition_writer import PartitionWriter
 from cosmicai_workbench.data.photometry import SOURCE, Split, load_split, sky_positions
 from cosmicai_workbench.data.synthesis import Galaxies, synthesize
@@ -75,7 +75,7 @@ def make_dataset(
     Raises
     ------
     InvalidInput
-        A parameter is out of range, or the file exists.
+        A parameter is out of range, the file exists, or it cannot be written.
     """
     if count < 1:
         raise InvalidInput(f"galaxies: a positive number expected, found {count}")
@@ -85,21 +85,22 @@ def make_dataset(
         raise InvalidInput(f"output: a name that ends in .pt expected, found {path.name!r}")
     if path.exists() and not overwrite:
         raise InvalidInput(f"{path} exists; choose another name or pass --overwrite")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with file_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
 
-    metadata = describe(count, split, seed)
-    with PartitionWriter(path, count, metadata) as writer:
+        metadata = describe(count, split, seed)
+        with PartitionWriter(path, count, metadata) as writer:
 
-        def rows() -> Iterator[CatalogueRow]:
-            for galaxies in synthesize(count, split, seed):
-                first = writer.written
-                writer.write(galaxies.image, galaxies.magnitude, galaxies.redshift)
-                yield from _catalogue_rows(galaxies, first, metadata["original_galaxies"])
-                on_galaxies(len(galaxies))
+            def rows() -> Iterator[CatalogueRow]:
+                for galaxies in synthesize(count, split, seed):
+                    first = writer.written
+                    writer.write(galaxies.image, galaxies.magnitude, galaxies.redshift)
+                    yield from _catalogue_rows(galaxies, first, metadata["original_galaxies"])
+                    on_galaxies(len(galaxies))
 
-        write_catalogue(path, rows())
-    with whole_text_file(path.with_suffix(".json")) as file:
-        file.write(json.dumps(metadata, indent=2) + "\n")
+            write_catalogue(path, rows())
+        with whole_text_file(path.with_suffix(".json")) as file:
+            file.write(json.dumps(metadata, indent=2) + "\n")
     return metadata
 
 

@@ -67,16 +67,18 @@ class PartitionWriter:
         self._partial = path.with_name(f"{path.name}.partial")
 
     def __enter__(self) -> Self:
-        self._files = ExitStack()
-        # Magnitudes and redshifts come with their images but lie behind them in the file.
-        self._magnitude = self._files.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
-        self._redshift = self._files.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
-        self._file = self._files.enter_context(self._partial.open("wb"))
-        self._zip = self._files.enter_context(zipfile.ZipFile(self._file, "w"))
-        self._put("data.pkl", _pickle(self.count))
-        self._put("byteorder", b"little")
-        self._put(METADATA_RECORD, json.dumps(self._metadata, indent=1).encode())
-        self._image = self._open("data/0", self.count * 4 * BANDS * IMAGE_SIZE**2)
+        with ExitStack() as files:
+            files.callback(self._partial.unlink, missing_ok=True)
+            # Magnitudes and redshifts come with their images but lie behind them in the file.
+            self._magnitude = files.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
+            self._redshift = files.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
+            self._file = files.enter_context(self._partial.open("wb"))
+            self._zip = files.enter_context(zipfile.ZipFile(self._file, "w"))
+            self._put("data.pkl", _pickle(self.count))
+            self._put("byteorder", b"little")
+            self._put(METADATA_RECORD, json.dumps(self._metadata, indent=1).encode())
+            self._image = self._open("data/0", self.count * 4 * BANDS * IMAGE_SIZE**2)
+            self._files = files.pop_all()
         return self
 
     def __exit__(
@@ -92,11 +94,10 @@ class PartitionWriter:
                 self._put_column("data/1", self._magnitude, BANDS)
                 self._put_column("data/2", self._redshift, 1)
                 self._put("version", b"3\n")
-        if whole:
-            self._partial.replace(self.path)
-            return
-        self._partial.unlink()
-        if kind is None:
+                self._zip.close()
+                self._file.close()
+                self._partial.replace(self.path)
+        if kind is None and not whole:
             raise ValueError(f"{self.path}: {self.count} galaxies announced, {self.written} came")
 
     def write(

@@ -7,6 +7,8 @@ from cosmicai.errors import InvalidInput
 from cosmicai.partition.reader import open_partition
 from numpy.typing import NDArray
 
+from cosmicai_workbench.data.files import file_errors, whole_file
+
 _COLUMNS = 10
 _STRETCH, _SOFTNESS = 0.5, 8
 _BALANCE = (0.8, 1.0, 1.6)
@@ -43,7 +45,7 @@ def draw_preview(partition: Path, output: Path, count: int = 60) -> int:
     Raises
     ------
     InvalidInput
-        The count or the picture's format is out of range.
+        The count or the picture's format is out of range, or the picture cannot be written.
     PartitionNotFound, CorruptPartition, UnsafePickle
         The partition cannot be read.
     """
@@ -69,5 +71,6 @@ def draw_preview(partition: Path, output: Path, count: int = 60) -> int:
         label = f"z = {redshift:.3f}" if np.isfinite(redshift) else "z unknown"
         axis.set_title(label, fontsize=7, pad=1.5)
     figure.subplots_adjust(0.005, 0.005, 0.995, 1 - 0.15 / (1.15 * rows), 0.04, 0.2)
-    figure.savefig(output)
+    with file_errors(output), whole_file(output) as partial:
+        figure.savefig(partial, format=output.suffix[1:].lower())
     return drawn

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from cosmicai.errors import InvalidInput
 from cosmicai.partition.reader import Batch, open_partition
@@ -16,6 +15,7 @@ from cosmicai_workbench.data.catalogue import (
     read_catalogue,
     write_catalogue,
 )
+from cosmicai_workbench.data.files import file_errors, replace_files, staging_folder
 from cosmicai_workbench.data.partition_writer import (
     ARCHIVE_BYTES,
     GALAXY_BYTES,
@@ -25,7 +25,12 @@ from cosmicai_workbench.data.partition_writer import (
 
 MEGABYTE = 1024 * 1024
 _BATCH = 256
-_NUMBERED = re.compile(r"[1-9][0-9]*\.(pt|catalogue\.csv)")
+REJECTS_NAME = "rejects.csv"
+REPORT_NAME = "from-fits.json"
+_MADE = re.compile(
+    rf"[1-9][0-9]*\.(pt|catalogue\.csv)|{re.escape(REJECTS_NAME)}|{re.escape(REPORT_NAME)}"
+)
+"""Names that a run writes into its folder, and a later run with ``overwrite`` replaces."""
 
 
 def galaxies_per_partition(megabytes: float) -> int:
@@ -78,8 +83,9 @@ def split_dataset(
     Raises
     ------
     InvalidInput
-        ``galaxies`` is not positive, ``folder`` already holds partitions, the data set lies among
-        the partitions it would make, or its catalogue has another length.
+        ``galaxies`` is not positive, ``folder`` already holds partitions or cannot be written, the
+        data set is empty or lies among the partitions it would make, or its catalogue has another
+        length.
     PartitionNotFound, CorruptPartition, UnsafePickle
         ``source`` cannot be read.
     """
@@ -90,6 +96,8 @@ def split_dataset(
         staged_partitions(folder, overwrite=overwrite, keep=source) as staging,
     ):
         total = reader.num_samples
+        if not total:
+            raise InvalidInput(f"{source} holds no galaxies, so there is nothing to split")
         batches = _Rebatched(iter(reader))
         metadata = read_metadata(source) or {"split_from": source.name}
         catalogue = read_catalogue(source) if catalogue_path(source).exists() else None
@@ -119,7 +127,7 @@ def staged_partitions(folder: Path, *, overwrite: bool, keep: Path | None = None
     Parameters
     ----------
     folder
-        Made if it is absent.
+        Made if it is absent; may be a link or a mounted volume.
     overwrite
         Replace the numbered partitions that it already has.
     keep
@@ -128,24 +136,21 @@ def staged_partitions(folder: Path, *, overwrite: bool, keep: Path | None = None
     Raises
     ------
     InvalidInput
-        It holds partitions and ``overwrite`` is not set, or ``keep`` is one of them.
+        It holds partitions and ``overwrite`` is not set, ``keep`` is one of them, or the folder
+        cannot be written.
     """
-    there = [path for path in folder.glob("*") if _NUMBERED.fullmatch(path.name)]
-    if keep is not None and any(path.samefile(keep) for path in there):
-        raise InvalidInput(f"{keep} lies in {folder}, where its partitions would replace it")
-    if there and not overwrite:
-        raise InvalidInput(
-            f"{folder} already holds {len(there)} partition files, such as {there[0].name}; "
-            "choose an empty folder or pass --overwrite"
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as staging:
-        yield Path(staging)
-        folder.mkdir(exist_ok=True)
-        for path in there:
-            path.unlink()
-        for path in Path(staging).iterdir():
-            path.replace(folder / path.name)
+    with file_errors(folder):
+        there = [path for path in folder.glob("*") if _MADE.fullmatch(path.name)]
+        if keep is not None and any(path.samefile(keep) for path in there):
+            raise InvalidInput(f"{keep} lies in {folder}, where its partitions would replace it")
+        if there and not overwrite:
+            raise InvalidInput(
+                f"{folder} already holds {len(there)} partition files, such as {there[0].name}; "
+                "choose an empty folder or pass --overwrite"
+            )
+        with staging_folder(folder) as staging:
+            yield staging
+            replace_files(staging, folder, there)
 
 
 class _Rebatched:

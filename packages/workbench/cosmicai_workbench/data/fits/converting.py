@@ -27,7 +27,7 @@ from cosmicai_workbench.data.fits.fields import BANDS, find_fields
 from cosmicai_workbench.data.fits.objects import Objects, read_objects
 from cosmicai_workbench.data.painting import PIXEL
 from cosmicai_workbench.data.partition_writer import PartitionWriter
-from cosmicai_workbench.data.splitting import staged_partitions
+from cosmicai_workbench.data.splitting import REJECTS_NAME, REPORT_NAME, staged_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from cosmicai_workbench.bars import Bar
     from cosmicai_workbench.data.fits.fields import Field, FieldFiles
 
-REJECTS_NAME = "rejects.csv"
-REPORT_NAME = "from-fits.json"
 REGISTRATIONS: tuple[Registration, ...] = ("subpixel", "nearest")
 
 OFF_IMAGES = "off every image"
