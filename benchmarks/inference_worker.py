@@ -32,7 +32,7 @@ def reference(checkpoint: str) -> dict[str, Any]:
 def rank(bundle: str, *partitions: str) -> dict[str, Any]:
     """Do what one rank does with local partitions; report its time and peak memory."""
     from cosmicai.engines.base import load_engine
-    from cosmicai.inference import peak_memory_mb
+    from cosmicai.machine import peak_memory_mb
     from cosmicai.partition.reader import open_partition
 
     started = time.perf_counter()

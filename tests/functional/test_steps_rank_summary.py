@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cosmicai import inference, keys, storage
 from cosmicai.errors import CorruptPartition, IncompleteResults, PartitionNotFound, ResultPathInUse
+from cosmicai.machine import peak_memory_mb
 from cosmicai.schema import RankRecord, Summary, parse
 from s3_stack import BUCKET, ROOT, Context, Stack, load_handler, make_galaxies, running_stack
 
@@ -72,7 +73,7 @@ def test_a_records_figures_are_finite_consistent_and_honest(stack: Stack) -> Non
         record.num_samples * (5 * 32 * 32 + 5) * 4 * 8 / record.total_cpu_time
     )
     assert 10 < record.total_cpu_memory < 20_000
-    assert record.total_cpu_memory == pytest.approx(inference.peak_memory_mb(), rel=0.2)
+    assert record.total_cpu_memory == pytest.approx(peak_memory_mb(), rel=0.2)
     assert record.s3_num_requests >= 1
     assert record.s3_min_time <= record.s3_avg_time <= record.s3_max_time <= record.s3_total_time
     assert record.billed_duration_ms >= 1000 * record.total_cpu_time

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from cosmicai_workbench.cloud.invocations import invocations
-from cosmicai_workbench.cloud.pool import vcpus
+from cosmicai_workbench.cloud.pool import sandbox_threads
 from cosmicai_workbench.cloud.records import (
     LogReader,
     LogStream,
@@ -104,7 +104,7 @@ def test_peak_memory_is_this_processs_and_none_for_one_that_is_gone() -> None:
     ("memory", "concurrency", "cores", "expected"),
     [(512, 1, 8, 1), (3538, 1, 8, 2), (3538, 8, 8, 1), (10_240, 1, 2, 2), (3538, 4, 2, 1)],
 )
-def test_a_sandbox_has_the_vcpus_of_its_memory_and_its_share_of_the_machine(
+def test_a_sandbox_has_the_threads_of_its_memory_and_its_share_of_the_machine(
     memory: int, concurrency: int, cores: int, expected: int
 ) -> None:
-    assert vcpus(memory, concurrency, cores) == expected
+    assert sandbox_threads(memory, concurrency, cores) == expected

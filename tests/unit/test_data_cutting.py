@@ -9,6 +9,7 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import BAND_NAMES
 from cosmicai_workbench.data.fits.cutting import (
     EDGE,
     MASKED,
@@ -17,7 +18,7 @@ from cosmicai_workbench.data.fits.cutting import (
     Rejected,
     aperture_magnitudes,
 )
-from cosmicai_workbench.data.fits.fields import BANDS, Field, find_fields, read_band
+from cosmicai_workbench.data.fits.fields import Field, find_fields, read_band
 
 SCALE = 0.396
 # Where the reference point lies on each band's pixels: bands of a real camera never line up.
@@ -52,7 +53,7 @@ def write_field(
     spoil: dict[str, float] | None = None,
 ) -> None:
     """Write five frames with one source at (ra, dec); band k has flux FLUX · (k+1)."""
-    for number, band in enumerate(BANDS, start=1):
+    for number, band in enumerate(BAND_NAMES, start=1):
         wcs = wcs_of(band)
         x, y = wcs.all_world2pix(ra, dec, 0)
         pixels = source_image(float(x), float(y), FLUX * number)
@@ -125,7 +126,7 @@ def test_images_that_are_cutouts_already_are_taken_whole(tmp_path: Path, registr
     header = wcs.to_header()
     header["BUNIT"] = "nanomaggy"
     pixels = source_image(16.4, 15.8)[:32, :32]
-    for band in BANDS:
+    for band in BAND_NAMES:
         fits.PrimaryHDU(pixels, header).writeto(tmp_path / f"object7_{band}.fits")
     cutter = FieldCutter(read_field(tmp_path), registration)  # type: ignore[arg-type]
     cut = cutter.cut(np.array([150.0]), np.array([2.0]))[0]
@@ -151,7 +152,7 @@ def test_objects_off_the_field_are_not_cut_and_edges_are_named(tmp_path: Path) -
         assert f"in {band}" in reject.detail
 
 
-@pytest.mark.parametrize("band", BANDS)
+@pytest.mark.parametrize("band", BAND_NAMES)
 @pytest.mark.parametrize("registration", ["subpixel", "nearest"])
 def test_masked_pixels_reject_the_object(tmp_path: Path, band: str, registration: str) -> None:
     write_field(tmp_path, RA, DEC, spoil={band: np.nan})
@@ -208,7 +209,7 @@ def test_a_missing_band_is_named(tmp_path: Path) -> None:
 
 def test_cutouts_of_several_objects_are_several_fields(tmp_path: Path) -> None:
     for name in ("first", "second"):
-        for band in BANDS:
+        for band in BAND_NAMES:
             (tmp_path / f"{name}_{band}.fits").write_bytes(b"")
     (tmp_path / "psField-000001.fits").write_bytes(b"")
     assert [Path(field.name).name for field in find_fields([tmp_path])] == ["first_*", "second_*"]

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import MAX_MEMORY_MB, MIN_MEMORY_MB
 
 Architecture = Literal["arm64", "x86_64"]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -38,7 +39,9 @@ class FunctionUsage(_Model):
     name: str
     requests: Count
     billed_seconds: NonNegative = Field(description="Sum of the billed durations.")
-    memory_mb: Annotated[int, Field(ge=128, le=10_240)] = Field(description="Memory size.")
+    memory_mb: Annotated[int, Field(ge=MIN_MEMORY_MB, le=MAX_MEMORY_MB)] = Field(
+        description="Memory size."
+    )
     ephemeral_storage_mb: Annotated[int, Field(ge=512, le=10_240)] = 512
 
     @property

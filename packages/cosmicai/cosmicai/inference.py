@@ -9,23 +9,24 @@ from __future__ import annotations
 import io
 import math
 import os
-import platform
-import resource
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosmicai import keys, model_cache, storage
 from cosmicai.claim import require_claim
 from cosmicai.errors import ObjectNotFound, PreconditionFailed
+from cosmicai.facts import R_BAND
+from cosmicai.facts import threads as threads_of
+from cosmicai.machine import architecture, available_cores, peak_memory_mb
 from cosmicai.observability import logger, record_rank
 from cosmicai.schema import ManifestItem, RankRecord, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
     from cosmicai.partition.reader import Batch, PartitionReader
     from cosmicai.partition.sources import RequestStatistics, S3Object
 
-MB_PER_VCPU = 1769
-"""Lambda gives one full vCPU per so many MB of memory size."""
-
-R_BAND = 2
 _COLUMNS = {
     "partition": "int32",
     "index": "int32",
@@ -150,18 +147,9 @@ def available_vcpus() -> int:
     """
     if override := os.environ.get("INFERENCE_THREADS"):
         return max(1, int(override))
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0))
-    return max(1, min(cores, math.ceil(memory / MB_PER_VCPU)) if memory else cores)
-
-
-def peak_memory_mb() -> float:
-    """Return the peak resident memory of this process so far, in MB of 10^6 bytes."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except FileNotFoundError:  # no Linux; ru_maxrss may be the parent's, whatever this one uses
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+    return min(cores, threads_of(memory)) if memory else cores
 
 
 def opened_for(
@@ -301,7 +289,7 @@ def record_of(
         num_bytes=totals.num_bytes,
         engine=item.ENGINE,
         precision=item.PRECISION,
-        architecture={"aarch64": "arm64"}.get(platform.machine(), platform.machine()),
+        architecture=architecture(),
         memory_limit_mb=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)),
         wait_seconds=totals.wait_seconds,
         num_nonfinite_pixels=totals.nonfinite_pixels,

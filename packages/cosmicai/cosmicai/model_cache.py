@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from cosmicai import keys, storage
 from cosmicai.errors import ModelMismatch, ModelNotFound, ObjectNotFound, PreconditionFailed
+from cosmicai.facts import MB
 from cosmicai.model.config import ModelConfig
 from cosmicai.model.layout import SAFETENSORS_DTYPES, TensorSpec, check_layout
 from cosmicai.observability import logger
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from cosmicai.engines.base import Engine
     from cosmicai.schema import ManifestItem
 
-_MAX_HEADER_BYTES = 16 * 1024 * 1024
+_MAX_HEADER_BYTES = 16 * MB
 
 
 @dataclass(frozen=True, slots=True)

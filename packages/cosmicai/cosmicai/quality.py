@@ -23,6 +23,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from cosmicai.errors import CosmicAIError
+from cosmicai.facts import OUTLIER_LIMIT
 from cosmicai.schema import Quality, QualityStatistics
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-
-OUTLIER = 0.05
-"""A galaxy is an outlier when |Δz|/(1+z) is above this."""
 
 LOWEST = -0.5
 BIN_WIDTH = 1e-4
@@ -74,7 +72,7 @@ def statistics(predicted: NDArray[np.float32], true: NDArray[np.float32]) -> Qua
         sum_error=float(error.sum()),
         sum_absolute_error=float(np.abs(error).sum()),
         sum_squared_error=float((error * error).sum()),
-        outliers=int((np.abs(relative) > OUTLIER).sum()),
+        outliers=int((np.abs(relative) > OUTLIER_LIMIT).sum()),
         below=int((position < 0).sum()),
         above=int((position >= NUM_BINS).sum()),
         histogram=pack(dict(zip(bins.tolist(), counts.tolist(), strict=True))),

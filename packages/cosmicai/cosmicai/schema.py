@@ -24,6 +24,7 @@ from pydantic import (
 
 from cosmicai.cost import CostBreakdown
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import OUTLIER_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -331,7 +332,9 @@ class QualityStatistics(Contract):
     sum_error: float = 0.0
     sum_absolute_error: float = 0.0
     sum_squared_error: float = 0.0
-    outliers: int = Field(default=0, ge=0, description="Galaxies with |Δz|/(1+z) > 0.05.")
+    outliers: int = Field(
+        default=0, ge=0, description=f"Galaxies with |Δz|/(1+z) > {OUTLIER_LIMIT}."
+    )
     below: int = Field(default=0, ge=0, description="Galaxies under the histogram's range.")
     above: int = Field(default=0, ge=0, description="Galaxies over the histogram's range.")
     histogram: str = Field(default="", description="Packed counts of Δz/(1+z) in fixed bins.")
@@ -346,7 +349,7 @@ class Quality(Contract):
     bias: float | None = Field(description="Mean of Δz.")
     nmad: float | None = Field(description="1.4826 · median |Δz/(1+z) - median(Δz/(1+z))|.")
     r2: float | None = Field(description="Coefficient of determination.")
-    outlier_fraction: float | None = Field(description="Share with |Δz|/(1+z) > 0.05.")
+    outlier_fraction: float | None = Field(description=f"Share with |Δz|/(1+z) > {OUTLIER_LIMIT}.")
 
 
 class CollectiveResult(Contract):
@@ -380,7 +383,7 @@ class RankRecord(Contract):
     total_cpu_memory: float = Field(
         alias="total_cpu_memory (MB)",
         ge=0,
-        description="Peak resident memory of the sandbox's process, in MB of 10^6 bytes.",
+        description="Peak resident memory of the sandbox's process, in Lambda's MB (2^20 bytes).",
     )
     execution_time: float = Field(
         alias="execution_time (seconds/batch)", ge=0, description="total_cpu_time / num_batches."

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import BANDS, IMAGE_SIZE
 from cosmicai.model.bundle import Bundle
-from cosmicai.model.config import BANDS, IMAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

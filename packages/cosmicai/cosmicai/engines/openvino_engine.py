@@ -15,7 +15,7 @@ from cosmicai.engines.base import CHUNK, check_batch, chunks
 from cosmicai.engines.openvino_graph import BLOCK_TENSORS, GraphBuilder
 from cosmicai.engines.quiet_openvino import ov
 from cosmicai.errors import InvalidInput
-from cosmicai.model.config import BANDS, IMAGE_SIZE
+from cosmicai.facts import BANDS, IMAGE_SIZE
 from cosmicai.model.prepare import aligned, build_prepared
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cosmicai.engines.quiet_openvino import op, ov
-from cosmicai.model.config import BANDS, GRID, IMAGE_SIZE, PATCH_SIZE, PATCHES, TOKENS
+from cosmicai.facts import BANDS, IMAGE_SIZE
+from cosmicai.model.config import GRID, PATCH_SIZE, PATCHES, TOKENS
 from cosmicai.model.winograd import PRODUCTS
 
 if TYPE_CHECKING:

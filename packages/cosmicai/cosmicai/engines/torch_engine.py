@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from cosmicai.engines.base import CHUNK, check_batch, chunks
-from cosmicai.model.config import BANDS, GRID, PATCH_SIZE, PATCHES, TOKENS
+from cosmicai.facts import BANDS
+from cosmicai.model.config import GRID, PATCH_SIZE, PATCHES, TOKENS
 from cosmicai.model.prepare import Tensors, build_prepared
 
 if TYPE_CHECKING:

@@ -16,14 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cosmicai.model.config import (
-    BANDS,
-    GRID,
-    MAGNITUDE_LAYERS,
-    PATCH_SIZE,
-    TOKENS,
-    ModelConfig,
-)
+from cosmicai.facts import BANDS
+from cosmicai.model.config import GRID, MAGNITUDE_LAYERS, PATCH_SIZE, TOKENS, ModelConfig
 
 
 class Attention(nn.Module):

@@ -4,10 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-BANDS = 5
-"""u, g, r, i, z: the channels of an image and the entries of a magnitude vector."""
-IMAGE_SIZE = 32
-"""Pixels on a side of a cutout."""
+from cosmicai.facts import IMAGE_SIZE
+
 PATCH_SIZE = 8
 """Pixels on a side of a patch, which becomes one token."""
 GRID = IMAGE_SIZE // PATCH_SIZE

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from cosmicai.errors import ModelMismatch
-from cosmicai.model.config import BANDS, MAGNITUDE_LAYERS, PATCH_SIZE, TOKENS, ModelConfig
+from cosmicai.facts import BANDS
+from cosmicai.model.config import MAGNITUDE_LAYERS, PATCH_SIZE, TOKENS, ModelConfig
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"

@@ -23,7 +23,6 @@ import contextlib
 import json
 import logging
 import mmap
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,6 +30,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from cosmicai.errors import ModelMismatch
+from cosmicai.machine import available_cores
 from cosmicai.model.config import GRID, ModelConfig
 from cosmicai.model.layout import INCEPTION_POSITIONS, STEM
 from cosmicai.model.rewrites import (
@@ -129,7 +129,7 @@ def write_prepared(bundle: Bundle, out: Path) -> Path:
 
     The same bundle gives the same bytes. The file is written whole or not at all.
     """
-    tensors = prepare(bundle, threads=len(os.sched_getaffinity(0)))
+    tensors = prepare(bundle, threads=available_cores())
     # The large ones first: they keep their alignment whatever the sizes of the others.
     names = sorted(tensors, key=lambda name: (not name.endswith(".winograd"), name))
     metadata = {"format": FORMAT, "config": _config(bundle), "digest": bundle.digest}

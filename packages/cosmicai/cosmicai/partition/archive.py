@@ -23,12 +23,13 @@ import numpy as np
 
 from cosmicai import safe_pickle
 from cosmicai.errors import CosmicAIError
+from cosmicai.facts import MB
 from cosmicai.safe_pickle import AllowList, Global, MalformedPickle, build_ordered_dict, kind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MAX_DIRECTORY_BYTES: Final = 16 * 1024 * 1024
+MAX_DIRECTORY_BYTES: Final = 16 * MB
 MAX_DIMENSIONS: Final = 8
 
 _BARE_PICKLE_BYTES: Final = 64 * 1024

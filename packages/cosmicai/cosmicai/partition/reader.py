@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cosmicai.errors import CorruptPartition, InvalidInput, UnsafePickle
+from cosmicai.facts import BANDS, IMAGE_SIZE, MB
 from cosmicai.partition.archive import (
     ByteSource,
     CorruptArchive,
@@ -37,18 +38,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-BANDS: Final = 5
-PIXELS: Final = 32
-IMAGE_SHAPE: Final = (BANDS, PIXELS, PIXELS)
+IMAGE_SHAPE: Final = (BANDS, IMAGE_SIZE, IMAGE_SIZE)
 MAGNITUDE_SHAPE: Final = (BANDS,)
 
 _PICKLE_BYTES: Final = 64 * 1024  # that of a partition has about 340
 DATASET_CLASS: Final = "torch.utils.data.dataset.TensorDataset"
-_BLOCK_BYTES: Final = 4 * 1024 * 1024  # of images; a batch that is larger is its own block
-_SMALL_BLOCK_BYTES: Final = 1024 * 1024  # of magnitudes and redshifts
-_PART_BYTES: Final = 4 * 1024 * 1024  # of one request
-_AHEAD_BYTES: Final = 16 * 1024 * 1024
-_STRIDED_SPAN_BYTES: Final = 64 * 1024 * 1024
+_BLOCK_BYTES: Final = 4 * MB  # of images; a batch that is larger is its own block
+_SMALL_BLOCK_BYTES: Final = MB  # of magnitudes and redshifts
+_PART_BYTES: Final = 4 * MB  # of one request
+_AHEAD_BYTES: Final = 16 * MB
+_STRIDED_SPAN_BYTES: Final = 64 * MB
 _THREADS: Final = 4
 
 

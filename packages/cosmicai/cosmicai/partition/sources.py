@@ -17,6 +17,7 @@ from cosmicai.errors import (
     PreconditionFailed,
     TransientStorageError,
 )
+from cosmicai.facts import MB
 from cosmicai.storage import raise_ours
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
-HEAD_BYTES: Final = 1024 * 1024
+HEAD_BYTES: Final = MB
 TAIL_BYTES: Final = 512 * 1024
 ATTEMPTS: Final = 5
 REQUEST_SECONDS: Final = 60.0

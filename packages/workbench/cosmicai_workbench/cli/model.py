@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from cosmicai.facts import OUTLIER_LIMIT
 
 from cosmicai_workbench.cli.progress import progress_bar
 
@@ -191,7 +192,7 @@ def _print(quality: "Quality", model: str, *, as_json: bool) -> None:
         ("nmad", "NMAD"),
         ("mae", "MAE"),
         ("bias", "bias"),
-        ("outlier_fraction", "outliers, |Δz|/(1+z) > 0.05"),
+        ("outlier_fraction", f"outliers, |Δz|/(1+z) > {OUTLIER_LIMIT}"),
     ):
         value = getattr(quality, name)
         typer.echo(f"  {label:<28} {'–' if value is None else f'{value:.5f}'}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from cosmicai.facts import MAX_MEMORY_MB, MIN_MEMORY_MB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,9 @@ def plan(
     memory: Annotated[
         int,
         typer.Option(
-            help="Memory of a function in MB; compute grows with it.", min=128, max=10_240
+            help="Memory of a function in MB; compute grows with it.",
+            min=MIN_MEMORY_MB,
+            max=MAX_MEMORY_MB,
         ),
     ] = 10_240,
     concurrency: Annotated[

@@ -10,6 +10,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from cosmicai.facts import threads
+from cosmicai.machine import available_cores
+
 from cosmicai_workbench.cloud.records import LogStream
 from cosmicai_workbench.cloud.sandbox import Outcome, Sandbox, SandboxNotStarted
 
@@ -19,18 +22,17 @@ if TYPE_CHECKING:
 
     from cosmicai_workbench.cloud.template import Function
 
-MEMORY_MB_PER_VCPU = 1769
 _WATCH_SECONDS = 0.02
 _STARTS = 3
 """Tries to start a sandbox: a free port may be taken by another process before it is bound."""
 
 
-def vcpus(memory_size: int, concurrency: int, cores: int) -> int:
-    """Return how many threads a sandbox should use.
+def sandbox_threads(memory_size: int, concurrency: int, cores: int) -> int:
+    """Return how many threads a sandbox should use: its memory size's, or its share of the cores.
 
-    Lambda gives one vCPU for each 1,769 MB. Here, sandboxes share the machine's cores too.
+    Unlike on Lambda, sandboxes share the machine's cores.
     """
-    return max(1, min(memory_size // MEMORY_MB_PER_VCPU, cores // concurrency))
+    return max(1, min(threads(memory_size), cores // concurrency))
 
 
 class Pools:
@@ -193,7 +195,7 @@ def sandbox_environment(
     """Return the variables of a function's sandboxes: Lambda's, the cloud's, the function's."""
     from cosmicai.engines.base import ENGINES
 
-    threads = str(vcpus(function.memory_size, concurrency, os.cpu_count() or 1))
+    count = str(sandbox_threads(function.memory_size, concurrency, available_cores()))
     layers = [
         str(folder)
         for layer in function.layers
@@ -214,8 +216,8 @@ def sandbox_environment(
         "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info.major}.{sys.version_info.minor}",
         # As `sam local` sets it: Powertools then leaves tracing out.
         "AWS_SAM_LOCAL": "true",
-        "INFERENCE_THREADS": threads,
-        "OMP_NUM_THREADS": threads,
+        "INFERENCE_THREADS": count,
+        "OMP_NUM_THREADS": count,
         **shared,
         **function.environment,
         # Here every engine is installed, whichever layer a function names.

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from cosmicai.machine import peak_memory_mb_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-_MEBIBYTE = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,8 @@ class Report:
 
 def peak_memory(process_id: int) -> int | None:
     """Return the peak resident memory of a process in MB, rounded up; None if it is gone."""
-    try:
-        with open(f"/proc/{process_id}/status") as status:  # noqa: PTH123 - a hot path
-            for line in status:
-                if line.startswith("VmHWM:"):
-                    return math.ceil(int(line.split()[1]) * 1024 / _MEBIBYTE)
-    except OSError:
-        return None
-    return None  # a zombie has no memory left to report
+    used = peak_memory_mb_of(process_id)
+    return None if used is None else math.ceil(used)
 
 
 class LogStream:

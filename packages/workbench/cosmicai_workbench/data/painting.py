@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from cosmicai.model.config import BANDS, IMAGE_SIZE
+from cosmicai.facts import BANDS, IMAGE_SIZE
 from numpy.typing import NDArray
 
 from cosmicai_workbench.data.sersic import sersic_mixture

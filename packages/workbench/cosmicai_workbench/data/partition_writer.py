@@ -19,7 +19,7 @@ from math import prod
 from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
-from cosmicai.model.config import BANDS, IMAGE_SIZE
+from cosmicai.facts import BANDS, IMAGE_SIZE, MB
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 
     from cosmicai_workbench.data.synthesis import Galaxies
 
-GALAXY_BYTES = 4 * (BANDS * IMAGE_SIZE**2 + BANDS + 1)
-"""Bytes of one galaxy's image, magnitudes and redshift."""
-ARCHIVE_BYTES = 4096
-"""More than the rest of the file takes: headers, pickle, metadata."""
 METADATA_RECORD = "extra/metadata.json"
 
 _PREFIX = "archive"
@@ -40,7 +36,7 @@ _ALIGNMENT = 64
 _ZIP64_EXTRA = 20
 _PADDING_ID = 0x4246  # "FB", the field torch pads records with
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same galaxies give the same bytes
-_SPOOL = 8 * 2**20
+_SPOOL = 8 * MB
 
 
 class PartitionWriter:

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import ARCHIVE_BYTES, GALAXY_BYTES, MB, galaxies_in
 from cosmicai.partition.reader import Batch, open_partition
 
 from cosmicai_workbench.data.catalogue import (
@@ -17,13 +18,10 @@ from cosmicai_workbench.data.catalogue import (
 )
 from cosmicai_workbench.data.files import file_errors, replace_files, staging_folder
 from cosmicai_workbench.data.partition_writer import (
-    ARCHIVE_BYTES,
-    GALAXY_BYTES,
     PartitionWriter,
     read_metadata,
 )
 
-MEGABYTE = 1024 * 1024
 _BATCH = 256
 REJECTS_NAME = "rejects.csv"
 REPORT_NAME = "from-fits.json"
@@ -41,11 +39,11 @@ def galaxies_per_partition(megabytes: float) -> int:
     InvalidInput
         Not even one fits.
     """
-    count = int((megabytes * MEGABYTE - ARCHIVE_BYTES) // GALAXY_BYTES)
+    count = galaxies_in(megabytes)
     if count < 1:
         raise InvalidInput(
             "partition size: room for one galaxy expected, "
-            f"{(GALAXY_BYTES + ARCHIVE_BYTES) / MEGABYTE:.3f} MB, found {megabytes} MB"
+            f"{(GALAXY_BYTES + ARCHIVE_BYTES) / MB:.3f} MB, found {megabytes} MB"
         )
     return count
 

@@ -15,6 +15,7 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING
 
 from cosmicai.errors import CosmicAIError, InvalidInput
+from cosmicai.facts import MB
 from cosmicai.planning import natural_key
 from cosmicai.storage import raise_ours
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-PART_BYTES = 8 * 1024 * 1024
+PART_BYTES = 8 * MB
 MAX_PARTS = 10_000
 PARALLEL_FILES = 4
 PARALLEL_PARTS = 4

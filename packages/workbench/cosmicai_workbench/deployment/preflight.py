@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cosmicai import keys, planning
 from cosmicai.errors import PartitionNotFound
+from cosmicai.facts import GALAXY_BYTES, MB
 
 from cosmicai_workbench.client.connection import lookups
-from cosmicai_workbench.simulation.planning import MB, Plan
-from cosmicai_workbench.simulation.published import BYTES_PER_SAMPLE
 from cosmicai_workbench.simulation.service import plan_execution
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from cosmicai.schema import ExecutionInput
 
     from cosmicai_workbench.client.connection import Connection
+    from cosmicai_workbench.simulation.planning import Plan
 
 Level = Literal["ok", "warning", "error"]
 MAX_CHILDREN = 10_000
@@ -132,9 +132,9 @@ def preflight(
     ranks = content.world_size or len(partitions)
     at_once = min(account.available, account.max_concurrency, MAX_CHILDREN)
     estimate = plan_execution(
-        galaxies=max(1, num_bytes // BYTES_PER_SAMPLE),
-        partition_mb=max(num_bytes / ranks, BYTES_PER_SAMPLE) / MB,
-        ranks=min(ranks, max(1, num_bytes // BYTES_PER_SAMPLE)),
+        galaxies=max(1, num_bytes // GALAXY_BYTES),
+        partition_mb=max(num_bytes / ranks, GALAXY_BYTES) / MB,
+        ranks=min(ranks, max(1, num_bytes // GALAXY_BYTES)),
         memory_mb=account.memory_mb,
         concurrency=max(1, at_once),
         barrier=False,
@@ -146,7 +146,7 @@ def preflight(
     )
     checks = [
         *model_checks,
-        Check("partitions", "ok", f"{len(partitions)} of {len(sizes)}, {num_bytes / MB:,.0f} MiB"),
+        Check("partitions", "ok", f"{len(partitions)} of {len(sizes)}, {num_bytes / MB:,.0f} MB"),
         *_concurrency(account, content, ranks),
         _input_size(content),
         _time(account, estimate),

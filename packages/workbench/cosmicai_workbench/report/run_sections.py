@@ -4,6 +4,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
+from cosmicai.facts import OUTLIER_LIMIT, galaxies_in
 
 from cosmicai_workbench.published import rank_times
 from cosmicai_workbench.report import figures, text
@@ -23,7 +24,7 @@ _ALONE = "run"
 _SHOWN_FAILURES = 20
 _PUBLISHED_SAMPLES = {25: 1278, 100: 5113}
 """Galaxies in a partition of the published runs."""
-_PUBLISHED_GALAXIES = 12.6 * 2**30 / 20_504
+_PUBLISHED_GALAXIES = galaxies_in(12.6 * 1024)
 _SEED_COSTS = (0.16, 0.38)
 """Dollars of one 12.6 GB execution in the seeds' tables, least and most."""
 
@@ -120,7 +121,11 @@ def _headline(run: "Run", prefix: str) -> Section:
         cards += [
             Card("σ NMAD", text.figure(quality.nmad), "scatter of Δz / (1 + z)"),
             Card("Bias", text.figure(quality.bias, sign=True), "mean Δz"),
-            Card("Outliers", text.share(quality.outlier_fraction), "|Δz| / (1 + z) > 0.05"),
+            Card(
+                "Outliers",
+                text.share(quality.outlier_fraction),
+                f"|Δz| / (1 + z) > {OUTLIER_LIMIT}",
+            ),
         ]
     title = "In short" if prefix == _ALONE else f"{run.name}: in short"
     return Section(f"{prefix}-headline", title, cards=tuple(cards))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from cosmicai.facts import OUTLIER_LIMIT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from cosmicai_workbench.results.run import Run
 
 PLOT = "redshifts.png"
-_OUTLIER = 0.05
 _BINS = 120
 
 
@@ -55,11 +55,11 @@ def plot_redshifts(run: Run) -> Path | None:
     for sign in (1, -1):
         axes.plot(
             line,
-            line + sign * _OUTLIER * (1 + line),
+            line + sign * OUTLIER_LIMIT * (1 + line),
             color="black",
             linewidth=0.8,
             linestyle="--",
-            label=f"|Δz|/(1+z) = {_OUTLIER}" if sign > 0 else None,
+            label=f"|Δz|/(1+z) = {OUTLIER_LIMIT}" if sign > 0 else None,
         )
     axes.set(
         xlim=(0, limit),

@@ -14,6 +14,7 @@ from cosmicai.cost import (
     round_up_express,
 )
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import ARCHIVE_BYTES, FUNCTION_MEMORY_MB, MB, vcpus
 from pydantic import BaseModel, ConfigDict
 
 from cosmicai_workbench.simulation.events import Trace, simulate
@@ -21,17 +22,6 @@ from cosmicai_workbench.simulation.model import Limits, Profile, Retry, Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-MB_PER_VCPU = 1_769
-"""Lambda gives one full vCPU at this memory size and grows in proportion."""
-
-
-MB = 2**20
-"""Partition sizes are named as the published ones are: 100MB holds 100 MiB."""
-
-
-SMALL_FUNCTION_MB = 512
-"""Memory of Initialize and Summarize in the template; a rounding error of the whole."""
 
 
 class Spread(BaseModel):
@@ -97,7 +87,7 @@ def work_for(
     """
     if not (math.isfinite(galaxies) and galaxies >= 1):
         raise InvalidInput(f"--galaxies: expected at least 1, found {galaxies:g}")
-    per_partition = int(partition_mb * MB // bytes_per_galaxy)
+    per_partition = int((partition_mb * MB - ARCHIVE_BYTES) // bytes_per_galaxy)
     if per_partition < 1:
         raise InvalidInput(
             f"--partition-mb: one galaxy takes {bytes_per_galaxy} bytes, so a partition of "
@@ -135,8 +125,8 @@ def plan(
     InvalidInput
         If the price list has no prices for the region.
     """
-    vcpus = memory_mb / MB_PER_VCPU
-    scaled = profile.at(vcpus)
+    cpus = vcpus(memory_mb)
+    scaled = profile.at(cpus)
     traces = [simulate(work, scaled, limits, retry, seed=seed + i) for i in range(simulations)]
     typical = sorted(traces, key=lambda trace: float(trace.billed.sum()))[len(traces) // 2]
     galaxies = work.ranks * work.samples_per_rank
@@ -151,7 +141,7 @@ def plan(
         work=work,
         limits=limits,
         memory_mb=memory_mb,
-        vcpus=vcpus,
+        vcpus=cpus,
         wall_seconds=Spread.of(t.wall for t in traces),
         initialize_seconds=traces[0].initialized,
         map_seconds=Spread.of(t.map_end - t.initialized for t in traces),
@@ -181,7 +171,7 @@ def _usage(
             name="initialize",
             requests=1,
             billed_seconds=trace.initialized,
-            memory_mb=SMALL_FUNCTION_MB,
+            memory_mb=FUNCTION_MEMORY_MB["initialize"],
         ),
         FunctionUsage(
             name="model_inference",
@@ -190,7 +180,10 @@ def _usage(
             memory_mb=memory_mb,
         ),
         FunctionUsage(
-            name="summarize", requests=1, billed_seconds=summarize, memory_mb=SMALL_FUNCTION_MB
+            name="summarize",
+            requests=1,
+            billed_seconds=summarize,
+            memory_mb=FUNCTION_MEMORY_MB["summarize"],
         ),
     ]
     return execution_usage(

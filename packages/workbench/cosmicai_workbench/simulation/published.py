@@ -21,20 +21,17 @@ from functools import cache
 from statistics import fmean, median
 
 import numpy as np
+from cosmicai.facts import GALAXY_BYTES, MAX_MEMORY_MB, MB, vcpus
 
 from cosmicai_workbench.published import executions, published, rank_times
 from cosmicai_workbench.simulation.events import simulate
 from cosmicai_workbench.simulation.model import Limits, Profile, Retry, Work
 
-BYTES_PER_SAMPLE = 20_504
-"""Image, magnitudes and redshift of one galaxy: (5·32·32 + 5 + 1) float32."""
-_MB = 2**20
-"""Their MB: a "25 MB" partition holds 1,278 galaxies, 25 MiB."""
 _READ_BYTES_PER_SECOND = 80e6
 """S3 to one Lambda function; not published, so the usual figure."""
 _COLD_START_SECONDS = 2.0
 """Not published apart; what it is off by ends up in the fitted constant."""
-_VCPUS = 10_240 / 1_769
+_VCPUS = vcpus(MAX_MEMORY_MB)
 _SEEDS = range(5)
 _SPREADS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _DISPATCH_RATES = (60.0, 70.0, 80.0, 90.0, 100.0, 120.0)
@@ -61,8 +58,8 @@ class Check:
 
 def work_of(partition_mb: int, ranks: int) -> Work:
     """Describe an execution of one partition a rank."""
-    size = partition_mb * _MB
-    return Work(ranks=ranks, samples_per_rank=size // BYTES_PER_SAMPLE, bytes_per_rank=size)
+    size = partition_mb * MB
+    return Work(ranks=ranks, samples_per_rank=size // GALAXY_BYTES, bytes_per_rank=size)
 
 
 def _profile(
@@ -80,7 +77,7 @@ def _profile(
         summarize_seconds_per_rank=seconds_per_rank / 2,
         cold_start_seconds=(_COLD_START_SECONDS,),
         read_bytes_per_second=_READ_BYTES_PER_SECOND,
-        predict_seconds_per_sample=middle * BYTES_PER_SAMPLE / (ranks.partition_mb * _MB),
+        predict_seconds_per_sample=middle * GALAXY_BYTES / (ranks.partition_mb * MB),
         jitter=tuple(round(1 + spread * (t / middle - 1), 4) for t in ranks.rank_seconds),
     )
 

@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from cosmicai.cost import Architecture
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import GALAXY_BYTES
 
 from cosmicai_workbench.simulation.calibration import profile_of
 from cosmicai_workbench.simulation.model import Limits, Retry
 from cosmicai_workbench.simulation.planning import Plan, plan, work_for
-from cosmicai_workbench.simulation.published import BYTES_PER_SAMPLE, calibrate_scale
+from cosmicai_workbench.simulation.published import calibrate_scale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +55,7 @@ def plan_execution(
     )
     chosen: Any = architecture
     return plan(
-        work_for(galaxies, partition_mb, BYTES_PER_SAMPLE, ranks=ranks, barrier=barrier),
+        work_for(galaxies, partition_mb, GALAXY_BYTES, ranks=ranks, barrier=barrier),
         profile,
         limits,
         Retry(),

@@ -7,6 +7,7 @@ import tomllib
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import MAX_MEMORY_MB, MIN_MEMORY_MB
 from cosmicai.schema import EngineName
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,7 +29,7 @@ class Point(_Strict):
     file_limit: int = Field(default=1, ge=1)
     batch_size: int = Field(default=512, ge=1)
     world_size: int | None = Field(default=None, ge=1)
-    memory_mb: int | None = Field(default=None, ge=128, le=10_240)
+    memory_mb: int | None = Field(default=None, ge=MIN_MEMORY_MB, le=MAX_MEMORY_MB)
     engine: EngineName | None = None
     fmi: bool = False
 

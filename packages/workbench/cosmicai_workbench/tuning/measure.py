@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-import os
 import signal
 import subprocess
 import sys
@@ -20,7 +18,8 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmicai.errors import CosmicAIError, InvalidInput
-from cosmicai.inference import MB_PER_VCPU
+from cosmicai.facts import MEMORY_MB_PER_VCPU, threads, vcpus
+from cosmicai.machine import available_cores
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,11 +42,6 @@ class MeasurementFailed(CosmicAIError):
     """A worker process ended with an error."""
 
 
-def vcpus(memory_mb: int) -> float:
-    """Return the vCPUs, whole and in part, that a memory size pays for."""
-    return memory_mb / MB_PER_VCPU
-
-
 def measure(
     bundle: Path, engine: str, *, memory_mb: int, batch_size: int, galaxies: int
 ) -> Measurement:
@@ -60,17 +54,17 @@ def measure(
     MeasurementFailed
         The worker failed; its error is in the message.
     """
-    cores = len(os.sched_getaffinity(0))
-    threads = max(1, math.ceil(vcpus(memory_mb) - 0.01))
-    if threads > cores:
+    cores = available_cores()
+    count = threads(memory_mb)
+    if count > cores:
         raise InvalidInput(
             f"memory size {memory_mb} MB has {vcpus(memory_mb):.1f} vCPUs, this machine {cores} "
-            f"cores; measure at most {cores * MB_PER_VCPU} MB here"
+            f"cores; measure at most {cores * MEMORY_MB_PER_VCPU} MB here"
         )
-    share = min(1.0, vcpus(memory_mb) / threads)
+    share = min(1.0, vcpus(memory_mb) / count)
     command = [
         sys.executable, "-m", "cosmicai_workbench.tuning.worker", str(bundle), engine,
-        str(threads), str(batch_size), str(galaxies), repr(time.time()),
+        str(count), str(batch_size), str(galaxies), repr(time.time()),
     ]  # fmt: skip
     process = subprocess.Popen(  # noqa: S603 (our own module with the user's paths)
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -12,16 +12,23 @@ import math
 from typing import TYPE_CHECKING, Any, get_args
 
 from cosmicai.cost import Architecture, FunctionUsage, cost, execution_usage, round_up_express
+from cosmicai.facts import (
+    FUNCTION_MEMORY_MB,
+    GALAXY_BYTES,
+    MAX_MEMORY_MB,
+    MB,
+    MIN_MEMORY_MB,
+    galaxies_in,
+)
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-GALAXY_BYTES = 20_504
 GETS_A_RANK = 8
 """S3 GET requests of a rank besides those for its partition's bytes: model, claim, record."""
 PUTS_A_RANK = 4
-READ_BYTES = 4 * 2**20
+READ_BYTES = 4 * MB
 """Of one ranged GET."""
 SMALL_FUNCTION_SECONDS = 2.0
 """Initialize and Summarize together, generously."""
@@ -32,7 +39,7 @@ class Setting(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    memory_mb: int = Field(ge=128, le=10_240)
+    memory_mb: int = Field(ge=MIN_MEMORY_MB, le=MAX_MEMORY_MB)
     batch_size: int = Field(ge=1)
     partition_mb: float = Field(gt=0)
 
@@ -93,7 +100,7 @@ def estimate(
     architecture: Architecture = "arm64",
 ) -> Estimate:
     """Return time and cost of ``galaxies`` at one setting."""
-    in_partition = max(1, int(setting.partition_mb * 1e6 / GALAXY_BYTES))
+    in_partition = max(1, galaxies_in(setting.partition_mb))
     ranks = math.ceil(galaxies / in_partition)
     rank_seconds = start_seconds + min(in_partition, galaxies) / galaxies_per_second
     billed = ranks * start_seconds + galaxies / galaxies_per_second
@@ -157,7 +164,7 @@ def _price(
             name="initialize and summarize",
             requests=2,
             billed_seconds=SMALL_FUNCTION_SECONDS,
-            memory_mb=1024,
+            memory_mb=FUNCTION_MEMORY_MB["summarize"],
         ),
     ]
     reads = math.ceil(galaxies * GALAXY_BYTES / READ_BYTES)

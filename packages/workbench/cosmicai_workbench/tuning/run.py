@@ -8,8 +8,9 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import vcpus
 
-from cosmicai_workbench.tuning.measure import Measurement, measure, vcpus
+from cosmicai_workbench.tuning.measure import Measurement, measure
 from cosmicai_workbench.tuning.model import (
     Estimate,
     Setting,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from cosmicai.engines.base import galaxies_at_once, load_engine
-from cosmicai.inference import peak_memory_mb
-from cosmicai.model.config import BANDS, IMAGE_SIZE
+from cosmicai.facts import BANDS, IMAGE_SIZE
+from cosmicai.machine import peak_memory_mb
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import cosmicai
 import numpy as np
 from cosmicai.errors import InvalidInput
-from cosmicai.model.config import IMAGE_SIZE
+from cosmicai.facts import BAND_NAMES, IMAGE_SIZE
 
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.data.catalogue import CatalogueRow, write_catalogue
@@ -23,7 +23,7 @@ from cosmicai_workbench.data.fits.cutting import (
     Rejected,
     aperture_magnitudes,
 )
-from cosmicai_workbench.data.fits.fields import BANDS, find_fields
+from cosmicai_workbench.data.fits.fields import find_fields
 from cosmicai_workbench.data.fits.objects import Objects, read_objects
 from cosmicai_workbench.data.painting import PIXEL
 from cosmicai_workbench.data.partition_writer import PartitionWriter
@@ -260,7 +260,7 @@ class _Run:
 
     def _check_scale(self, field: Field) -> float:
         """Return the arcseconds of a pixel; note it, once, where models expect another."""
-        scale = field.bands[BANDS.index("r")].pixel_scale
+        scale = field.bands[BAND_NAMES.index("r")].pixel_scale
         if self._objects.magnitude is None and self._aperture / scale > _LARGEST_APERTURE:
             raise InvalidInput(
                 f"aperture: {self._aperture} arcsec are {self._aperture / scale:.0f} pixels in "

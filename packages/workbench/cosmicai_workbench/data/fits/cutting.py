@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from cosmicai.model.config import IMAGE_SIZE
+from cosmicai.facts import BAND_NAMES, IMAGE_SIZE
 from numpy.typing import NDArray
 
-from cosmicai_workbench.data.fits.fields import BANDS, BandImage, Field
+from cosmicai_workbench.data.fits.fields import BandImage, Field
 
 Registration = Literal["subpixel", "nearest"]
 
 _MARGIN = 8
 """Pixels around a cutout that the cubic spline is fitted on; its reach fades tenfold in two."""
-_R = BANDS.index("r")
+_R = BAND_NAMES.index("r")
 _CENTRE = (IMAGE_SIZE - 1) / 2
 _READY_CUT = 2.0
 """How far, in pixels, the object may be from the middle of an image of 32 × 32."""
@@ -101,7 +101,7 @@ class FieldCutter:
         self, layers: list[NDArray[np.float32] | None], place: NDArray[np.float64]
     ) -> Cutout | Rejected:
         whole: list[NDArray[np.float32]] = []
-        for name, band, layer in zip(BANDS, self._field.bands, layers, strict=True):
+        for name, band, layer in zip(BAND_NAMES, self._field.bands, layers, strict=True):
             if layer is None:
                 return Rejected(EDGE, f"in {name}: {band.path.name}")
             masked = int((~np.isfinite(layer)).sum())

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import BAND_NAMES
 from numpy.typing import NDArray
 
-BANDS = ("u", "g", "r", "i", "z")
 _SUFFIXES = (".fits", ".fit", ".fits.gz", ".fits.bz2", ".fit.gz", ".fit.bz2")
 _BAND_IN_NAME = re.compile(r"(?<![A-Za-z0-9])([ugriz])(?![A-Za-z0-9])")
 _UNIT_NAMES = {"nanomaggies": "nmgy", "nanomaggie": "nmgy", "maggies": "mgy", "maggy": "mgy"}
@@ -55,7 +55,7 @@ class BandImage:
 
 @dataclass(frozen=True)
 class Field:
-    """The five images of one patch of the sky, in the order of ``BANDS``."""
+    """The five images of one patch of the sky, in the order of ``BAND_NAMES``."""
 
     name: str
     bands: tuple[BandImage, ...]
@@ -63,7 +63,7 @@ class Field:
 
 @dataclass(frozen=True)
 class FieldFiles:
-    """The five files of one field, not read yet, in the order of ``BANDS``."""
+    """The five files of one field, not read yet, in the order of ``BAND_NAMES``."""
 
     name: str
     paths: tuple[Path, ...]
@@ -102,13 +102,13 @@ def find_fields(images: Iterable[Path]) -> list[FieldFiles]:
     if not fields:
         raise InvalidInput(f"no FITS files ({', '.join(_SUFFIXES[:4])}) in {_listed(images)}")
     for name, paths in fields.items():
-        missing = [band for band in BANDS if band not in paths]
+        missing = [band for band in BAND_NAMES if band not in paths]
         if missing:
             raise InvalidInput(
                 f"{name}: images in u, g, r, i and z expected, none found in {', '.join(missing)}"
             )
     return [
-        FieldFiles(name, tuple(paths[band] for band in BANDS))
+        FieldFiles(name, tuple(paths[band] for band in BAND_NAMES))
         for name, paths in sorted(fields.items())
     ]
 

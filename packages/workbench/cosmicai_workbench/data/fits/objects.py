@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import BAND_NAMES
 from numpy.typing import NDArray
-
-from cosmicai_workbench.data.fits.fields import BANDS
 
 _NAMES = {
     "ra": ("ra", "ra_deg", "raj2000", "ra_icrs", "alpha_j2000"),
@@ -129,9 +128,9 @@ def _five(
     A lone ``z`` is no sign of magnitudes: it is a redshift.
     """
     for pattern in patterns:
-        wanted = [pattern.format(band) for band in BANDS]
+        wanted = [pattern.format(band) for band in BAND_NAMES]
         found = [name for name in wanted if name in names]
-        if len(found) == len(BANDS):
+        if len(found) == len(BAND_NAMES):
             return tuple(names[name] for name in wanted)
         if found and found != ["z"]:
             missing = sorted(set(wanted) - set(found))

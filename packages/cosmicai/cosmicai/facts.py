@@ -1,0 +1,56 @@
+"""Facts that several modules need, each stated once; without any import that costs time.
+
+A megabyte is 2^20 bytes throughout, as in Lambda's memory sizes, in its log lines and in the names
+of the published partitions ("25MB" holds 25 · 2^20 bytes). Network speeds alone are in decimal
+units, Mbit/s of 10^6 bits.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+MB: Final = 2**20
+"""Bytes."""
+
+BAND_NAMES: Final = ("u", "g", "r", "i", "z")
+"""SDSS's bands: the channels of an image and the entries of a magnitude vector, in this order."""
+BANDS: Final = len(BAND_NAMES)
+R_BAND: Final = BAND_NAMES.index("r")
+IMAGE_SIZE: Final = 32
+"""Pixels on a side of a cutout."""
+GALAXY_BYTES: Final = 4 * (BANDS * IMAGE_SIZE**2 + BANDS + 1)
+"""Image, magnitudes and redshift of one galaxy in float32."""
+ARCHIVE_BYTES: Final = 4096
+"""Upper bound of what a partition holds besides its galaxies."""
+
+OUTLIER_LIMIT: Final = 0.05
+"""A galaxy is an outlier when |Δz|/(1+z) is above this."""
+
+MIN_MEMORY_MB: Final = 128
+MAX_MEMORY_MB: Final = 10_240
+"""Lambda's smallest and largest memory size."""
+MEMORY_MB_PER_VCPU: Final = 1769
+"""Lambda gives one full vCPU at this memory size, and compute in proportion to memory."""
+FUNCTION_MEMORY_MB: Final = {"initialize": 1769, "invoke_fmi": 256, "summarize": 1769}
+"""Memory sizes that the template fixes, by function folder; a test holds the two together."""
+DEFAULT_INFERENCE_MEMORY_MB: Final = 3538
+"""Of Model Inference: the default of the template's parameter InferenceMemorySize."""
+
+
+def galaxies_in(partition_mb: float) -> int:
+    """Return how many whole galaxies fit a partition: 5,113 in 100 MB, as published."""
+    return int((partition_mb * MB - ARCHIVE_BYTES) // GALAXY_BYTES)
+
+
+def vcpus(memory_mb: float) -> float:
+    """Return the vCPUs, whole and in part, that a memory size pays for."""
+    return memory_mb / MEMORY_MB_PER_VCPU
+
+
+def threads(memory_mb: float) -> int:
+    """Return the threads that use a memory size's vCPUs in full, at least 1.
+
+    The last one may get only part of a processor's time.
+    """
+    return max(1, math.ceil(vcpus(memory_mb)))
