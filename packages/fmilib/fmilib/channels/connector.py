@@ -72,12 +72,18 @@ class Connector:
         self._redial: list[tuple[float, int, Candidate]] = []
         self.port = 0
 
-    def listen(self) -> None:
-        """Listen on a port of its own, which is also the one to dial from."""
+    def listen(self, host: str = "") -> None:
+        """Listen on a port of its own, which is also the one to dial from.
+
+        Parameters
+        ----------
+        host : str
+            Address to listen on; all of the machine's by default.
+        """
         listener = bound_socket(0)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind(("", 0))
+        listener.bind((host, 0))
         listener.listen(1024)
         listener.setblocking(False)
         self._listener = listener

@@ -81,7 +81,7 @@ class DirectChannel(PeerToPeer):
         try:
             if self.size == 1:
                 return
-            self._connector.listen()
+            self._connector.listen(rendezvous.listening_host())
             addresses = rendezvous.join(self._connector.port, timeout)
             self.session = protocol.session_id(rendezvous.session, rendezvous.number)
             self._spins = MOST_SPINS if _has_a_core(self.rank, addresses) else 0

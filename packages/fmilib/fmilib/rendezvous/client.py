@@ -16,6 +16,7 @@ from fmilib.rendezvous import protocol
 Address = tuple[str, int]
 # A slice of a large exchange fits, so that all ranks send before they wait. The kernel caps it.
 SOCKET_BYTES = 4 << 20
+LOOPBACK = "127.0.0.1"
 
 
 class Rendezvous:
@@ -107,14 +108,32 @@ class Rendezvous:
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
 
-    def _connect(self, port: int, deadline: float) -> None:
+    def listening_host(self) -> str:
+        """Return the address that a rank should listen on.
+
+        It is the loopback address where the server is on it: the server then sees and tells
+        loopback addresses only, so that no peer on another machine could come. Else it is all
+        addresses (an empty string).
+
+        Raises
+        ------
+        FmiChannelError
+            The server's host is unknown.
+        """
+        return LOOPBACK if self._address()[0].startswith("127.") else ""
+
+    def _address(self) -> Address:
+        """Look up the server's IPv4 address."""
         try:
-            family, _, _, _, address = socket.getaddrinfo(
-                *self.server, socket.AF_INET, socket.SOCK_STREAM
-            )[0]
+            found = socket.getaddrinfo(*self.server, socket.AF_INET, socket.SOCK_STREAM)
         except socket.gaierror as error:
             raise FmiChannelError(f"unknown host {self.server[0]!r}: {error}") from error
-        self.sock = bound_socket(port, family)
+        host, port = found[0][4][:2]
+        return str(host), int(port)
+
+    def _connect(self, port: int, deadline: float) -> None:
+        address = self._address()
+        self.sock = bound_socket(port)
         self.sock.settimeout(max(0.001, min(5.0, deadline - time.monotonic())))
         self.sock.connect(address)
         self.local = self.sock.getsockname()[:2]
@@ -207,9 +226,9 @@ class Rendezvous:
         self.sock.sendall(protocol.encode(message))
 
 
-def bound_socket(port: int, family: int = socket.AF_INET) -> socket.socket:
+def bound_socket(port: int) -> socket.socket:
     """Return a TCP socket on a local port that others of this process use as well."""
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
