@@ -1,13 +1,13 @@
 """Where the application is: template, definition, handlers, sample events, the shipped model.
 
-In a checkout they are the files at its top, the same that `sam deploy` takes. The wheel carries a
-copy of them, made when it is built (``packages/workbench/pyproject.toml``).
+In a checkout these are the files at its top, which ``sam deploy`` takes. A wheel carries a copy,
+made when it is built (``packages/workbench/hatch_build.py``).
 """
 
 from pathlib import Path
 
 _CHECKOUT = Path(__file__).parents[3]
-_PACKAGED = Path(__file__).parent / "application"
+_PACKAGED = Path(__file__).parent / "packaged"
 
 ROOT = _PACKAGED if _PACKAGED.is_dir() else _CHECKOUT
 """Folder of the application."""

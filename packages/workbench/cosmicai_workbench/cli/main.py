@@ -20,6 +20,8 @@ from cosmicai.errors import (
 )
 from typer.core import TyperGroup
 
+from cosmicai_workbench.extras import libraries_named
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -113,7 +115,8 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     """
     command = typer.main.get_command(app)
     try:
-        command.main(args=arguments, prog_name="cosmicai")
+        with libraries_named():
+            command.main(args=arguments, prog_name="cosmicai")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except CosmicAIError as error:
