@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cosmicai import inference
+from cosmicai import inference, prediction
 from cosmicai.partition.reader import Batch
 
 ROOT = Path(__file__).parents[2]
@@ -51,11 +51,11 @@ def batch(count: int = 4) -> Batch:
 
 
 def test_nonfinite_galaxies_never_reach_the_engine_and_never_get_a_number() -> None:
-    given, engine, totals = batch(), Believer(), inference.Totals()
+    given, engine, totals = batch(), Believer(), prediction.Totals()
     given.image[0, 1, 2, 3] = np.nan
     given.image[1, 0, 0, 0], given.image[1, 0, 0, 1] = np.inf, -np.inf
     given.magnitude[2, 4] = -np.inf
-    redshift = inference._predict(given, engine, totals)
+    redshift = prediction._predict(given, engine, totals)
     assert np.isnan(redshift).tolist() == [True, True, True, False]
     assert np.isfinite(engine.image).all()
     assert np.isnan(given.image[0, 1, 2, 3]), "the reader's array is left as it is"
@@ -63,24 +63,24 @@ def test_nonfinite_galaxies_never_reach_the_engine_and_never_get_a_number() -> N
 
 
 def test_extreme_but_finite_values_are_predicted() -> None:
-    given, totals = batch(), inference.Totals()
+    given, totals = batch(), prediction.Totals()
     given.image[0] = np.finfo(np.float32).max
     given.magnitude[1] = np.finfo(np.float32).min
-    assert np.isfinite(inference._predict(given, Believer(), totals)).all()
+    assert np.isfinite(prediction._predict(given, Believer(), totals)).all()
     assert totals.nonfinite_pixels == totals.nonfinite_magnitudes == 0
 
 
 def test_whole_batches_are_not_copied() -> None:
     given, engine = batch(), Believer()
-    inference._predict(given, engine, inference.Totals())
+    prediction._predict(given, engine, prediction.Totals())
     assert engine.image is given.image
 
 
 def test_the_same_arrays_give_the_same_bytes_at_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = {"redshift": np.arange(3, dtype=np.float32), "data_paths": np.array(["a", "bc"])}
-    first = inference.npz_bytes(columns)
+    first = prediction.npz_bytes(columns)
     monkeypatch.setattr("time.time", lambda: 4e9)
-    assert inference.npz_bytes(columns) == first
+    assert prediction.npz_bytes(columns) == first
 
 
 def test_importing_the_handlers_modules_imports_neither_numpy_nor_torch() -> None:

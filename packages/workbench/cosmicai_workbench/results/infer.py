@@ -9,16 +9,9 @@ from pathlib import Path
 
 from cosmicai.engines.base import load_engine
 from cosmicai.errors import InvalidInput, PartitionNotFound
-from cosmicai.inference import (
-    Totals,
-    available_vcpus,
-    columns_of,
-    npz_bytes,
-    opened_for,
-    predict_partition,
-    record_of,
-)
+from cosmicai.inference import available_vcpus, record_of
 from cosmicai.model.bundle import Bundle
+from cosmicai.prediction import Totals, columns_of, npz_bytes, opened_for, predict_partition
 from cosmicai.quality import figures
 from cosmicai.schema import Execution, ManifestItem, RankRecord, Summary, parse
 
