@@ -146,6 +146,7 @@ def run_everything(stack: Stack, recorder: Recorder) -> None:
         )
     storage.put_bytes(BUCKET, f"{RESULTS}/fmi/left behind", b"by a crashed collective")
     with recorder.of("InitializeFunction"):
+        stack.initialize("resumed", resume=plan.execution.id)
         stack.initialize("third", overwrite=True)
     meet(stack, recorder)
 

@@ -34,7 +34,7 @@ class FakeStates:
     def paginate(self, executionArn: str) -> Iterator[dict[str, Any]]:  # noqa: N803
         yield {"events": [{"stateEnteredEventDetails": {"name": "Initialize"}}]}
         if self._now.get("planned"):
-            plan = {"name": "Initialize", "output": json.dumps({"world_size": 4})}
+            plan = {"name": "Initialize", "output": json.dumps({"planned_ranks": 4})}
             yield {"events": [{"stateExitedEventDetails": plan}]}
 
     def list_map_runs(self, executionArn: str) -> dict[str, Any]:  # noqa: N803

@@ -35,6 +35,13 @@ def test_a_row_of_the_tables_is_what_the_code_says(row: str) -> None:
 def test_the_tables_hold_nothing_else() -> None:
     documented = set(re.findall(r"^\| `([^`]+)` \|", DOCS.read_text(), re.MULTILINE))
     files = {"claim.json", "plan.json", "manifest.json", "<rank>.json", "predictions/<rank>.npz"}
-    files |= {"failures/<rank>.json", "map/", "fmi.json", "combined_data.json", "summary.json"}
+    files |= {
+        "failures/<rank>.json",
+        "map/",
+        "fmi.json",
+        "combined_data.json",
+        "summary.json",
+        "resumed/manifest.json",
+    }
     known = {row.split("`")[1] for row in [*rows(ExecutionInput), *rows(RankRecord), *error_rows()]}
     assert documented == known | files

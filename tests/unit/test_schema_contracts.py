@@ -55,6 +55,7 @@ def test_a_missing_key_is_named(key: str) -> None:
         ({"result_path": "a/../b"}, "key 'result_path': .*'..' steps"),
         ({"result_path": "100MB/"}, "result_path must differ from data_prefix"),
         ({"overwrite": "yes"}, "key 'overwrite'"),
+        ({"resume": "run-1"}, "key 'resume'"),
         ({"engine": "tensorflow"}, "key 'engine'"),
         ({"tolerated_failure_percentage": 101}, "key 'tolerated_failure_percentage'"),
     ],

@@ -1,4 +1,4 @@
-"""Whose result path it is: one execution's, claimed by a conditional write.
+"""One execution owns a result path: it claims it by a conditional write.
 
 S3's ``If-None-Match`` lets exactly one of several racing executions create the claim, and
 ``If-Match`` lets exactly one of several overwriting ones replace it.
@@ -14,17 +14,28 @@ from cosmicai.observability import logger
 from cosmicai.schema import Claim, Execution, parse
 
 
-def claim(execution: Execution, bucket: str, result_path: str, *, overwrite: bool) -> None:
+def claim(
+    execution: Execution,
+    bucket: str,
+    result_path: str,
+    *,
+    overwrite: bool = False,
+    resume: str | None = None,
+) -> None:
     """Take the result path for an execution; a repeat finds its own claim.
 
     With ``overwrite`` another execution's claim is replaced and the files it left are deleted.
-    Its ranks, should it still run, see the new claim and stop before they write.
+    With ``resume`` the claim of that execution is replaced and its files stay. Either way the
+    ranks of the other execution, should it still run, see the new claim and stop before they
+    write.
 
     Raises
     ------
     ResultPathInUse
         If another execution holds the path, or took it at the same moment.
     """
+    if resume is not None and _take_over(execution, bucket, result_path, resume):
+        return
     key = keys.claim(result_path)
     document = Claim(execution=execution.id, claimed_at=datetime.now(UTC), cleared=False)
     if not overwrite and (left := _left(bucket, result_path)):
@@ -54,6 +65,62 @@ def claim(execution: Execution, bucket: str, result_path: str, *, overwrite: boo
         _clear(bucket, result_path)
     # Only now may a retry of this execution go on without clearing.
     _put(bucket, key, document.model_copy(update={"cleared": True}), if_match=etag)
+
+
+def require_resumable(
+    execution: Execution, bucket: str, result_path: str, resume: str
+) -> list[str]:
+    """Make sure that the path is that of an execution to resume, or of nobody.
+
+    Returns
+    -------
+    list of str
+        ARNs of the executions whose results are kept, in the order in which they ran.
+
+    Raises
+    ------
+    ResultPathInUse
+        If another execution holds the path.
+    """
+    holder = holder_of(bucket, result_path)
+    return [] if holder is None else _resumed(holder, execution, bucket, result_path, resume)
+
+
+def _resumed(
+    holder: Claim, execution: Execution, bucket: str, result_path: str, resume: str
+) -> list[str]:
+    if holder.execution == execution.id:
+        return holder.resumes
+    if holder.execution != resume:
+        advice = "; resume that one" if resume in holder.resumes else ""
+        raise ResultPathInUse(
+            f"key 'resume': s3://{bucket}/{result_path} belongs to execution {holder.execution} "
+            f"(since {holder.claimed_at:%Y-%m-%d %H:%M:%S %Z}), not to {resume}{advice}"
+        )
+    return [*holder.resumes, holder.execution]
+
+
+def _take_over(execution: Execution, bucket: str, result_path: str, resume: str) -> bool:
+    """Replace the claim of the execution that is resumed; False where nobody claims the path."""
+    key = keys.claim(result_path)
+    try:
+        held, etag = storage.get_json_and_etag(bucket, key)
+    except ObjectNotFound:
+        return False  # that execution ended before it claimed the path
+    document = parse(Claim, held)
+    resumes = _resumed(document, execution, bucket, result_path, resume)
+    if document.execution != execution.id:
+        document = Claim(
+            execution=execution.id,
+            resumes=resumes,
+            claimed_at=datetime.now(UTC),
+            cleared=document.cleared,
+        )
+        etag = _put(bucket, key, document, if_match=etag)
+    if not document.cleared:  # it ended while it cleared the files of the one before it
+        _clear(bucket, result_path)
+        _put(bucket, key, document.model_copy(update={"cleared": True}), if_match=etag)
+    return True
 
 
 def require_claim(execution: str, bucket: str, result_path: str) -> None:

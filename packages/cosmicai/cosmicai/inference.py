@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cosmicai import keys, model_cache, storage
 from cosmicai.claim import require_claim
-from cosmicai.errors import ObjectNotFound, PreconditionFailed
+from cosmicai.errors import InvalidInput, ObjectNotFound, PreconditionFailed
 from cosmicai.facts import threads as threads_of
 from cosmicai.machine import architecture, available_cores, peak_memory_mb
 from cosmicai.observability import logger, record_rank
@@ -31,8 +31,8 @@ _cold = True  # cleared by the sandbox's first rank
 def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
     """Predict one rank's galaxies; write ``predictions/<rank>.npz``, then ``<rank>.json``.
 
-    A rank without data writes both as well. A rank whose record this execution already has
-    does nothing again.
+    A rank without data writes both as well. A rank whose record this execution already has, or
+    keeps of the one that it resumes, does nothing again.
 
     Returns
     -------
@@ -54,10 +54,10 @@ def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
     cold_start, _cold = _cold, False
     started_at, started = datetime.now(UTC), time.perf_counter()
     cpu_started = time.process_time()
-    earlier = _earlier_record(item)
-    if earlier and earlier[0].execution == item.EXECUTION:
+    earlier, earlier_etag = _earlier_record(item)
+    if earlier and (item.KEPT or earlier.execution == item.EXECUTION):
         logger.info("this rank's record is already there")
-        return _report(item, earlier[0])
+        return _report(item, earlier)
 
     totals = Totals()
     threads, digest, load_seconds = available_vcpus(), "", 0.0
@@ -91,7 +91,7 @@ def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
         predictions_key=predictions_key,
         predictions_etag=etag,
     )
-    record = _write_record(item, record, replaces=earlier[1] if earlier else None)
+    record = _write_record(item, record, replaces=earlier_etag)
     record_rank(record)
     logger.info(
         "rank done",
@@ -161,15 +161,16 @@ def record_of(
     )
 
 
-def _earlier_record(item: ManifestItem) -> tuple[RankRecord, str] | None:
-    """Return the record that lies where this rank's goes, and its ETag, or None."""
+def _earlier_record(item: ManifestItem) -> tuple[RankRecord | None, str | None]:
+    """Return the record that lies where this rank's goes, None if damaged, and its ETag."""
+    key = keys.rank(item.RESULT_PATH, item.RANK)
     try:
-        document, etag = storage.get_json_and_etag(
-            item.S3_BUCKET, keys.rank(item.RESULT_PATH, item.RANK)
-        )
+        document, etag = storage.get_json_and_etag(item.S3_BUCKET, key)
+        return parse(RankRecord, document), etag
     except ObjectNotFound:
-        return None
-    return parse(RankRecord, document), etag
+        return None, None
+    except InvalidInput:
+        return None, storage.head(item.S3_BUCKET, key).etag
 
 
 def _write_record(item: ManifestItem, record: RankRecord, replaces: str | None) -> RankRecord:
@@ -181,10 +182,10 @@ def _write_record(item: ManifestItem, record: RankRecord, replaces: str | None) 
             item.S3_BUCKET, key, document, if_none_match=replaces is None, if_match=replaces
         )
     except PreconditionFailed:
-        first = _earlier_record(item)
-        if first is None or first[0].execution != item.EXECUTION:
+        first, _ = _earlier_record(item)
+        if first is None or first.execution != item.EXECUTION:
             raise
-        return first[0]
+        return first
     return record
 
 

@@ -15,10 +15,12 @@ from cosmicai.claim import claim
 from cosmicai.errors import (
     CorruptPartition,
     InvalidInput,
+    ModelMismatch,
     ObjectNotFound,
     PartitionNotFound,
 )
 from cosmicai.observability import logger
+from cosmicai.resuming import Earlier, look_up
 from cosmicai.schema import (
     EngineName,
     Execution,
@@ -39,8 +41,12 @@ MAX_ITEM_CHARACTERS = 200_000
 class _Decisions:
     """What the input leaves open, settled."""
 
-    partitions: list[storage.StoredObject]
-    world_size: int
+    shares: list[list[storage.StoredObject]]
+    """Partitions of each rank."""
+    ranks: list[int]
+    """Ranks to run: all, or those that a resumed execution left missing."""
+    kept: frozenset[int]
+    """Ranks whose results of a resumed execution are kept."""
     max_concurrency: int
     tolerated_failure_percentage: float
     engine: EngineName
@@ -48,11 +54,20 @@ class _Decisions:
     model_version: str
     warnings: list[str]
 
+    @property
+    def world_size(self) -> int:
+        return len(self.shares)
+
+    @property
+    def partitions(self) -> list[storage.StoredObject]:
+        return [partition for share in self.shares for partition in share]
+
 
 def initialize(event: InitializeEvent) -> Plan:
     """Check the input, claim the result path, and write the manifest and the plan.
 
     Safe to repeat for the same execution: a retry finds its own claim and writes the same files.
+    One that resumes another plans that one's ranks again, and runs those without a result.
 
     Raises
     ------
@@ -65,17 +80,25 @@ def initialize(event: InitializeEvent) -> Plan:
     ModelNotFound
         If the model folder lacks a file of the bundle.
     ModelMismatch
-        If the bundle is damaged, or its tensors do not match its config.
+        If the bundle is damaged, its tensors do not match its config, or it is another one than
+        that of the execution to resume.
     ResultPathInUse
         If another execution holds the result path and ``overwrite`` is not asked for.
     """
     started = time.perf_counter()
     request = parse(ExecutionInput, event.input)
     settings = parse(StackSettings, StackSettings.from_environment(os.environ))
-    decisions = _decide(request, settings)
+    earlier = look_up(event.execution, request) if request.resume else None
+    decisions = _decide(request, settings, earlier)
     manifest = _manifest(event.execution, request, decisions)
-    claim(event.execution, request.bucket, request.result_path, overwrite=request.overwrite)
-    plan = _plan(event.execution, request, decisions)
+    claim(
+        event.execution,
+        request.bucket,
+        request.result_path,
+        overwrite=request.overwrite,
+        resume=request.resume,
+    )
+    plan = _plan(event.execution, request, decisions, earlier)
     storage.put_bytes(
         plan.bucket,
         plan.manifest_key,
@@ -98,15 +121,30 @@ def initialize(event: InitializeEvent) -> Plan:
     return plan
 
 
-def _decide(request: ExecutionInput, settings: StackSettings) -> _Decisions:
-    engine = request.engine or settings.default_engine
+def _decide(
+    request: ExecutionInput, settings: StackSettings, earlier: Earlier | None
+) -> _Decisions:
+    engine = request.engine or (earlier.plan.engine if earlier else settings.default_engine)
     if engine not in settings.available_engines:
         raise InvalidInput(
             f"key 'engine': this stack carries the layer of {', '.join(settings.available_engines)}"
             f"; deploy it with the parameter Engine={engine} to use {engine}"
         )
-    partitions, warnings = _partitions(request)
-    world_size = request.world_size or len(partitions)
+    model_version = model_cache.check(request.bucket, request.S3_object_name)
+    if earlier is None:
+        shares, warnings = _shares(request)
+        ranks, kept = list(range(len(shares))), frozenset[int]()
+    else:
+        if model_version != earlier.plan.model_version:
+            raise ModelMismatch(
+                f"key 'resume': the model s3://{request.bucket}/{request.S3_object_name} is "
+                "another one than that of the results to keep; put that one back, or predict "
+                "everything again under another result_path"
+            )
+        shares, warnings = earlier.shares(_listing(request))
+        ranks, kept = earlier.ranks_to_run, earlier.kept
+    world_size = len(shares)
+    _require_content(request, [share for rank, share in enumerate(shares) if rank not in kept])
     max_concurrency = min(
         request.max_concurrency or settings.max_concurrency, settings.max_concurrency
     )
@@ -121,29 +159,24 @@ def _decide(request: ExecutionInput, settings: StackSettings) -> _Decisions:
             f"once, and only {max_concurrency} can; ask for a world_size of at most "
             f"{max_concurrency}, raise the stack's MaxConcurrency, or use inference.py without FMI"
         )
-    if world_size > len(partitions):
-        warnings.append(
-            f"world_size {world_size} is above the {len(partitions)} partitions: "
-            f"{world_size - len(partitions)} ranks get no data"
-        )
     tolerated = request.tolerated_failure_percentage
     return _Decisions(
-        partitions=partitions,
-        world_size=world_size,
+        shares=shares,
+        ranks=ranks,
+        kept=kept,
         max_concurrency=max_concurrency,
         tolerated_failure_percentage=(
             settings.tolerated_failure_percentage if tolerated is None else tolerated
         ),
         engine=engine,
         fmi_channel=(request.fmi_channel or settings.fmi_channel) if request.fmi else None,
-        model_version=model_cache.check(request.bucket, request.S3_object_name),
+        model_version=model_version,
         warnings=warnings,
     )
 
 
-def _partitions(request: ExecutionInput) -> tuple[list[storage.StoredObject], list[str]]:
-    """List the partitions to use, in natural order, and what the user should know of them."""
-    where = f"s3://{request.data_bucket}/{keys.folder(request.data_prefix)}"
+def _listing(request: ExecutionInput) -> list[storage.StoredObject]:
+    """List the partitions in the folder of the data, in natural order."""
     try:
         listing = storage.list_objects(
             request.data_bucket, keys.folder(request.data_prefix), recursive=False
@@ -153,12 +186,18 @@ def _partitions(request: ExecutionInput) -> tuple[list[storage.StoredObject], li
         raise PartitionNotFound(
             f"key 'data_bucket': bucket {request.data_bucket!r} does not exist"
         ) from error
+    return sorted(found, key=lambda item: planning.natural_key(item.key))
+
+
+def _shares(request: ExecutionInput) -> tuple[list[list[storage.StoredObject]], list[str]]:
+    """Deal the partitions out to ranks, and say what the user should know of them."""
+    where = f"s3://{request.data_bucket}/{keys.folder(request.data_prefix)}"
+    found = _listing(request)
     if not found:
         raise PartitionNotFound(
             f"key 'data_prefix': {where} holds no partitions (*.pt); upload some, or name the "
             "folder that holds them"
         )
-    found.sort(key=lambda item: planning.natural_key(item.key))
     warnings = []
     if gaps := planning.describe_gaps(item.key for item in found):
         warnings.append(gaps)
@@ -168,23 +207,39 @@ def _partitions(request: ExecutionInput) -> tuple[list[storage.StoredObject], li
             "all of them are taken"
         )
     chosen = found[: request.file_limit]
-    if empty := [item.key for item in chosen if item.size == 0]:
+    world_size = request.world_size or len(chosen)
+    if world_size > len(chosen):
+        warnings.append(
+            f"world_size {world_size} is above the {len(chosen)} partitions: "
+            f"{world_size - len(chosen)} ranks get no data"
+        )
+    return [list(share) for share in planning.share(chosen, world_size)], warnings
+
+
+def _require_content(request: ExecutionInput, shares: list[list[storage.StoredObject]]) -> None:
+    """Refuse partitions that are empty files."""
+    if empty := [item.key for share in shares for item in share if item.size == 0]:
         raise CorruptPartition(
             f"{len(empty)} partitions are empty files, e.g. s3://{request.data_bucket}/{empty[0]}; "
             "upload them again"
         )
-    return chosen, warnings
 
 
-def _plan(execution: Execution, request: ExecutionInput, decisions: _Decisions) -> Plan:
+def _plan(
+    execution: Execution, request: ExecutionInput, decisions: _Decisions, earlier: Earlier | None
+) -> Plan:
+    path = request.result_path
     return Plan(
         execution=execution,
         input=request,
         bucket=request.bucket,
-        result_path=request.result_path,
-        manifest_key=keys.manifest(request.result_path),
-        map_results_prefix=keys.map_results(request.result_path),
+        result_path=path,
+        # The manifest of all ranks stays, for whoever resumes this execution in turn.
+        manifest_key=keys.resumed_manifest(path) if earlier else keys.manifest(path),
+        map_results_prefix=keys.map_results(path),
         world_size=decisions.world_size,
+        resumes=earlier.resumes if earlier else [],
+        planned_ranks=len(decisions.ranks),
         num_partitions=len(decisions.partitions),
         num_bytes=sum(item.size for item in decisions.partitions),
         max_concurrency=decisions.max_concurrency,
@@ -198,7 +253,7 @@ def _plan(execution: Execution, request: ExecutionInput, decisions: _Decisions) 
 
 
 def _manifest(execution: Execution, request: ExecutionInput, decisions: _Decisions) -> bytes:
-    """Return the manifest: a JSON array with one item a rank.
+    """Return the manifest: a JSON array with one item for each rank to run.
 
     Every item is the first one but for its rank and data, so that one alone is made and
     validated as a model.
@@ -225,12 +280,13 @@ def _manifest(execution: Execution, request: ExecutionInput, decisions: _Decisio
         FAILURE_KEY=keys.failure(request.result_path, 0),
     ).model_dump(mode="json")
     lines = []
-    for rank, partitions in enumerate(planning.share(decisions.partitions, decisions.world_size)):
-        paths = [partition.key for partition in partitions]
+    for rank in decisions.ranks:
+        paths = [partition.key for partition in decisions.shares[rank]]
         own = {
             "RANK": rank,
             "DATA_PATH": None if not paths else paths[0] if len(paths) == 1 else paths,
             "FAILURE_KEY": keys.failure(request.result_path, rank),
+            "KEPT": rank in decisions.kept,
         }
         lines.append(json.dumps({**first, **own}, separators=(",", ":")))
         if len(lines[-1]) > MAX_ITEM_CHARACTERS:

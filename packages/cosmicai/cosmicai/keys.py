@@ -12,6 +12,7 @@ MODEL_FILES = (CONFIG_NAME, WEIGHTS_NAME)
 _OURS = re.compile(
     r"(claim|manifest|plan|combined_data|summary|fmi)\.json"
     r"|\d+\.json"
+    r"|resumed/manifest\.json"
     r"|predictions/\d+\.npz"
     r"|failures/\d+\.json"
     r"|map/.+"
@@ -25,13 +26,18 @@ def folder(path: str) -> str:
 
 
 def claim(result_path: str) -> str:
-    """Return the key of whose result path it is; written before anything else."""
+    """Return the key that names the execution which holds the path; written first."""
     return folder(result_path) + "claim.json"
 
 
 def manifest(result_path: str) -> str:
     """Return the key of one item a rank: what the Map reads."""
     return folder(result_path) + "manifest.json"
+
+
+def resumed_manifest(result_path: str) -> str:
+    """Return the key of what the Map reads in a resumed execution: its missing ranks alone."""
+    return folder(result_path) + "resumed/manifest.json"
 
 
 def plan(result_path: str) -> str:

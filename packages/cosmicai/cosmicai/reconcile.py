@@ -28,30 +28,22 @@ class Reconciled:
 def reconcile(plan: Plan) -> Reconciled:
     """Hold what lies under the result path against the manifest.
 
-    A rank is received when its record is there, belongs to this execution, and names the very
-    predictions file that is there. With FMI it must not have failed at the collective either.
+    A rank is received when its record is there, belongs to this execution or to one that it
+    resumes, and names the very predictions file that is there. With FMI it must not have failed at
+    the collective either.
     """
-    etags = {
-        item.key: item.etag
-        for item in storage.list_objects(plan.bucket, keys.folder(plan.result_path))
-    }
+    etags = _etags(plan)
     failures = _failures(plan, etags)
     result = Reconciled()
     missing: dict[int, tuple[str, str]] = {}
-    present = [
-        rank for rank in range(plan.world_size) if keys.rank(plan.result_path, rank) in etags
-    ]
-    files = storage.get_many(plan.bucket, (keys.rank(plan.result_path, rank) for rank in present))
-    for rank, file in zip(present, files, strict=True):
-        problem = _problem(plan, rank, file, etags)
-        if isinstance(problem, RankRecord):
-            if plan.fmi and rank in failures:
-                missing[rank] = failures[rank]
-            else:
-                result.files.append(file)
-                result.records.append(problem)
+    for rank, file, record in _present(plan, etags):
+        if isinstance(record, str):
+            missing[rank] = ("DamagedRecord", record)
+        elif plan.fmi and rank in failures:
+            missing[rank] = failures[rank]
         else:
-            missing[rank] = ("DamagedRecord", problem)
+            result.files.append(file)
+            result.records.append(record)
     for rank in range(plan.world_size):
         if keys.rank(plan.result_path, rank) not in etags:
             missing[rank] = failures.get(rank, _VANISHED)
@@ -60,13 +52,33 @@ def reconcile(plan: Plan) -> Reconciled:
     return result
 
 
+def kept_ranks(plan: Plan) -> frozenset[int]:
+    """Return the ranks of a plan that need not run again: their results are there, whole."""
+    present = _present(plan, _etags(plan))
+    return frozenset(rank for rank, _, record in present if not isinstance(record, str))
+
+
+def _etags(plan: Plan) -> dict[str, str]:
+    """Return key → ETag of what lies under the result path."""
+    listing = storage.list_objects(plan.bucket, keys.folder(plan.result_path))
+    return {item.key: item.etag for item in listing}
+
+
+def _present(plan: Plan, etags: dict[str, str]) -> Iterator[tuple[int, bytes, RankRecord | str]]:
+    """Yield each rank that left a file, the file, and its record or why it cannot be trusted."""
+    ranks = [rank for rank in range(plan.world_size) if keys.rank(plan.result_path, rank) in etags]
+    files = storage.get_many(plan.bucket, (keys.rank(plan.result_path, rank) for rank in ranks))
+    for rank, file in zip(ranks, files, strict=True):
+        yield rank, file, _problem(plan, rank, file, etags)
+
+
 def _problem(plan: Plan, rank: int, file: bytes, etags: dict[str, str]) -> RankRecord | str:
     """Return the record if it can be trusted, else why it cannot."""
     try:
         record = parse(RankRecord, json.loads(file))
     except (InvalidInput, ValueError) as error:
         return f"its record cannot be read: {error}"
-    if record.execution != plan.execution.id:
+    if record.execution not in (plan.execution.id, *plan.resumes):
         return f"its record belongs to another execution, {record.execution}"
     if record.rank != rank:
         return f"its record is that of rank {record.rank}"

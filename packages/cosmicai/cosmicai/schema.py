@@ -132,6 +132,11 @@ class ExecutionInput(Contract):
         strict=True,
         description="Take over a result_path that another execution holds, and clear its files.",
     )
+    resume: Annotated[str, Field(pattern=r"^arn:", max_length=2048)] | None = Field(
+        default=None,
+        description="ARN of an earlier execution that holds the result_path: run only its missing "
+        "ranks, and keep the results of the others.",
+    )
     engine: EngineName | None = Field(
         default=None, description="Inference engine; default the stack's parameter."
     )
@@ -161,6 +166,12 @@ class ExecutionInput(Contract):
         for key, source in sources.items():
             if source == (self.bucket, self.result_path):
                 raise ValueError(f"result_path must differ from {key} ({self.result_path!r})")
+        return self
+
+    @model_validator(mode="after")
+    def _keep_or_clear(self) -> ExecutionInput:
+        if self.resume and self.overwrite:
+            raise ValueError("resume keeps what overwrite would clear: give one of them")
         return self
 
     @property
@@ -209,6 +220,10 @@ class ManifestItem(Contract):
     FMI: bool = Field(default=False, description="Whether Invoke FMI follows.")
     FMI_CHANNEL: FmiChannel | None = None
     FAILURE_KEY: str = Field(description="Where the state machine records this rank's failure.")
+    KEPT: bool = Field(
+        default=False,
+        description="Whether the record of an earlier, resumed execution is this rank's result.",
+    )
 
     @model_validator(mode="after")
     def _rank_in_world(self) -> ManifestItem:
@@ -225,9 +240,12 @@ class ManifestItem(Contract):
 
 
 class Claim(Contract):
-    """``claim.json``: whose result path it is."""
+    """``claim.json``: which execution holds the result path."""
 
     execution: str = Field(min_length=1, description="ARN of the execution that holds the path.")
+    resumes: list[str] = Field(
+        default=[], description="ARNs of the earlier executions whose results it keeps."
+    )
     claimed_at: datetime
     cleared: bool = Field(description="Whether the files of an earlier execution are gone.")
 
@@ -266,6 +284,12 @@ class Plan(Contract):
     world_size: int = Field(ge=1)
     num_partitions: int = Field(ge=1)
     num_bytes: int = Field(ge=0, description="Total size of the planned partitions.")
+    resumes: list[str] = Field(
+        default=[], description="ARNs of the earlier executions whose results are kept."
+    )
+    planned_ranks: int = Field(
+        ge=1, description="Items of the manifest: world_size, or fewer in one that resumes another."
+    )
     max_concurrency: int = Field(ge=1)
     tolerated_failure_percentage: float = Field(ge=0, le=100)
     engine: EngineName
@@ -463,6 +487,9 @@ class Summary(Contract):
     warnings: list[str] = []
     world_size: int = Field(default=0, ge=0)
     ranks_received: int = Field(default=0, ge=0)
+    ranks_kept: int = Field(
+        default=0, ge=0, description="Of those received, results of earlier executions."
+    )
     num_failed_ranks: int = Field(default=0, ge=0)
     failed_ranks: list[FailedRank] = []
     num_partitions: int = Field(default=0, ge=0)

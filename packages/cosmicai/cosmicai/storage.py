@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from cosmicai.errors import (
     CosmicAIError,
+    InvalidInput,
     ObjectNotFound,
     PreconditionFailed,
     StorageDenied,
@@ -167,7 +168,7 @@ def get_json(bucket: str, key: str) -> Any:
 
     Raises
     ------
-    CosmicAIError
+    InvalidInput
         If the object is not JSON.
     """
     return _json(get_bytes(bucket, key), f"s3://{bucket}/{key}")
@@ -306,4 +307,4 @@ def _json(body: bytes, where: str) -> Any:
     try:
         return json.loads(body)
     except ValueError as error:
-        raise CosmicAIError(f"{where} is not valid JSON: {error}") from error
+        raise InvalidInput(f"{where} is not valid JSON: {error}") from error

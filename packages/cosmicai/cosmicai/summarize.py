@@ -174,14 +174,19 @@ def _figures(
     records = found.records
     samples = sum(record.num_samples for record in records)
     with_data = [record for record in records if record.num_samples]
+    # Times and cost are this execution's own; everything else counts what it keeps, too.
+    own = [record for record in records if record.execution == plan.execution.id]
+    own_with_data = [record for record in own if record.num_samples]
     inference_seconds = 0.0
-    if with_data:
-        first = min(record.started_at for record in with_data)
-        last = max(record.finished_at for record in with_data)
+    if own_with_data:
+        first = min(record.started_at for record in own_with_data)
+        last = max(record.finished_at for record in own_with_data)
         inference_seconds = (last - first).total_seconds()
+    own_samples = sum(record.num_samples for record in own_with_data)
     now = datetime.now(UTC)
     warnings = [*plan.warnings, *_warnings(records)]
-    dollars, trouble = _cost(plan, records, agreed, time.perf_counter() - started)
+    memory_mb = max((record.memory_limit_mb for record in records), default=0)
+    dollars, trouble = _cost(plan, own, memory_mb, agreed, time.perf_counter() - started)
     digests = sorted({record.model_digest for record in with_data})
     return {
         "execution": event.execution,
@@ -189,6 +194,7 @@ def _figures(
         "warnings": warnings + trouble,
         "world_size": plan.world_size,
         "ranks_received": len(records),
+        "ranks_kept": len(records) - len(own),
         "num_failed_ranks": len(found.failed),
         "failed_ranks": found.failed,
         "num_partitions": plan.num_partitions,
@@ -199,11 +205,11 @@ def _figures(
         "num_unpredicted": sum(record.num_unpredicted for record in records),
         "wall_seconds": max(0.0, (now - event.execution.start_time).total_seconds()),
         "inference_seconds": inference_seconds,
-        "samples_per_second": samples / inference_seconds if inference_seconds else 0.0,
-        "throughput_bps": math.fsum(record.throughput_bps for record in records),
-        "peak_memory_mb": max((record.total_cpu_memory for record in records), default=0.0),
-        "cold_starts": sum(record.cold_start for record in records),
-        "billed_seconds": math.fsum(record.billed_duration_ms for record in records) / 1000,
+        "samples_per_second": own_samples / inference_seconds if inference_seconds else 0.0,
+        "throughput_bps": math.fsum(record.throughput_bps for record in own),
+        "peak_memory_mb": max((record.total_cpu_memory for record in own), default=0.0),
+        "cold_starts": sum(record.cold_start for record in own),
+        "billed_seconds": math.fsum(record.billed_duration_ms for record in own) / 1000,
         "engine": plan.engine,
         "model_digest": digests[0] if len(digests) == 1 else None,
         "quality": quality.figures(quality.merge(record.quality for record in records)),
@@ -229,11 +235,14 @@ def _warnings(records: list[RankRecord]) -> list[str]:
 
 
 def _cost(
-    plan: Plan, records: list[RankRecord], agreed: CollectiveResult | None, seconds: float
+    plan: Plan,
+    records: list[RankRecord],
+    memory_mb: int,
+    agreed: CollectiveResult | None,
+    seconds: float,
 ) -> tuple[CostBreakdown | None, list[str]]:
-    """Estimate what the execution costs on AWS, from the records; or say why that is unknown."""
-    memory = max((record.memory_limit_mb for record in records), default=0)
-    if not memory:
+    """Estimate what the execution costs on AWS, from its records; or say why that is unknown."""
+    if not memory_mb:
         return None, ["cost unknown: no rank ran in a function with a memory size"]
     own_memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)) or 128
     ranks = len(records)
@@ -248,18 +257,24 @@ def _cost(
             name="model_inference",
             requests=ranks,
             billed_seconds=math.fsum(record.billed_duration_ms for record in records) / 1000,
-            memory_mb=memory,
+            memory_mb=memory_mb,
         ),
         FunctionUsage(name="summarize", requests=1, billed_seconds=seconds, memory_mb=own_memory),
     ]
     if agreed:
-        # Nobody records the collective's own time: each rank waits there for the last one.
-        last = max(record.finished_at for record in records)
-        waits = [(last - record.finished_at).total_seconds() for record in records]
+        # Nobody records the collective's own time: each rank waits there for the last one, and
+        # one whose result was kept waits from the start.
+        waits = []
+        if records:
+            first = min(record.started_at for record in records)
+            last = max(record.finished_at for record in records)
+            begun = [record.finished_at for record in records]
+            begun += [first] * (plan.world_size - ranks)
+            waits = [(last - each).total_seconds() for each in begun]
         functions.append(
             FunctionUsage(
                 name="invoke_fmi",
-                requests=ranks,
+                requests=plan.world_size,
                 billed_seconds=math.fsum(waits),
                 memory_mb=agreed.memory_limit_mb or 128,
             )
@@ -267,7 +282,7 @@ def _cost(
     pages = math.ceil(plan.num_partitions / 1000) + math.ceil(3 * ranks / 1000)
     usage = execution_usage(
         functions,
-        ranks=plan.world_size,
+        ranks=plan.planned_ranks,
         child_seconds=math.fsum(
             round_up_express((record.finished_at - record.started_at).total_seconds())
             for record in records

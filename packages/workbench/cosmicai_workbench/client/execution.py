@@ -177,7 +177,7 @@ def _planned(connection: Connection, arn: str, state: str) -> tuple[str, int]:
             left = event.get("stateExitedEventDetails", {})
             if left.get("name") == "Initialize":
                 output = json.loads(left.get("output") or "{}")
-                total = output.get("world_size", total)
+                total = output.get("planned_ranks", total)
     return state, total
 
 
