@@ -36,9 +36,9 @@ test-slow: setup ## the tests marked slow
 	$(BIN)/python -m pytest -m slow
 
 build: setup ## the application as it deploys, with its sizes checked (ARCHITECTURE=x86_64)
-	PATH="$(CURDIR)/$(BIN):$$PATH" ARCHITECTURE=$(ARCHITECTURE) SAM_CLI_TELEMETRY=0 \
+	PATH="$(CURDIR)/$(BIN):$$PATH" SAM_CLI_TELEMETRY=0 \
 	  sam build --parallel --parameter-overrides Architecture=$(ARCHITECTURE)
-	$(BIN)/python -m cosmicai_workbench.deployment.build_check --architecture $(ARCHITECTURE)
+	$(BIN)/python -m cosmicai_workbench.deployment.build_check
 
 test-sam: setup ## every function in its runtime's image, by sam local invoke (Docker, or root)
 	tests/sam/run.sh

@@ -53,8 +53,7 @@ def build(folder: Path, architecture: str) -> None:
     command = [str(Path(sys.executable).with_name("sam")), "build", "ModelInferenceFunction"]
     command += ["--build-dir", str(folder), "--parameter-overrides", f"Architecture={architecture}"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "ARCHITECTURE": architecture}
-    environment["SAM_CLI_TELEMETRY"] = "0"
+    environment = {**os.environ, "PATH": path, "SAM_CLI_TELEMETRY": "0"}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
 
 

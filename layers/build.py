@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ WHEEL_TAGS = (
 )
 # Zip archives cannot hold an earlier time, and `sam deploy` names a layer by its zip's digest.
 FIXED_TIME = 315_532_800  # 1980-01-01T00:00:00Z
+BUILD_REQUIREMENTS = Path(__file__).with_name("build-requirements.txt")
 LICENCE_NAMES = ("LICEN", "COPYING", "NOTICE", "AUTHORS")
 
 
@@ -58,6 +60,10 @@ def main() -> int:
 
 def build(layer: Path, output: Path, architecture: str) -> None:
     """Write the layer's content under `output`/python."""
+    if sys.version_info < (3, 11):  # noqa: UP036 `sam build` runs whatever python3 is on PATH
+        raise BuildError(f"needs Python 3.11 or newer; python3 on PATH is {sys.version}")
+    import tomllib
+
     settings = tomllib.loads((layer / "layer.toml").read_text())
     python = output / "python"
     python.mkdir(parents=True, exist_ok=True)
@@ -69,6 +75,8 @@ def build(layer: Path, output: Path, architecture: str) -> None:
             python / Path(package).name,
             ignore=shutil.ignore_patterns("__pycache__"),
         )
+    if "mark" in settings:
+        (python / settings["mark"]).write_text(f"{architecture}\n")
     check_licences(python)
     drop(python, settings.get("drop", {}) | settings.get(f"drop-{architecture}", {}))
     compile_bytecode(python)
@@ -79,25 +87,42 @@ def build(layer: Path, output: Path, architecture: str) -> None:
 
 def install(requirements: Path, target: Path, architecture: str) -> None:
     """Install the locked wheels of a requirements file for the target machine."""
-    machine = WHEEL_MACHINES[architecture]
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # Without --no-deps pip reads the markers as of this machine, and pulls CUDA for torch.
-    command += ["--no-deps", "--no-compile", "--only-binary=:all:", "--upgrade"]
-    command += ["--target", str(target), "--requirement", str(requirements)]
-    command += ["--implementation", "cp", "--python-version", RUNTIME_PYTHON]
+    options = ["--no-compile", "--implementation", "cp", "--python-version", RUNTIME_PYTHON]
     for tag in WHEEL_TAGS:
-        command += ["--platform", f"{tag}_{machine}"]
-    if subprocess.run(command, check=False).returncode != 0:  # noqa: S603 our own arguments
-        raise BuildError(
-            f"pip could not install {requirements.name} for {architecture}; its message is above. "
-            "Layers are built from package registries: is there a network?"
-        )
+        options += ["--platform", f"{tag}_{WHEEL_MACHINES[architecture]}"]
+    pip_install(requirements, target, *options)
     for leftover in ("bin", "share"):  # console scripts name this machine's interpreter
         shutil.rmtree(target / leftover, ignore_errors=True)
     # pip's notes of how it installed differ from machine to machine; nothing reads them.
     for note in ("INSTALLER", "REQUESTED", "direct_url.json", "RECORD"):
         for path in target.glob(f"*.dist-info/{note}"):
             path.unlink()
+
+
+def pip_install(requirements: Path, target: Path, *options: str) -> None:
+    """Install wheels into a folder, without what they depend on."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # Without --no-deps pip reads the markers as of this machine, and pulls CUDA for torch.
+    command += ["--no-deps", "--only-binary=:all:", "--upgrade", *options]
+    command += ["--target", str(target), "--requirement", str(requirements)]
+    if subprocess.run(command, check=False).returncode != 0:  # noqa: S603 our own arguments
+        raise BuildError(
+            f"{sys.executable} -m pip could not install {requirements}; its message is above. "
+            "Layers are built from package registries: is there a network, and does this Python "
+            "have pip?"
+        )
+
+
+@contextmanager
+def build_tools() -> Iterator[None]:
+    """Make the locked build tools importable: `sam build` runs a Python that need not have them."""
+    with tempfile.TemporaryDirectory() as folder:
+        pip_install(BUILD_REQUIREMENTS, Path(folder))
+        sys.path.insert(0, folder)
+        try:
+            yield
+        finally:
+            sys.path.remove(folder)
 
 
 def check_licences(python: Path) -> None:
@@ -157,12 +182,6 @@ def compile_bytecode(python: Path) -> None:
 
 def pack(layer: Path, python: Path, settings: dict[str, Any]) -> None:
     """Pack folders into one zstd archive that `unpack.py` unfolds at their first import."""
-    try:
-        import zstandard
-    except ImportError:
-        raise BuildError(
-            "packing needs the zstandard package: run `make build`, or pip install zstandard"
-        ) from None
     archive = python / settings["archive"]
     with tempfile.TemporaryDirectory() as scratch:
         tar_path = Path(scratch) / "packed.tar"
@@ -171,11 +190,13 @@ def pack(layer: Path, python: Path, settings: dict[str, Any]) -> None:
                 for path in sorted((python / name, *(python / name).rglob("*"))):
                     tar.add(path, path.relative_to(python), recursive=False, filter=_anonymous)
                 shutil.rmtree(python / name)
-        # Any number of threads from 1 gives the same bytes.
-        compressor = zstandard.ZstdCompressor(
-            level=settings["level"], threads=-1, write_checksum=True
-        )
-        with tar_path.open("rb") as source, archive.open("wb") as target:
+        with build_tools(), tar_path.open("rb") as source, archive.open("wb") as target:
+            import zstandard
+
+            # Any number of threads from 1 gives the same bytes.
+            compressor = zstandard.ZstdCompressor(
+                level=settings["level"], threads=-1, write_checksum=True
+            )
             compressor.copy_stream(source, target, size=tar_path.stat().st_size)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     archive.with_name(f"{archive.name}.sha256").write_text(f"{digest}\n")

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Write the layers' requirements files: exact versions with the hashes of the wheels they allow.
 
-Run `python layers/lock.py` after changing a version below. torch for x86_64 is not locked here: its
-CPU build is on the PyTorch index alone (see pytorch_fmi/requirements-x86_64.txt).
+Run `python layers/lock.py` after changing a version below. Build tools are locked for the machines
+that build, everything else for Lambda's. torch for x86_64 is not locked here: its
+CPU build is on the PyTorch index alone (see x86_64/pytorch_fmi.txt).
 """
 
 import hashlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from build import RUNTIME_PYTHON, WHEEL_MACHINES, WHEEL_TAGS
@@ -42,38 +44,64 @@ LOCKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
     # PyPI's arm64 wheels of 2.11 and later are CUDA builds; 2.9.1 is the CPU build.
-    "pytorch_fmi/requirements-arm64.txt": (("arm64",), ("torch==2.9.1",)),
+    "arm64/pytorch_fmi.txt": (("arm64",), ("torch==2.9.1",)),
     "openvino/requirements.txt": (BOTH, ("numpy==2.4.6", "safetensors==0.8.0")),
     # Later arm64 wheels need GLIBCXX_3.4.30, which AWS's runtime (GCC 11) does not have.
-    "openvino/requirements-arm64.txt": (("arm64",), ("openvino==2025.2.0",)),
-    "openvino/requirements-x86_64.txt": (("x86_64",), ("openvino==2026.4.1",)),
+    "arm64/openvino.txt": (("arm64",), ("openvino==2025.2.0",)),
+    "x86_64/openvino.txt": (("x86_64",), ("openvino==2026.4.1",)),
 }
 
 
-def wheel_hashes(requirement: str, architectures: tuple[str, ...]) -> list[str]:
-    """Download the wheel for each architecture and give the distinct SHA-256 digests."""
-    digests = set()
-    for architecture in architectures:
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-            command += ["--only-binary=:all:", "--dest", folder, "--implementation", "cp"]
-            command += ["--python-version", RUNTIME_PYTHON, requirement]
-            for tag in WHEEL_TAGS:
-                command += ["--platform", f"{tag}_{WHEEL_MACHINES[architecture]}"]
-            subprocess.run(command, check=True)  # noqa: S603 the versions above
-            (wheel,) = Path(folder).iterdir()
-            digests.add(hashlib.sha256(wheel.read_bytes()).hexdigest())
-    return sorted(digests)
+BUILD_TOOLS = ("zstandard==0.25.0",)
+BUILD_PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+BUILD_PLATFORMS = ("manylinux2014_x86_64", "manylinux2014_aarch64", "macosx_11_0_arm64")
+
+
+def wheel_hash(requirement: str, python: str, platforms: Iterable[str]) -> str:
+    """Download the wheel for a Python on a machine and give its SHA-256 digest."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary=:all:", "--dest", folder, "--implementation", "cp"]
+        command += ["--python-version", python, requirement]
+        for platform in platforms:
+            command += ["--platform", platform]
+        subprocess.run(command, check=True)  # noqa: S603 the versions above
+        (wheel,) = Path(folder).iterdir()
+        return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
+def lambda_hashes(requirement: str, architectures: tuple[str, ...]) -> set[str]:
+    """Give the digests of the wheels that Lambda's runtime loads."""
+    machines = [WHEEL_MACHINES[architecture] for architecture in architectures]
+    return {
+        wheel_hash(requirement, RUNTIME_PYTHON, [f"{tag}_{machine}" for tag in WHEEL_TAGS])
+        for machine in machines
+    }
+
+
+def build_hashes(requirement: str) -> set[str]:
+    """Give the digests of the wheels that machines which build load."""
+    return {
+        wheel_hash(requirement, python, [platform])
+        for python in BUILD_PYTHONS
+        for platform in BUILD_PLATFORMS
+    }
+
+
+def write(name: str, hashes: dict[str, set[str]]) -> None:
+    """Write one requirements file."""
+    lines = ["# Written by layers/lock.py: versions are changed there."]
+    for requirement, digests in hashes.items():
+        locked = [requirement, *(f"--hash=sha256:{digest}" for digest in sorted(digests))]
+        lines.append(" \\\n    ".join(locked))
+    (LAYERS / name).write_text("\n".join(lines) + "\n")
 
 
 def main() -> None:
     """Rewrite every locked file."""
     for name, (architectures, requirements) in LOCKS.items():
-        lines = ["# Written by layers/lock.py: versions are changed there."]
-        for requirement in requirements:
-            hashes = wheel_hashes(requirement, architectures)
-            lines.append(" \\\n    ".join([requirement, *(f"--hash=sha256:{h}" for h in hashes)]))
-        (LAYERS / name).write_text("\n".join(lines) + "\n")
+        write(name, {each: lambda_hashes(each, architectures) for each in requirements})
+    write("build-requirements.txt", {each: build_hashes(each) for each in BUILD_TOOLS})
 
 
 if __name__ == "__main__":

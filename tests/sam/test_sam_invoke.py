@@ -124,12 +124,11 @@ class Builds:
             command += ["--cache-dir", str(self._folder / f"cache-{architecture}")]
             command += ["--parameter-overrides"]
             command += [f"Architecture={architecture}", f"Engine={engine}"]
-            environment = {**ENVIRONMENT, "ARCHITECTURE": architecture}
             start = time.monotonic()
             done = subprocess.run(
                 command,
                 cwd=self._source,
-                env=environment,
+                env=ENVIRONMENT,
                 capture_output=True,
                 text=True,
                 check=False,

@@ -1,8 +1,11 @@
 """Check what `sam build` made against Lambda's limits, and fail with the breakdown.
 
 Sizes: a function with its layers, unzipped. Machine code: every ELF file is of the architecture
-asked for, and needs no symbol that AWS's python3.13 runtime lacks; a machine with newer libraries
+built for, and needs no symbol that AWS's python3.13 runtime lacks; a machine with newer libraries
 would run it all the same.
+
+Then the built template is made to accept no other architecture, so that `sam deploy` cannot create
+functions that its layers do not fit.
 """
 
 import argparse
@@ -13,7 +16,7 @@ from typing import Any
 
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
-from samcli.yamlhelper import yaml_parse
+from samcli.yamlhelper import yaml_dump, yaml_parse
 
 LIMIT = 262_144_000
 """Unzipped bytes of a function with all its layers."""
@@ -21,6 +24,28 @@ MACHINES = {"arm64": "EM_AARCH64", "x86_64": "EM_X86_64"}
 # Amazon Linux 2023: glibc 2.34, GCC 11.
 NEWEST = {"GLIBC": (2, 34), "GLIBCXX": (3, 4, 29), "CXXABI": (1, 3, 13), "GCC": (11, 0, 0)}
 ENGINES = {"openvino": "OpenVINOLayer", "torch": "PyTorchFMILayer"}
+
+
+def built_architecture(build: Path) -> str:
+    """Return the architecture of the build, which `sam build` writes beside every layer."""
+    template = yaml_parse((build / "template.yaml").read_text())
+    (architecture,) = {
+        resource["Metadata"]["BuildArchitecture"]
+        for resource in template["Resources"].values()
+        if resource["Type"] == "AWS::Serverless::LayerVersion"
+    }
+    return str(architecture)
+
+
+def pin_architecture(build: Path, architecture: str) -> None:
+    """Make the built template's parameter Architecture accept what was built, and nothing else."""
+    path = build / "template.yaml"
+    template = yaml_parse(path.read_text())
+    template["Parameters"]["Architecture"] |= {
+        "Default": architecture,
+        "AllowedValues": [architecture],
+    }
+    path.write_text(yaml_dump(template))
 
 
 def folder_size(folder: Path) -> int:
@@ -96,10 +121,11 @@ def main() -> int:
     """Check a build folder; exit code 1 when Lambda would refuse it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("build", type=Path, nargs="?", default=Path(".aws-sam/build"))
-    parser.add_argument("--architecture", choices=sorted(MACHINES), default="arm64")
     arguments = parser.parse_args()
+    architecture = built_architecture(arguments.build)
     problems = check_sizes(arguments.build)
-    problems += check_machine_code(arguments.build, arguments.architecture)
+    problems += check_machine_code(arguments.build, architecture)
+    pin_architecture(arguments.build, architecture)
     for problem in problems:
         sys.stderr.write(f"make build: {problem}\n")
     return 1 if problems else 0
