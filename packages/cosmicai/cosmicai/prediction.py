@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cosmicai.facts import R_BAND
+from cosmicai.columns import PredictedBatch, stored_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,14 +22,6 @@ if TYPE_CHECKING:
     from cosmicai.partition.reader import Batch, PartitionReader
     from cosmicai.partition.sources import RequestStatistics, S3Object
     from cosmicai.schema import ManifestItem
-
-_COLUMNS = {
-    "partition": "int32",
-    "index": "int32",
-    "redshift": "float32",
-    "true_redshift": "float32",
-    "magnitude_r": "float32",
-}
 
 
 @dataclass
@@ -46,7 +38,7 @@ class Totals:
     nonfinite_magnitudes: int = 0
     s3: list[RequestStatistics] = field(default_factory=list)
     columns: dict[str, list[NDArray[Any]]] = field(
-        default_factory=lambda: {name: [] for name in _COLUMNS}
+        default_factory=lambda: {name: [] for name in ("partition", *stored_columns())}
     )
 
 
@@ -91,12 +83,18 @@ def predict_partition(
         redshift = _predict(batch, engine, totals)
         count = len(redshift)
         totals.num_batches += math.ceil(count / batch_size)
-        columns = totals.columns
-        columns["partition"].append(np.full(count, position, np.int32))
-        columns["index"].append(np.arange(batch.start, batch.start + count, dtype=np.int32))
-        columns["redshift"].append(redshift)
-        columns["true_redshift"].append(batch.redshift)
-        columns["magnitude_r"].append(batch.magnitude[:, R_BAND].copy())
+        predicted = PredictedBatch(
+            partition=position,
+            start=batch.start,
+            image=batch.image,
+            magnitude=batch.magnitude,
+            true_redshift=batch.redshift,
+            redshift=redshift,
+        )
+        totals.columns["partition"].append(np.full(count, position, np.int32))
+        for name, column in stored_columns().items():
+            # Copied, because a view would keep the whole batch in memory.
+            totals.columns[name].append(np.array(column.value(predicted), column.dtype))
     totals.num_samples += reader.num_samples
     totals.num_bytes += reader.nbytes
     totals.wait_seconds += reader.wait_seconds
@@ -137,8 +135,9 @@ def columns_of(item: ManifestItem, totals: Totals) -> dict[str, NDArray[Any]]:
     """Return the arrays of the predictions file."""
     import numpy as np
 
+    dtypes = {"partition": "int32"} | {n: column.dtype for n, column in stored_columns().items()}
     columns: dict[str, NDArray[Any]] = {
-        name: np.concatenate(parts) if parts else np.empty(0, _COLUMNS[name])
+        name: np.concatenate(parts) if parts else np.empty(0, dtypes[name])
         for name, parts in totals.columns.items()
     }
     columns["data_paths"] = np.array(item.data_paths, dtype=np.str_)

@@ -1,0 +1,51 @@
+"""The catalogue's columns: each declared once, and stored by whoever predicts."""
+
+import numpy as np
+import pytest
+from cosmicai import columns
+from cosmicai.columns import Column, PredictedBatch, StoredColumn
+from cosmicai.errors import InvalidInput
+
+
+def batch(count: int = 3) -> PredictedBatch:
+    magnitude = np.arange(count * 5, dtype=np.float32).reshape(count, 5)
+    return PredictedBatch(
+        partition=1,
+        start=10,
+        image=np.zeros((count, 5, 32, 32), np.float32),
+        magnitude=magnitude,
+        true_redshift=np.full(count, 0.1, np.float32),
+        redshift=np.full(count, 0.2, np.float32),
+    )
+
+
+def test_stored_columns_compute_what_they_describe() -> None:
+    values = {name: column.value(batch()) for name, column in columns.stored_columns().items()}
+    assert values["index"].tolist() == [10, 11, 12]
+    assert values["magnitude_r"].tolist() == [2, 7, 12]
+    assert values["redshift"].tolist() == pytest.approx([0.2] * 3)
+    assert values["true_redshift"].tolist() == pytest.approx([0.1] * 3)
+
+
+def test_every_column_says_what_it_holds() -> None:
+    for name, column in columns.COLUMNS.items():
+        assert column.name == name
+        assert column.description
+        assert column.ucd
+        assert column.dtype == "str" or np.dtype(column.dtype)
+
+
+def test_a_new_column_takes_one_declaration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "COLUMNS", dict(columns.COLUMNS))
+    colour = StoredColumn(
+        name="g_r",
+        dtype="float32",
+        description="colour",
+        ucd="phot.color;em.opt.B;em.opt.R",
+        unit="mag",
+        value=lambda batch: batch.magnitude[:, 1] - batch.magnitude[:, 2],
+    )
+    columns.register(colour)
+    assert columns.stored_columns()["g_r"].value(batch()).tolist() == [-1, -1, -1]
+    with pytest.raises(InvalidInput, match="'g_r' is declared already"):
+        columns.register(Column(name="g_r", dtype="float32", description="twice", ucd="x"))
