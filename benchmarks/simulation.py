@@ -31,7 +31,7 @@ from cosmicai_workbench.simulation.events import simulate
 from cosmicai_workbench.simulation.model import Retry, Work
 from cosmicai_workbench.simulation.published import check_published
 from cosmicai_workbench.sweep.executors import LocalExecutor
-from cosmicai_workbench.sweep.experiment import Experiment, Grid, Point
+from cosmicai_workbench.sweep.experiment import Experiment, Point
 
 RESULTS = Path(__file__).parent / "results" / "simulation.json"
 CALIBRATION = (
@@ -50,7 +50,7 @@ SEEDS = range(15)
 def run_cold(point: Point, folder: Path, cache: Path) -> Run:
     """Run one execution in a local cloud of its own."""
     experiment = Experiment(
-        name="simulation", fixed=point, grid=Grid(file_limit=(point.file_limit,))
+        name="simulation", fixed=dict(point), grid={"file_limit": [point["file_limit"]]}
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with LocalExecutor(experiment, SMALL_MODEL, cache) as executor:
@@ -60,8 +60,8 @@ def run_cold(point: Point, folder: Path, cache: Path) -> Run:
 
 def predicted_wall(point: Point, calibration: list[Run]) -> float:
     """Return the median simulated wall time of an execution."""
-    galaxies = point.file_limit * galaxies_per_partition(point.partition_mb)
-    ranks = point.world_size or point.file_limit
+    galaxies = point["file_limit"] * galaxies_per_partition(point.partition_mb)
+    ranks = point["world_size"] or point["file_limit"]
     summary = calibration[0].summary
     work = Work(
         ranks=ranks,

@@ -40,11 +40,11 @@ def sweep(tmp_path_factory):
 def test_table_and_report(sweep, monkeypatch):
     monkeypatch.chdir(sweep)
     table = read_table(Path("runs/sweeps/tiny"))
-    assert [(row.ranks, row.galaxies, row.status) for row in table.rows] == [
+    assert [(row["ranks"], row["galaxies"], row.status) for row in table.rows] == [
         (2, 100, "SUCCEEDED"),
         (3, 150, "SUCCEEDED"),
     ]
-    assert all(row.cost_dollars > 0 and row.seconds_per_batch > 0 for row in table.rows)
+    assert all(row["cost_dollars"] > 0 and row["seconds_per_batch"] > 0 for row in table.rows)
     assert main(["report", "runs/sweeps/tiny", "-o", "sweep.html"]) == 0
     assert "Speed against number of partitions" in Path("sweep.html").read_text()
 
@@ -113,5 +113,5 @@ def test_a_stack_is_driven_by_boto3_alone(sweep, monkeypatch):
         Path("dear.toml").write_text(again)
         assert main([words[0], "dear.toml", *words[2:]]) == 2  # the estimate is above the limit
     (row,) = read_table(Path("runs/sweeps/stack")).rows
-    assert (row.ranks, row.galaxies) == (2, 100)
+    assert (row["ranks"], row["galaxies"]) == (2, 100)
     assert not Path("runs/sweeps/dear").exists()

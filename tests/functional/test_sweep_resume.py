@@ -65,8 +65,8 @@ class FakeExecutor:
             ranks=2,
             samples=20,
             straggler=None,
-            batch_size=point.batch_size,
-            seed=point.batch_size,
+            batch_size=point["batch_size"],
+            seed=point["batch_size"],
             cost=cost.model_dump(),
             **({"digest": self.digest} if self.digest else {}),
         )

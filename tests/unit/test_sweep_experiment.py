@@ -52,7 +52,7 @@ def test_different_settings_never_share_a_folder(write):
 def test_data_size_becomes_the_published_number_of_partitions(write, data_gb, partition, files):
     text = f'name="x"\n[grid]\ndata_gb=[{data_gb}]\npartition=["{partition}"]\n'
     (point,) = load_experiment(write(text)).points()
-    assert point.file_limit == files
+    assert point["file_limit"] == files
 
 
 @pytest.mark.parametrize(

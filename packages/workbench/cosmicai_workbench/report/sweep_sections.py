@@ -8,30 +8,20 @@ from cosmicai.errors import InvalidInput
 from cosmicai_workbench.published import executions, published
 from cosmicai_workbench.report import figures, text
 from cosmicai_workbench.report.content import Alert, Card, Picture, Section, Table
+from cosmicai_workbench.sweep.axes import AXES
+from cosmicai_workbench.sweep.measures import MEASURES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from cosmicai_workbench.sweep.experiment import Plot
+    from cosmicai_workbench.sweep.measures import Measure
     from cosmicai_workbench.sweep.table import Row, SweepTable
 
-_LABELS = {
-    "partition_mb": "partition size (MB)",
-    "file_limit": "number of partitions",
-    "data_gb": "data (GB)",
-    "batch_size": "batch size",
-    "ranks": "ranks",
-    "memory_mb": "memory size (MB)",
-    "galaxies": "galaxies",
-    "seconds_per_batch": "seconds a batch, mean of ranks",
-    "rank_seconds": "seconds to predict, mean of ranks",
-    "wall_seconds": "wall time (s)",
-    "inference_seconds": "inference, first rank to last (s)",
-    "samples_per_second": "galaxies a second",
-    "throughput_gbps": "throughput, sum of ranks (Gbit/s)",
-    "peak_memory_mb": "peak memory of a rank (MB)",
-    "cost_dollars": "estimated cost on AWS (US dollars)",
-}
+
+def _label(column: str) -> str:
+    """Return what figures call a column of the table."""
+    return AXES[column].label if column in AXES else MEASURES[column].label
 
 
 def alerts(table: "SweepTable") -> "Iterator[Alert]":
@@ -42,7 +32,7 @@ def alerts(table: "SweepTable") -> "Iterator[Alert]":
             f"{missing} of {table.planned} executions are not done",
             "The tables and figures hold those that are; run the same sweep command to go on.",
         )
-    digests = {row.model_digest for row in table.rows}
+    digests = {row["model_digest"] for row in table.rows}
     if len(digests) > 1:
         raise InvalidInput(
             f"sweep {table.name!r}: its executions predict with {len(digests)} different models, "
@@ -66,13 +56,13 @@ def _headline(table: "SweepTable") -> Section:
         Card("Repetitions", str(table.experiment.repetitions), "of each setting"),
     ]
     if rows:
-        fastest = max(rows, key=lambda row: row.samples_per_second)
+        fastest = max(rows, key=lambda row: row["samples_per_second"])
         cards += [
-            Card("Galaxies", text.count(sum(row.galaxies for row in rows)), "predicted in all"),
-            Card("Wall time", text.seconds(sum(row.wall_seconds for row in rows)), "of all"),
-            Card("Fastest", f"{fastest.samples_per_second:,.0f} /s", _setting(fastest)),
+            Card("Galaxies", text.count(sum(row["galaxies"] for row in rows)), "predicted in all"),
+            Card("Wall time", text.seconds(sum(row["wall_seconds"] for row in rows)), "of all"),
+            Card("Fastest", f"{fastest['samples_per_second']:,.0f} /s", fastest.text),
         ]
-        costs = [row.cost_dollars for row in rows if row.cost_dollars is not None]
+        costs = [row["cost_dollars"] for row in rows if row["cost_dollars"] is not None]
         if costs:
             cards.append(Card("Cost on AWS", text.dollars(sum(costs)), "estimated, all"))
     return Section("sweep", "In short", table.experiment.description, tuple(cards))
@@ -82,7 +72,7 @@ def _figures(table: "SweepTable") -> Section:
     pictures = [
         Picture(
             figures.series(
-                _lines(table.rows, plot), _LABELS[plot.x], _LABELS[plot.y], f"plot{number}"
+                _lines(table.rows, plot), _label(plot.x), _label(plot.y), f"plot{number}"
             ),
             f"{plot.title}. Mean of the repetitions; bars show one standard deviation.",
         )
@@ -96,10 +86,10 @@ def _lines(
 ) -> dict[str, tuple[list[float], list[float], list[float]]]:
     groups: dict[str, dict[float, list[float]]] = {}
     for row in rows:
-        x, y = getattr(row, plot.x), getattr(row, plot.y)
+        x, y = row[plot.x], row[plot.y]
         if x is None or y is None:
             continue
-        label = f"{plot.by} {getattr(row, plot.by)}".replace("_", " ") if plot.by else "all"
+        label = f"{plot.by} {row[plot.by]}".replace("_", " ") if plot.by else "all"
         # Measured sizes differ in the last digits between repetitions.
         groups.setdefault(label, {}).setdefault(float(f"{x:.3g}"), []).append(float(y))
     lines = {}
@@ -110,54 +100,33 @@ def _lines(
     return lines
 
 
-def _setting(row: "Row") -> str:
-    parts = [f"{row.file_limit} × {row.partition}", f"batch {row.batch_size:,}"]
-    if row.world_size is not None:
-        parts.append(f"{row.world_size} ranks")
-    if row.memory_mb is not None:
-        parts.append(f"{row.memory_mb:,} MB")
-    if row.engine is not None:
-        parts.append(row.engine)
-    if row.fmi:
-        parts.append("FMI")
-    return ", ".join(parts)
-
-
 def _numbers(table: "SweepTable") -> Section:
     groups: dict[str, list[Row]] = {}
     for row in table.rows:
         groups.setdefault(row.folder, []).append(row)
 
-    def mean(rows: "list[Row]", column: str, digits: int) -> str:
-        values = [getattr(row, column) for row in rows if getattr(row, column) is not None]
+    def mean(rows: "list[Row]", measure: "Measure") -> str:
+        values = [row[measure.name] for row in rows if row[measure.name] is not None]
         if not values:
             return "–"
-        spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-        return f"{fmean(values):,.{digits}f}{spread}"
+        spread = f" ± {stdev(values):.{measure.digits}f}" if len(values) > 1 else ""
+        return f"{fmean(values):,.{measure.digits}f}{spread}"
 
-    columns = (
-        ("s / batch", "seconds_per_batch", 3),
-        ("predict s / rank", "rank_seconds", 2),
-        ("inference s", "inference_seconds", 2),
-        ("wall s", "wall_seconds", 2),
-        ("galaxies / s", "samples_per_second", 0),
-        ("Gbit/s", "throughput_gbps", 3),
-        ("peak MB", "peak_memory_mb", 0),
-    )
+    columns = [measure for measure in MEASURES.values() if measure.head]
     rows = []
     for group in groups.values():
-        costs = [row.cost_dollars for row in group if row.cost_dollars is not None]
+        costs = [row["cost_dollars"] for row in group if row["cost_dollars"] is not None]
         rows.append(
             (
-                _setting(group[0]),
+                group[0].text,
                 str(len(group)),
-                str(group[0].ranks),
-                text.count(group[0].galaxies),
-                *(mean(group, column, digits) for _, column, digits in columns),
+                str(group[0]["ranks"]),
+                text.count(group[0]["galaxies"]),
+                *(mean(group, measure) for measure in columns),
                 text.dollars(fmean(costs)) if costs else "–",
             )
         )
-    head = ("setting", "n", "ranks", "galaxies", *(label for label, _, _ in columns), "cost")
+    head = ("setting", "n", "ranks", "galaxies", *(measure.head for measure in columns), "cost")
     caption = "Mean ± standard deviation over the repetitions; every execution is in table.csv"
     return Section("numbers", "Numbers", tables=(Table(caption, head, tuple(rows)),))
 

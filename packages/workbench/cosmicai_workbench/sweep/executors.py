@@ -1,21 +1,25 @@
 """Run the executions of a sweep in a local cloud, or in a stack on AWS."""
 
 import shutil
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 from cosmicai.errors import IncompleteResults, InvalidInput
+from cosmicai.facts import MAX_MEMORY_MB, galaxies_in
 
+from cosmicai_workbench.bars import no_bar
+from cosmicai_workbench.client.connection import LookupRefused
 from cosmicai_workbench.client.execution import check_input, new_name
 from cosmicai_workbench.client.upload import files_to_upload, upload
 from cosmicai_workbench.data.making import make_dataset
 from cosmicai_workbench.data.splitting import galaxies_per_partition, split_dataset
+from cosmicai_workbench.deployment.preflight import preflight
 from cosmicai_workbench.place import Place, on_aws, own_cloud
 from cosmicai_workbench.run import perform
 from cosmicai_workbench.simulation.service import plan_execution
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
 
@@ -25,22 +29,18 @@ LOCAL_BUCKET = "cosmicai-data"
 _SEED = 0
 
 
-def content_of(point: "Point", *, bucket: str, data_bucket: str, model: str, result: str) -> Any:
+def content_of(
+    point: "Point", *, bucket: str, data_bucket: str, model: str, result: str
+) -> dict[str, Any]:
     """Return the execution input of a point."""
-    script = "inference_FMI.py" if point.fmi else "inference.py"
-    optional = {"world_size": point.world_size, "engine": point.engine}
     return {
         "bucket": bucket,
-        "file_limit": point.file_limit,
-        "batch_size": point.batch_size,
         "object_type": "folder",
         "S3_object_name": model,
-        "script": script,
         "result_path": result,
         "data_bucket": data_bucket,
-        "data_prefix": point.partition,
         "overwrite": True,  # an interrupted attempt may hold the path
-    } | {key: value for key, value in optional.items() if value is not None}
+    } | point.execution_input()
 
 
 def _run(place: Place, content: Any, destination: "Path") -> None:
@@ -48,7 +48,7 @@ def _run(place: Place, content: Any, destination: "Path") -> None:
     runs = destination.parent / f"{destination.name}.fetched"
     shutil.rmtree(runs, ignore_errors=True)
     try:
-        outcome = perform(place, content, bar=_no_bar, name=new_name(), runs=runs)
+        outcome = perform(place, content, bar=no_bar, name=new_name(), runs=runs)
         execution = outcome.execution
         if execution.status != "SUCCEEDED" or outcome.folder is None:
             raise IncompleteResults(
@@ -60,11 +60,6 @@ def _run(place: Place, content: Any, destination: "Path") -> None:
         outcome.folder.replace(destination)
     finally:
         shutil.rmtree(runs, ignore_errors=True)
-
-
-@contextmanager
-def _no_bar(_what: str, _total: int, _unit: str) -> "Iterator[Callable[[int], None]]":
-    yield lambda _: None
 
 
 class LocalExecutor:
@@ -98,14 +93,14 @@ class LocalExecutor:
         points = experiment.points()
         # Ranks that wait for each other must all run at once; the executions without FMI get
         # the same concurrency, so that the two can be compared.
-        worlds = [point.world_size or point.file_limit for point in points if point.fmi]
+        worlds = [point["world_size"] or point["file_limit"] for point in points if point["fmi"]]
         self._concurrency = max(worlds, default=None)
         for point in points:
-            most = max(self._partitions.get(point.partition, 0), point.file_limit)
-            self._partitions[point.partition] = most
+            most = max(self._partitions.get(point["partition"], 0), point["file_limit"])
+            self._partitions[point["partition"]] = most
         self._cloud = ExitStack()
         self._place: Place | None = None
-        self._memory_mb: int | None = None
+        self._parameters: dict[str, Any] = {}
         self._uploaded: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -133,36 +128,37 @@ class LocalExecutor:
             result=f"sweeps/{path}",
         )
         place = self._place_for(point, content)
-        if point.partition not in self._uploaded:
+        partition = point["partition"]
+        if partition not in self._uploaded:
             data = self._dataset(point)
-            self._on_step(f"uploading {point.partition}")
+            self._on_step(f"uploading {partition}")
             checked = check_input(content)
             files = files_to_upload(checked, model=self._model, data=data)
             upload(place.connection, files)
-            self._uploaded.add(point.partition)
+            self._uploaded.add(partition)
         _run(place, content, destination)
 
     def _place_for(self, point: "Point", content: Any) -> Place:
-        if self._place is None or point.memory_mb != self._memory_mb:
+        if self._place is None or point.parameters() != self._parameters:
             self._cloud.close()
             self._uploaded.clear()
             self._on_step("starting the local cloud")
-            memory = {"InferenceMemorySize": str(point.memory_mb)} if point.memory_mb else {}
+            self._parameters = point.parameters()
             cloud = own_cloud(
-                check_input(content), concurrency=self._concurrency, parameters=memory
+                check_input(content), concurrency=self._concurrency, parameters=self._parameters
             )
             self._place = self._cloud.enter_context(cloud)
-            self._memory_mb = point.memory_mb
         return self._place
 
     def _dataset(self, point: "Point") -> "Path":
         """Return the folder of the partitions, made unless it is there already."""
-        count = self._partitions[point.partition]
-        target = self._cache / f"{point.partition}-{count}-seed{_SEED}"
+        partition = point["partition"]
+        count = self._partitions[partition]
+        target = self._cache / f"{partition}-{count}-seed{_SEED}"
         if target.is_dir():
             return target
         each = galaxies_per_partition(point.partition_mb)
-        self._on_step(f"painting {count * each:,} galaxies for {count} × {point.partition}")
+        self._on_step(f"painting {count * each:,} galaxies for {count} × {partition}")
         unfinished = target.with_name(f".{target.name}.partial")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
@@ -194,44 +190,67 @@ class StackExecutor:
     StackNotFound
         If there is no such stack.
     InvalidInput
-        If the experiment varies the memory size, which a stack has one of.
+        If the experiment varies a parameter of the template, of which a stack has one value.
     """
 
     def __init__(
         self, experiment: "Experiment", stack: str, *, bucket: str, data_bucket: str, model: str
     ) -> None:
-        if any(point.memory_mb is not None for point in experiment.points()):
+        parameters = {name for point in experiment.points() for name in point.parameters()}
+        if parameters:
             raise InvalidInput(
-                f"experiment {experiment.name!r} sets memory_mb, but a stack has one memory size; "
-                "take it out, and deploy a stack for each size (InferenceMemorySize)"
+                f"experiment {experiment.name!r} sets {', '.join(sorted(parameters))}, of which a "
+                "stack has one value; take it out, and deploy a stack for each value"
             )
         self._place = on_aws(stack)
         self._bucket, self._data_bucket, self._model = bucket, data_bucket, model
+        self._estimates: dict[Point, float] = {}
 
     def estimated_dollars(self, point: "Point") -> float:
-        """Return what the simulation expects one execution to cost."""
-        expected = plan_execution(
-            galaxies=point.file_limit * galaxies_per_partition(point.partition_mb),
+        """Return what the simulation expects one execution to cost in this stack.
+
+        It is priced by the stack's memory size, region and processors, or by the dearest ones
+        where the account may not be asked for them.
+
+        Raises
+        ------
+        PartitionNotFound
+            If the data bucket holds no partitions of the point's size.
+        """
+        if point not in self._estimates:
+            content = check_input(self._content(point, "estimate"))
+            try:
+                dollars = preflight(self._place.connection, content).dollars
+            except LookupRefused:
+                dollars = self._at_most(point)
+            self._estimates[point] = dollars
+        return self._estimates[point]
+
+    def _at_most(self, point: "Point") -> float:
+        """Estimate, where the account may not be asked, as if the functions were the dearest."""
+        return plan_execution(
+            galaxies=point["file_limit"] * galaxies_in(point.partition_mb),
             partition_mb=point.partition_mb,
-            ranks=point.world_size or point.file_limit,
-            memory_mb=10_240,
+            ranks=point["world_size"] or point["file_limit"],
+            memory_mb=MAX_MEMORY_MB,
             concurrency=1000,
-            barrier=point.fmi,
+            barrier=point["fmi"],
             calibrate=None,
-            region="us-east-1",
+            region=self._place.connection.s3.meta.region_name,
             architecture="x86_64",
             simulations=1,
             seed=_SEED,
-        )
-        return expected.cost.total
+        ).cost.total
 
     def run(self, point: "Point", path: str, destination: "Path") -> None:
         """Run ``point``; see :class:`~cosmicai_workbench.sweep.runner.Executor`."""
-        content = content_of(
+        _run(self._place, self._content(point, path), destination)
+
+    def _content(self, point: "Point", path: str) -> dict[str, Any]:
+        return content_of(
             point,
             bucket=self._bucket,
             data_bucket=self._data_bucket,
             model=self._model,
             result=f"sweeps/{path}",
         )
-        _run(self._place, content, destination)

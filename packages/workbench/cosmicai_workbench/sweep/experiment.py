@@ -1,98 +1,116 @@
 """An experiment file (TOML) and the grid of executions it stands for."""
 
 import itertools
-import math
-import re
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cosmicai.errors import InvalidInput
-from cosmicai.facts import MAX_MEMORY_MB, MIN_MEMORY_MB
-from cosmicai.schema import EngineName
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from cosmicai_workbench.sweep.axes import AXES, axis_named, partition_size
+from cosmicai_workbench.sweep.measures import MEASURES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_PARTITION = re.compile(r"(\d+(?:\.\d+)?)MB")
 
+class Point(Mapping[str, Any]):
+    """One execution of the grid, repetitions apart: axis → value, of every axis.
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Parameters
+    ----------
+    settings
+        The values that are not the axes' defaults.
 
+    Raises
+    ------
+    InvalidInput
+        If an axis is unknown, or a value is not one of its.
+    """
 
-class Point(_Strict):
-    """One execution of the grid, repetition apart."""
+    def __init__(self, **settings: Any) -> None:
+        own: dict[str, Any] = {}
+        for name, value in settings.items():
+            axis = axis_named(name)
+            checked = axis.checked(value)
+            own |= axis.stands_for(checked, settings) if axis.stands_for else {name: checked}
+        self._values = {
+            axis.name: own.get(axis.name, axis.default)
+            for axis in AXES.values()
+            if axis.stands_for is None
+        }
 
-    partition: Annotated[str, Field(pattern=r"^\d+(\.\d+)?MB$")] = "25MB"
-    """Folder of the partitions, named for their size."""
-    file_limit: int = Field(default=1, ge=1)
-    batch_size: int = Field(default=512, ge=1)
-    world_size: int | None = Field(default=None, ge=1)
-    memory_mb: int | None = Field(default=None, ge=MIN_MEMORY_MB, le=MAX_MEMORY_MB)
-    engine: EngineName | None = None
-    fmi: bool = False
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._values.items()))
+
+    def __repr__(self) -> str:
+        return f"Point({', '.join(f'{name}={value!r}' for name, value in self.items())})"
 
     @property
     def partition_mb(self) -> float:
         """Size of a partition in MB (2^20 bytes)."""
-        return _size(self.partition)
+        return partition_size(self["partition"])
 
     @property
     def folder(self) -> str:
         """Name that says what it holds, in the style of the published result folders."""
-        parts = [
-            f"filelimit-{self.file_limit}",
-            f"batchsize-{self.batch_size}",
-            f"prefix-{self.partition}",
-        ]
-        if self.world_size is not None:
-            parts.append(f"worldsize-{self.world_size}")
-        if self.memory_mb is not None:
-            parts.append(f"memory-{self.memory_mb}")
-        if self.engine is not None:
-            parts.append(f"engine-{self.engine}")
-        if self.fmi:
-            parts.append("fmi")
-        return "_".join(parts)
+        return "_".join(AXES[name].folder.format(value) for name, value in self._set())
+
+    @property
+    def text(self) -> str:
+        """The settings as a report writes them."""
+        return ", ".join(AXES[name].text.format(value) for name, value in self._set())
+
+    def execution_input(self) -> dict[str, Any]:
+        """Return the keys of the execution's input that the settings decide."""
+        entered = [AXES[name].enters(value) for name, value in self.items() if value is not None]
+        return {key: value for keys in entered for key, value in keys.items()}
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the template's parameters that the settings decide."""
+        entered = [AXES[name].parameters(value) for name, value in self._set()]
+        return {key: value for keys in entered for key, value in keys.items()}
+
+    def _set(self) -> list[tuple[str, Any]]:
+        return [(name, value) for name, value in self.items() if value not in (None, False)]
 
 
-class Grid(_Strict):
-    """Values to combine; every combination is one point."""
-
-    partition: tuple[str, ...] | None = None
-    file_limit: tuple[int, ...] | None = None
-    data_gb: tuple[float, ...] | None = None
-    """Instead of ``file_limit``: as many partitions as hold so much (GB of 2^30 bytes)."""
-    batch_size: tuple[int, ...] | None = None
-    world_size: tuple[int, ...] | None = None
-    memory_mb: tuple[int, ...] | None = None
-    engine: tuple[EngineName, ...] | None = None
-    fmi: tuple[bool, ...] | None = None
-
-
-COLUMNS_TO_PLOT = Literal[
-    "seconds_per_batch",
-    "rank_seconds",
-    "wall_seconds",
-    "inference_seconds",
-    "samples_per_second",
-    "throughput_gbps",
-    "peak_memory_mb",
-    "ranks",
-    "cost_dollars",
-]
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
 class Plot(_Strict):
-    """One figure of the sweep's report."""
+    """One figure of the sweep's report: a measure or an axis against another."""
 
     title: str
-    x: Literal[
-        "partition_mb", "file_limit", "data_gb", "batch_size", "ranks", "memory_mb", "galaxies"
-    ]
-    y: COLUMNS_TO_PLOT
-    by: Literal["partition", "engine", "fmi", "batch_size", "file_limit", "memory_mb"] | None = None
+    x: str
+    y: str
+    by: str | None = None
+
+    @field_validator("x", "y")
+    @classmethod
+    def _is_a_column(cls, name: str) -> str:
+        known = [axis.name for axis in AXES.values() if axis.stands_for is None] + [
+            measure.name for measure in MEASURES.values() if measure.label
+        ]
+        if name not in known:
+            raise ValueError(f"no such column; known: {', '.join(known)}")
+        return name
+
+    @field_validator("by")
+    @classmethod
+    def _is_an_axis(cls, name: str | None) -> str | None:
+        return name and axis_named(name).name
 
 
 class Experiment(_Strict):
@@ -103,9 +121,10 @@ class Experiment(_Strict):
     repetitions: int = Field(default=1, ge=1, le=100)
     cost_limit_dollars: float = Field(default=5.0, ge=0)
     """On AWS: stop before an execution that would take the sweep beyond this."""
-    fixed: Point = Point()
-    """Settings that every execution shares."""
-    grid: Grid
+    fixed: dict[str, Any] = {}
+    """Settings that every execution shares: axis → value."""
+    grid: dict[str, list[Any]]
+    """Values to combine; every combination is one point: axis → values."""
     plots: tuple[Plot, ...] = ()
 
     def points(self) -> list[Point]:
@@ -114,45 +133,34 @@ class Experiment(_Strict):
         Raises
         ------
         InvalidInput
-            If the grid is empty, or gives a setting twice.
+            If the grid is empty, gives a setting twice, or a name or a value is not an axis'.
         """
-        axes = {key: values for key, values in self.grid if values is not None}
-        empty = [key for key, values in axes.items() if not values]
-        if not axes or empty:
+        for part, names in (("fixed", self.fixed), ("grid", self.grid)):
+            if unknown := [f"{part}.{name}" for name in names if name not in AXES]:
+                raise InvalidInput(
+                    f"experiment {self.name!r}: unknown key {', '.join(map(repr, unknown))}; "
+                    f"known: {', '.join(AXES)}"
+                )
+        empty = [name for name, values in self.grid.items() if not values]
+        if not self.grid or empty:
             found = f"no values for {', '.join(empty)}" if empty else "no keys"
             raise InvalidInput(
                 f"experiment {self.name!r}: the grid is empty ({found}); give at least one value "
-                f"for at least one of {', '.join(Grid.model_fields)}"
+                f"for at least one of {', '.join(AXES)}"
             )
-        if {"data_gb", "file_limit"} <= axes.keys():
+        if {"data_gb", "file_limit"} <= self.grid.keys():
             raise InvalidInput(
                 f"experiment {self.name!r}: file_limit and data_gb both say how many partitions "
                 "to take; keep one of them in the grid"
             )
-        fixed = {key: getattr(self.fixed, key) for key in self.fixed.model_fields_set}
-        points = []
-        for values in itertools.product(*axes.values()):
-            settings: dict[str, Any] = fixed | dict(zip(axes, values, strict=True))
-            points.append(_point(self.name, settings))
+        try:
+            points = [
+                Point(**self.fixed | dict(zip(self.grid, values, strict=True)))
+                for values in itertools.product(*self.grid.values())
+            ]
+        except InvalidInput as error:
+            raise InvalidInput(f"experiment {self.name!r}: {error}") from None
         return list(dict.fromkeys(points))
-
-
-def _size(partition: str) -> float:
-    found = _PARTITION.fullmatch(partition)
-    if not found or not float(found[1]):
-        raise InvalidInput(f"partition {partition!r}: expected a size such as '25MB'")
-    return float(found[1])
-
-
-def _point(name: str, settings: dict[str, Any]) -> Point:
-    data_gb = settings.pop("data_gb", None)
-    if data_gb is not None:
-        partition = settings.get("partition", Point.model_fields["partition"].default)
-        settings["file_limit"] = max(1, math.ceil(data_gb * 1024 / _size(partition)))
-    try:
-        return Point(**settings)
-    except ValidationError as error:
-        raise InvalidInput(f"experiment {name!r}: {_explain(error)}") from None
 
 
 def _explain(error: ValidationError) -> str:
@@ -160,8 +168,7 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors(include_url=False):
         where = ".".join(str(step) for step in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            parts: dict[str, type[BaseModel]] = {"grid": Grid, "fixed": Point, "plots": Plot}
-            known = parts.get(where.partition(".")[0], Experiment) if "." in where else Experiment
+            known = Plot if where.startswith("plots.") else Experiment
             problems.append(f"unknown key {where!r}; known: {', '.join(known.model_fields)}")
         else:
             problems.append(f"{where}: {problem['msg']} (found {problem['input']!r})")

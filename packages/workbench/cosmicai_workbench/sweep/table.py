@@ -1,15 +1,17 @@
-"""The tidy table of a sweep: one row an execution, read from the run folders."""
+"""The tidy table of a sweep: one row per execution, read from the run folders."""
 
-from dataclasses import asdict, dataclass, fields
-from statistics import fmean
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from cosmicai.errors import InvalidInput
 
 from cosmicai_workbench.results.run import load_run
+from cosmicai_workbench.sweep.axes import AXES
 from cosmicai_workbench.sweep.experiment import Experiment, Point, load_experiment
+from cosmicai_workbench.sweep.measures import MEASURES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -22,39 +24,17 @@ EXPERIMENT_FILE = "experiment.toml"
 
 @dataclass(frozen=True)
 class Row:
-    """One execution: its settings, then what was measured; None where there is no figure."""
+    """One execution: ``row[column]`` is a setting or a measure, None where there is no figure."""
 
     folder: str
     repetition: int
     status: str
-    partition: str
-    partition_mb: float
-    file_limit: int
-    batch_size: int
-    world_size: int | None
-    memory_mb: int | None
-    engine: str | None
-    fmi: bool
-    ranks: int
-    galaxies: int
-    data_gb: float
-    """GB of 2^30 bytes that were read."""
-    seconds_per_batch: float | None
-    """Mean over ranks with data."""
-    rank_seconds: float | None
-    """Mean over ranks with data of the predict loop's wall time."""
-    slowest_rank_seconds: float | None
-    wall_seconds: float
-    inference_seconds: float
-    samples_per_second: float
-    throughput_gbps: float
-    """Sum of the ranks' throughputs, in 10^9 bits a second."""
-    peak_memory_mb: float
-    cold_starts: int
-    billed_seconds: float
-    cost_dollars: float | None
-    nmad: float | None
-    model_digest: str | None
+    text: str
+    """The settings as a report writes them."""
+    values: "Mapping[str, Any]"
+
+    def __getitem__(self, column: str) -> Any:
+        return self.values[column]
 
 
 @dataclass(frozen=True)
@@ -70,42 +50,24 @@ class SweepTable:
         """Return the rows as a data frame, every column present even without rows."""
         import pandas as pd
 
-        columns = [column.name for column in fields(Row)]
-        return pd.DataFrame([asdict(row) for row in self.rows], columns=columns)
+        leading = ("folder", "repetition", "status")
+        rows = [
+            {name: getattr(row, name) for name in leading} | dict(row.values) for row in self.rows
+        ]
+        return pd.DataFrame(rows, columns=[*leading, *Point(), *MEASURES])
 
 
 def row_of(point: Point, repetition: int, run: "Run") -> Row:
     """Sum up one run."""
-    summary = run.summary
-    working = [record for record in run.records if record.num_samples]
+    used = {name: AXES[name].used(run) for name in point}
+    settings = {name: value if used[name] is None else used[name] for name, value in point.items()}
+    measured = {measure.name: measure.of(run, point) for measure in MEASURES.values()}
     return Row(
         folder=point.folder,
         repetition=repetition,
-        status=summary.status,
-        partition=point.partition,
-        partition_mb=point.partition_mb,
-        file_limit=point.file_limit,
-        batch_size=point.batch_size,
-        world_size=point.world_size,
-        memory_mb=max((r.memory_limit_mb for r in run.records), default=0) or point.memory_mb,
-        engine=summary.engine or point.engine,
-        fmi=point.fmi,
-        ranks=summary.world_size,
-        galaxies=summary.num_samples,
-        data_gb=summary.num_bytes / 2**30,
-        seconds_per_batch=fmean(r.execution_time for r in working) if working else None,
-        rank_seconds=fmean(r.total_cpu_time for r in working) if working else None,
-        slowest_rank_seconds=max((r.total_cpu_time for r in working), default=None),
-        wall_seconds=summary.wall_seconds,
-        inference_seconds=summary.inference_seconds,
-        samples_per_second=summary.samples_per_second,
-        throughput_gbps=summary.throughput_bps / 1e9,
-        peak_memory_mb=summary.peak_memory_mb,
-        cold_starts=summary.cold_starts,
-        billed_seconds=summary.billed_seconds,
-        cost_dollars=summary.cost.total if summary.cost else None,
-        nmad=summary.quality.nmad if summary.quality else None,
-        model_digest=summary.model_digest,
+        status=run.summary.status,
+        text=Point(**settings).text,
+        values=settings | measured,
     )
 
 
