@@ -60,6 +60,7 @@ class Stack:
     """One bucket, and the steps as the state machine calls them."""
 
     folder: Path
+    endpoint: str = ""
     input: dict[str, Any] = field(
         default_factory=lambda: json.loads((ROOT / "events/seed-100MB-1GB.json").read_text())
     )
@@ -67,15 +68,15 @@ class Stack:
     def put_model(self) -> None:
         filled_bundle(SMALL, self.folder / "model")
         for name in keys.MODEL_FILES:
-            storage.put_bytes(
-                BUCKET, f"Anomaly Detection/{name}", (self.folder / "model" / name).read_bytes()
+            storage.store(BUCKET).write(
+                f"Anomaly Detection/{name}", (self.folder / "model" / name).read_bytes()
             )
 
     def put_partitions(self, names: list[str], galaxies: int = 6, **change: Any) -> None:
         for number, name in enumerate(names):
             path = self.folder / name
             write_partition(path, make_galaxies(galaxies, seed=number, **change), {"from": "test"})
-            storage.put_bytes(self.input["data_bucket"], f"100MB/{name}", path.read_bytes())
+            storage.store(self.input["data_bucket"]).write(f"100MB/{name}", path.read_bytes())
 
     def execution(self, name: str) -> dict[str, Any]:
         return {"id": ARN + name, "name": name, "start_time": "2026-11-22T09:00:00Z"}
@@ -85,7 +86,7 @@ class Stack:
         return initialize(parse(InitializeEvent, event))
 
     def manifest(self, plan: Plan) -> list[dict[str, Any]]:
-        items: list[dict[str, Any]] = storage.get_json(plan.bucket, plan.manifest_key)
+        items: list[dict[str, Any]] = storage.store(plan.bucket).read_json(plan.manifest_key)
         return items
 
     def run_ranks(self, plan: Plan, ranks: list[int] | None = None) -> list[dict[str, Any]]:
@@ -104,7 +105,7 @@ class Stack:
             "rank": item["RANK"],
             "failure": {"Error": error, "Cause": cause},
         }
-        storage.put_json(plan.bucket, item["FAILURE_KEY"], document)
+        storage.store(plan.bucket).write_json(item["FAILURE_KEY"], document)
 
     def summarize(self, name: str = "first", **change: Any) -> Summary:
         failure = change.pop("failure", None)
@@ -112,14 +113,13 @@ class Stack:
         return summarize(parse(SummarizeEvent, {**event, "failure": failure}))
 
     def read(self, file: str) -> Any:
-        return storage.get_json(BUCKET, f"{self.input['result_path']}/{file}")
+        return storage.store(BUCKET).read_json(f"{self.input['result_path']}/{file}")
 
     def files(self) -> dict[str, str]:
         """Return file → ETag under the result path."""
         prefix = keys.folder(self.input["result_path"])
         return {
-            item.key.removeprefix(prefix): item.etag
-            for item in storage.list_objects(BUCKET, prefix)
+            item.key.removeprefix(prefix): item.etag for item in storage.store(BUCKET).list(prefix)
         }
 
 
@@ -154,7 +154,7 @@ def running_stack(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Sta
             "load",
             lambda item, threads: (model_cache.LoadedModel(MeanEngine(), "digest"), 0.0),
         )
-        yield Stack(folder)
+        yield Stack(folder, endpoint)
     finally:
         storage.client().close()
         storage.client.cache_clear()

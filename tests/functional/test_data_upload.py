@@ -57,12 +57,12 @@ def test_folder_arrives_and_is_not_sent_twice(
     assert [item["key"] for item in first["objects"]] == [
         f"sets/25MB/{name}" for name in ("1.pt", "2.pt", "10.pt", "2.catalogue.csv")
     ]
-    assert storage.get_bytes(BUCKET, "sets/25MB/10.pt") == b"galaxies 10"
+    assert storage.store(BUCKET).read("sets/25MB/10.pt") == b"galaxies 10"
     assert run(capsys, str(tmp_path), target)["sent"] == 0
 
     (tmp_path / "2.pt").write_bytes(b"galaxies 3")  # same size, other content
     assert run(capsys, str(tmp_path), target)["sent"] == len(b"galaxies 3")
-    assert storage.get_bytes(BUCKET, "sets/25MB/2.pt") == b"galaxies 3"
+    assert storage.store(BUCKET).read("sets/25MB/2.pt") == b"galaxies 3"
 
 
 def test_large_file_goes_in_parts_and_what_boto3_wrote_is_recognised(
@@ -71,7 +71,7 @@ def test_large_file_goes_in_parts_and_what_boto3_wrote_is_recognised(
     path = tmp_path / "1.pt"
     content = large_file(path)
     assert run(capsys, str(path), f"s3://{BUCKET}")["sent"] == len(content)
-    assert storage.get_bytes(BUCKET, "1.pt") == content
+    assert storage.store(BUCKET).read("1.pt") == content
     assert run(capsys, str(path), f"s3://{BUCKET}")["sent"] == 0
     s3_client().upload_file(str(path), BUCKET, "theirs/1.pt")
     assert run(capsys, str(path), f"s3://{BUCKET}/theirs")["sent"] == 0
@@ -94,7 +94,7 @@ def test_interrupted_upload_goes_on_from_its_last_part(
     monkeypatch.setattr(s3, "upload_part", fail_at_third)
     with pytest.raises(KeyboardInterrupt):
         upload_files(s3, {(BUCKET, "set/1.pt"): path})
-    assert not [*storage.list_objects(BUCKET, "set/")]  # nothing half-written under the key
+    assert not [*storage.store(BUCKET).list("set/")]  # nothing half-written under the key
 
     upload = s3.list_multipart_uploads(Bucket=BUCKET)["Uploads"][0]["UploadId"]
     parts = s3.list_parts(Bucket=BUCKET, Key="set/1.pt", UploadId=upload)["Parts"]
@@ -102,7 +102,7 @@ def test_interrupted_upload_goes_on_from_its_last_part(
     assert there >= 2 * PART_BYTES
     report = run(capsys, str(path), f"s3://{BUCKET}/set")
     assert report["sent"] == len(content) - there
-    assert storage.get_bytes(BUCKET, "set/1.pt") == content
+    assert storage.store(BUCKET).read("set/1.pt") == content
     assert not s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads")
 
 
@@ -117,7 +117,7 @@ def test_unfinished_upload_of_other_content_is_not_mixed_in(
     path = tmp_path / "1.pt"
     content = large_file(path)
     assert run(capsys, str(path), f"s3://{BUCKET}/set")["sent"] == len(content)
-    assert storage.get_bytes(BUCKET, "set/1.pt") == content
+    assert storage.store(BUCKET).read("set/1.pt") == content
 
 
 def test_missing_bucket_and_bad_words_are_named(

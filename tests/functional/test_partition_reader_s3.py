@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from cosmicai import storage
 from cosmicai.errors import CorruptPartition, PartitionNotFound, TransientStorageError
 from cosmicai.partition import sources
 from cosmicai.partition.reader import open_partition, opened_ahead
@@ -60,7 +61,7 @@ def check(client: S3Client, count: int, batch_size: int, key: str = "1.pt") -> i
 
 @pytest.fixture
 def fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_BACKOFF_SECONDS", (0.001, 0.01))
+    monkeypatch.setattr(storage, "BACKOFF_SECONDS", (0.001, 0.01))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_faults_without_end_are_named_and_bounded(tmp_path: Path, fast_retries: 
         with pytest.raises(TransientStorageError, match=r"s3://bucket/1\.pt.*5 attempts.*SlowDown"):
             check(s3.client(**RETRIES_OFF), 500, 256)
 
-        assert len(s3.state.requests) == sources.ATTEMPTS
+        assert len(s3.state.requests) == storage.ATTEMPTS
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5])

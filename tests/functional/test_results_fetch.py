@@ -7,7 +7,7 @@ from typing import Any
 
 import boto3
 import pytest
-from cosmicai.errors import CosmicAIError, InvalidInput, ResultPathInUse
+from cosmicai.errors import InvalidInput, ObjectNotFound, ResultPathInUse
 from cosmicai_workbench.client.connection import Connection
 from cosmicai_workbench.client.execution import Ended
 from cosmicai_workbench.results.fetch import fetch
@@ -72,7 +72,7 @@ def test_results_that_another_execution_took_over_are_not_passed_off(
 
 def test_a_bucket_that_cannot_be_read_leaves_no_run_folder(s3: Any, tmp_path: Path) -> None:
     gone = Ended("arn:one", "one", "FAILED", {"bucket": "no-such", "result_path": "results/one"})
-    with pytest.raises(CosmicAIError, match="could not be read"):
+    with pytest.raises(ObjectNotFound, match="s3://no-such/ does not exist"):
         fetch(connection(s3), gone, tmp_path)
     assert not (tmp_path / "one").exists()
 

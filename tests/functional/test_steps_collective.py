@@ -47,7 +47,7 @@ def meet(
     plan: Plan, ranks: list[int] | None = None, seconds: float = 30.0, **change: Any
 ) -> list[Any]:
     """Run the collective of some ranks at once; return answers or errors."""
-    items = storage.get_json(BUCKET, plan.manifest_key)
+    items = storage.store(BUCKET).read_json(plan.manifest_key)
     chosen = [items[rank] for rank in ranks] if ranks is not None else items
     found: list[Any] = [None] * len(chosen)
 
@@ -87,7 +87,7 @@ def test_all_ranks_agree_and_summarize_uses_it(
     summary = stack.summarize(fmi_channel=channel, **WORLD)
     assert summary.status == "SUCCEEDED"
     assert summary.fmi == agreed
-    assert not list(storage.list_objects(BUCKET, keys.fmi_messages(PATH) + "/"))
+    assert not list(storage.store(BUCKET).list(keys.fmi_messages(PATH) + "/"))
     # EXPRESS children run at least once: a rank that runs again finds that it has.
     assert meet(plan, [2]) == [{"rank": 2, "world_size": 4, "num_samples": 18}]
 
@@ -98,7 +98,7 @@ def test_summarize_refuses_figures_that_do_not_fit_the_records(stack: Stack) -> 
     meet(plan)
     agreed = stack.read("fmi.json")
     agreed["sums"]["num_samples"] += 1
-    storage.put_json(BUCKET, keys.fmi(PATH), agreed)
+    storage.store(BUCKET).write_json(keys.fmi(PATH), agreed)
     with pytest.raises(IncompleteResults, match="num_samples 19 in fmi"):
         stack.summarize(fmi_channel="direct", **WORLD)
 
@@ -113,7 +113,7 @@ def test_the_error_handler_of_a_failed_rank_fails_the_others_at_once(
     waiting = threading.Thread(target=lambda: results.extend(meet(plan, [0, 1, 3])))
     waiting.start()
     handler = load_handler("invoke_fmi").handler
-    item = storage.get_json(BUCKET, plan.manifest_key)[2]
+    item = storage.store(BUCKET).read_json(plan.manifest_key)[2]
     failure = {"Error": "CorruptPartition", "Cause": '{"errorMessage": "3.pt is cut short"}'}
     assert handler({**item, "failure": failure}, Context())["aborted"]
     waiting.join(20)
@@ -185,12 +185,12 @@ def test_what_the_ranks_agreed_on_gone_or_at_odds_fails_the_execution(
     assert not [answer for answer in meet(plan) if isinstance(answer, Exception)]
     agreed = stack.read("fmi.json")
     agreed["sums"]["num_samples"] += 1
-    storage.put_json(BUCKET, keys.fmi(PATH), agreed)
+    storage.store(BUCKET).write_json(keys.fmi(PATH), agreed)
     with pytest.raises(IncompleteResults, match="agreed on num_samples 19"):
         stack.summarize(fmi_channel="s3", **WORLD)
     assert stack.read("summary.json")["status"] == "FAILED"
     failure = {"Error": "IncompleteResults", "Cause": "at odds"}
     assert stack.summarize(fmi_channel="s3", failure=failure, **WORLD).status == "FAILED"
-    storage.delete_many(BUCKET, [keys.fmi(PATH)])
+    storage.store(BUCKET).delete([keys.fmi(PATH)])
     with pytest.raises(IncompleteResults, match=r"fmi\.json, which rank 0 wrote, is not"):
         stack.summarize(fmi_channel="s3", **WORLD)

@@ -121,8 +121,8 @@ def test_a_bad_partition_is_a_named_error_and_nothing_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     spoil, error, message = BAD_PARTITIONS[name]
-    content = storage.get_bytes(BUCKET, "100MB/2.pt")
-    storage.put_bytes(BUCKET, "100MB/2.pt", spoil(content))
+    content = storage.store(BUCKET).read("100MB/2.pt")
+    storage.store(BUCKET).write("100MB/2.pt", spoil(content))
     plan = stack.initialize(batch_size=64)
     before = stack.files()
 
@@ -142,7 +142,7 @@ def test_a_batch_of_nothing_but_nan_is_counted(stack: Stack, tmp_path: Path) -> 
             np.full((3, 5), np.inf, np.float32),
             np.zeros(3, np.float32),
         )
-    storage.put_bytes(BUCKET, "100MB/2.pt", path.read_bytes())
+    storage.store(BUCKET).write("100MB/2.pt", path.read_bytes())
 
     invoke(stack, stack.initialize(), 1)
 
@@ -163,7 +163,7 @@ def with_real_models(
     pytest.importorskip("torch")
     bundle = filled_bundle(SMALL, tmp_path / "bundle")
     for name in ("config.json", "model.safetensors"):
-        storage.put_bytes(BUCKET, f"{MODEL}/{name}", (bundle.path / name).read_bytes())
+        storage.store(BUCKET).write(f"{MODEL}/{name}", (bundle.path / name).read_bytes())
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr(model_cache, "load", REAL_LOAD)
@@ -212,7 +212,7 @@ def test_a_bad_model_is_refused_before_any_rank_starts(
     monkeypatch.chdir(tmp_path)
     file, spoil, message = BAD_MODELS[name]
     key = f"{MODEL}/{file}"
-    storage.put_bytes(BUCKET, key, spoil(storage.get_bytes(BUCKET, key)))
+    storage.store(BUCKET).write(key, spoil(storage.store(BUCKET).read(key)))
 
     with pytest.raises(ModelMismatch, match=f"(?s)s3://{BUCKET}/{MODEL}/.*{message}"):
         with_real_models.initialize(engine="plain")
@@ -226,8 +226,8 @@ def test_a_rank_checks_the_model_again(with_real_models: Stack) -> None:
     item = with_real_models.manifest(with_real_models.initialize(engine="plain"))[0]
     item["MODEL_VERSION"] = ""
     key = f"{MODEL}/config.json"
-    spoiled = change_config(depth=3)(storage.get_bytes(BUCKET, key))
-    storage.put_bytes(BUCKET, key, spoiled)
+    spoiled = change_config(depth=3)(storage.store(BUCKET).read(key))
+    storage.store(BUCKET).write(key, spoiled)
 
     with pytest.raises(ModelMismatch, match=r"missing: blocks\.2\.norm1\.weight"):
         load_handler("model_inference").handler(item, Context())
@@ -236,7 +236,7 @@ def test_a_rank_checks_the_model_again(with_real_models: Stack) -> None:
 def test_a_model_changed_after_the_plan_is_not_mixed_in(with_real_models: Stack) -> None:
     plan = with_real_models.initialize(engine="plain")
     key = f"{MODEL}/config.json"
-    storage.put_bytes(BUCKET, key, storage.get_bytes(BUCKET, key) + b"\n")
+    storage.store(BUCKET).write(key, storage.store(BUCKET).read(key) + b"\n")
 
     with pytest.raises(ModelMismatch, match="changed since this execution was planned"):
         invoke(with_real_models, plan, 0)

@@ -59,7 +59,7 @@ def test_fewer_ranks_share_partitions_and_surplus_ranks_get_none(stack: Stack) -
 
 def test_a_neighbouring_prefix_is_not_listed(stack: Stack) -> None:
     put_many(["1.pt"])
-    storage.put_bytes(BUCKET, "100MB-old/2.pt", b"x")
+    storage.store(BUCKET).write("100MB-old/2.pt", b"x")
     assert stack.initialize().num_partitions == 1
 
 
@@ -103,7 +103,7 @@ def test_a_model_that_does_not_match_is_refused_before_any_rank(
     stack: Stack, file: str, content: bytes, message: str
 ) -> None:
     put_many(["1.pt"])
-    storage.put_bytes(BUCKET, f"Anomaly Detection/{file}", content)
+    storage.store(BUCKET).write(f"Anomaly Detection/{file}", content)
     with pytest.raises(ModelMismatch, match=message):
         stack.initialize()
     assert stack.files() == {}
@@ -111,7 +111,7 @@ def test_a_model_that_does_not_match_is_refused_before_any_rank(
 
 def test_an_empty_partition_is_refused_by_name(stack: Stack) -> None:
     put_many(["1.pt"])
-    storage.put_bytes(BUCKET, "100MB/2.pt", b"")
+    storage.store(BUCKET).write("100MB/2.pt", b"")
     with pytest.raises(CorruptPartition, match=r"100MB/2\.pt"):
         stack.initialize()
 
@@ -169,7 +169,7 @@ def test_a_retry_of_the_same_execution_finds_its_own_claim(stack: Stack) -> None
 
 def test_results_that_nobody_claims_are_not_lost(stack: Stack) -> None:
     put_many(["1.pt"])
-    storage.put_json(BUCKET, "result-partition-100MB/1GB/1/0.json", {"old": 1})
+    storage.store(BUCKET).write_json("result-partition-100MB/1GB/1/0.json", {"old": 1})
     with pytest.raises(ResultPathInUse, match=r"already holds 1 result files.*0\.json"):
         stack.initialize()
     assert set(stack.files()) == {"0.json"}
@@ -180,7 +180,7 @@ def test_overwriting_clears_what_an_execution_writes_and_nothing_else(stack: Sta
     first = stack.initialize("first")
     stack.run_ranks(first)
     stack.summarize("first")
-    storage.put_bytes(BUCKET, "result-partition-100MB/1GB/1/my notes.txt", b"keep")
+    storage.store(BUCKET).write("result-partition-100MB/1GB/1/my notes.txt", b"keep")
     stack.initialize("second", overwrite=True, file_limit=1)
     assert set(stack.files()) == {"claim.json", "manifest.json", "plan.json", "my notes.txt"}
     assert stack.read("claim.json")["execution"].endswith(":second")
@@ -192,11 +192,11 @@ def test_an_overwrite_interrupted_while_clearing_is_finished_by_its_retry(
     stack.put_partitions(["1.pt"])
     stack.run_ranks(stack.initialize("first"))
 
-    def crash(bucket: str, keys: list[str]) -> int:
+    def crash(store: storage.Store, keys: list[str]) -> int:
         raise TimeoutError
 
     with monkeypatch.context() as broken:
-        broken.setattr(storage, "delete_many", crash)
+        broken.setattr(storage.Store, "delete", crash)
         with pytest.raises(TimeoutError):
             stack.initialize("second", overwrite=True)
     stack.initialize("second", overwrite=True)

@@ -68,14 +68,14 @@ def test_another_version_is_loaded_when_it_is_planned(
     config = SMALL.model_copy(update={"norm_eps": 1e-5})
     path = filled_bundle(config, tmp_path / "new").path
     for name in keys.MODEL_FILES:
-        storage.put_bytes(BUCKET, f"Anomaly Detection/{name}", (path / name).read_bytes())
+        storage.store(BUCKET).write(f"Anomaly Detection/{name}", (path / name).read_bytes())
     second, _ = model_cache.load(planned(), 1)
     assert second.digest != first.digest
     assert len(loaded) == 2
 
 
 def test_a_model_replaced_after_planning_is_refused(item: ManifestItem, loaded: list[Path]) -> None:
-    storage.put_bytes(BUCKET, "Anomaly Detection/model.safetensors", b"another")
+    storage.store(BUCKET).write("Anomaly Detection/model.safetensors", b"another")
     with pytest.raises(ModelMismatch, match="changed since this execution was planned"):
         model_cache.load(item, 1)
     assert loaded == []
@@ -84,7 +84,7 @@ def test_a_model_replaced_after_planning_is_refused(item: ManifestItem, loaded: 
 def test_a_model_deleted_after_planning_is_not_found(
     item: ManifestItem, loaded: list[Path]
 ) -> None:
-    storage.delete_many(BUCKET, ["Anomaly Detection/config.json"])
+    storage.store(BUCKET).delete(["Anomaly Detection/config.json"])
     with pytest.raises(ModelNotFound, match=r"config\.json does not exist any more"):
         model_cache.load(item, 1)
 
@@ -92,15 +92,15 @@ def test_a_model_deleted_after_planning_is_not_found(
 def test_a_failed_download_leaves_nothing_and_the_retry_succeeds(
     item: ManifestItem, loaded: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    real = storage.download
+    real = storage.Store.download
 
-    def cut(bucket: str, key: str, path: Path, *, if_match: str | None = None) -> None:
-        real(bucket, key, path, if_match=if_match)
+    def cut(store: storage.Store, key: str, path: Path, *, if_match: str | None = None) -> None:
+        real(store, key, path, if_match=if_match)
         if key.endswith("safetensors"):
             raise TimeoutError
 
     with monkeypatch.context() as broken:
-        broken.setattr(storage, "download", cut)
+        broken.setattr(storage.Store, "download", cut)
         with pytest.raises(TimeoutError):
             model_cache.load(item, 1)
     (root,) = tmp_path.glob("cosmicai-models-*")
@@ -143,6 +143,6 @@ def test_a_rank_predicts_with_the_real_engine(item: ManifestItem, tmp_path: Path
     Stack(tmp_path).put_partitions(["1.pt"])
     report = run_rank(planned(ENGINE="plain"), "request-1")
     assert report["num_samples"] == 6
-    record = storage.get_json(BUCKET, report["record"])
+    record = storage.store(BUCKET).read_json(report["record"])
     assert record["engine"] == "plain"
     assert record["num_unpredicted"] == 0

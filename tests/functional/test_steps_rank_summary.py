@@ -27,7 +27,7 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stack]:
 
 def predictions(rank: int) -> dict[str, np.ndarray]:
     with np.load(
-        io.BytesIO(storage.get_bytes(BUCKET, keys.predictions(PATH, rank))), allow_pickle=False
+        io.BytesIO(storage.store(BUCKET).read(keys.predictions(PATH, rank))), allow_pickle=False
     ) as arrays:
         return dict(arrays)
 
@@ -77,7 +77,7 @@ def test_a_records_figures_are_finite_consistent_and_honest(stack: Stack) -> Non
     assert record.s3_num_requests >= 1
     assert record.s3_min_time <= record.s3_avg_time <= record.s3_max_time <= record.s3_total_time
     assert record.billed_duration_ms >= 1000 * record.total_cpu_time
-    assert record.num_bytes == storage.head(BUCKET, "100MB/1.pt").size
+    assert record.num_bytes == storage.store(BUCKET).head("100MB/1.pt").size
 
 
 def test_a_rank_that_runs_again_leaves_the_same_files(stack: Stack) -> None:
@@ -219,13 +219,13 @@ def test_a_record_that_cannot_be_trusted_is_not_received(stack: Stack, damage: s
     stack.run_ranks(stack.initialize())
     record = stack.read("1.json")
     if damage == "cut":
-        storage.put_bytes(BUCKET, keys.rank(PATH, 1), json.dumps(record)[:100].encode())
+        storage.store(BUCKET).write(keys.rank(PATH, 1), json.dumps(record)[:100].encode())
     elif damage == "foreign":
-        storage.put_json(BUCKET, keys.rank(PATH, 1), {**record, "execution": "arn:another"})
+        storage.store(BUCKET).write_json(keys.rank(PATH, 1), {**record, "execution": "arn:another"})
     elif damage == "swapped":
-        storage.put_json(BUCKET, keys.rank(PATH, 1), stack.read("2.json"))
+        storage.store(BUCKET).write_json(keys.rank(PATH, 1), stack.read("2.json"))
     else:
-        storage.put_bytes(BUCKET, keys.predictions(PATH, 1), b"another execution's")
+        storage.store(BUCKET).write(keys.predictions(PATH, 1), b"another execution's")
     with pytest.raises(IncompleteResults, match=r"1 of 3 ranks .*rank 1 .DamagedRecord"):
         stack.summarize()
 
@@ -262,7 +262,7 @@ def test_bad_input_has_no_path_to_record_in_and_still_returns(stack: Stack) -> N
 
 def test_a_failure_before_the_plan_is_recorded(stack: Stack) -> None:
     stack.initialize()
-    storage.delete_many(BUCKET, [keys.plan(PATH)])
+    storage.store(BUCKET).delete([keys.plan(PATH)])
     stack.summarize(failure={"Error": "Lambda.Unknown", "Cause": "died"})
     summary = parse(Summary, stack.read("summary.json"))
     assert (summary.status, summary.world_size) == ("FAILED", 0)
@@ -272,9 +272,9 @@ def test_a_failure_before_the_plan_is_recorded(stack: Stack) -> None:
 
 def test_a_partition_gone_or_cut_since_planning_is_a_named_error(stack: Stack) -> None:
     plan = stack.initialize()
-    whole = storage.get_bytes(BUCKET, "100MB/1.pt")
-    storage.put_bytes(BUCKET, "100MB/1.pt", whole[: len(whole) // 2])
-    storage.delete_many(BUCKET, ["100MB/2.pt"])
+    whole = storage.store(BUCKET).read("100MB/1.pt")
+    storage.store(BUCKET).write("100MB/1.pt", whole[: len(whole) // 2])
+    storage.store(BUCKET).delete(["100MB/2.pt"])
     with pytest.raises(CorruptPartition, match=r"1\.pt"):
         stack.run_ranks(plan, [0])
     with pytest.raises(PartitionNotFound, match=r"2\.pt"):

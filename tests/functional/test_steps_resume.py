@@ -77,7 +77,7 @@ def test_times_and_cost_are_those_of_the_resumed_execution_alone(stack: Stack) -
 @pytest.mark.parametrize("lost", ["predictions/1.npz", "1.json"])
 def test_a_rank_whose_file_was_lost_or_damaged_runs_again(stack: Stack, lost: str) -> None:
     stack.run_ranks(stack.initialize())
-    storage.put_bytes(BUCKET, f"{PATH}/{lost}", b"{damaged")
+    storage.store(BUCKET).write(f"{PATH}/{lost}", b"{damaged")
     plan = resume(stack)
     assert ranks(stack, plan) == [1]
     stack.run_ranks(plan)
@@ -107,7 +107,7 @@ def test_a_mended_partition_is_read_anew(stack: Stack) -> None:
 
 def test_a_removed_partition_is_left_out_with_a_warning(stack: Stack) -> None:
     stack.run_ranks(stack.initialize(), [0, 2])
-    storage.delete_many(BUCKET, ["100MB/2.pt"])
+    storage.store(BUCKET).delete(["100MB/2.pt"])
     plan = resume(stack)
     assert (ranks(stack, plan), plan.num_partitions) == ([1], 2)
     stack.run_ranks(plan)
@@ -156,7 +156,7 @@ def test_an_execution_that_ended_before_it_had_a_plan_is_planned(
 ) -> None:
     if claimed:
         stack.initialize()
-        storage.delete_many(BUCKET, [keys.plan(PATH), keys.manifest(PATH)])
+        storage.store(BUCKET).delete([keys.plan(PATH), keys.manifest(PATH)])
     plan = resume(stack)
     assert ranks(stack, plan) == [0, 1, 2]
     stack.run_ranks(plan)
@@ -168,11 +168,11 @@ def test_what_an_interrupted_overwrite_left_to_clear_is_never_kept(
 ) -> None:
     stack.run_ranks(stack.initialize("oldest"))
 
-    def crash(bucket: str, keys: list[str]) -> int:
+    def crash(store: storage.Store, keys: list[str]) -> int:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr(storage, "delete_many", crash)
+        broken.setattr(storage.Store, "delete", crash)
         with pytest.raises(KeyboardInterrupt):
             stack.initialize("first", overwrite=True)
     plan = resume(stack)
@@ -214,15 +214,15 @@ def test_keys_that_change_no_prediction_may_differ(stack: Stack) -> None:
 
 def test_another_model_is_refused(stack: Stack) -> None:
     stack.run_ranks(stack.initialize(), [0, 2])
-    config = storage.get_bytes(BUCKET, "Anomaly Detection/config.json")
-    storage.put_bytes(BUCKET, "Anomaly Detection/config.json", config + b"\n")
+    config = storage.store(BUCKET).read("Anomaly Detection/config.json")
+    storage.store(BUCKET).write("Anomaly Detection/config.json", config + b"\n")
     with pytest.raises(ModelMismatch, match="another one than that of the results to keep"):
         resume(stack)
 
 
 def test_an_empty_partition_among_the_missing_is_refused(stack: Stack) -> None:
     stack.run_ranks(stack.initialize(), [0, 2])
-    storage.put_bytes(BUCKET, "100MB/2.pt", b"")
+    storage.store(BUCKET).write("100MB/2.pt", b"")
     with pytest.raises(CorruptPartition, match=r"2\.pt"):
         resume(stack)
 

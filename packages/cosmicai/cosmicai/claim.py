@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from cosmicai import keys, storage
 from cosmicai.errors import ObjectNotFound, PreconditionFailed, ResultPathInUse
 from cosmicai.observability import logger
-from cosmicai.schema import Claim, Execution, parse
+from cosmicai.schema import Claim, Execution, parse_json
 
 
 def claim(
@@ -51,8 +51,8 @@ def claim(
     try:
         etag = _put(bucket, key, document, if_none_match=True)
     except PreconditionFailed:
-        held, etag = storage.get_json_and_etag(bucket, key)
-        holder = parse(Claim, held)
+        held = storage.store(bucket).read_content(key)
+        etag, holder = held.etag, parse_json(Claim, held.body, key)
         if holder.execution == execution.id:
             if holder.cleared:
                 return
@@ -104,10 +104,10 @@ def _take_over(execution: Execution, bucket: str, result_path: str, resume: str)
     """Replace the claim of the execution that is resumed; False where nobody claims the path."""
     key = keys.claim(result_path)
     try:
-        held, etag = storage.get_json_and_etag(bucket, key)
+        held = storage.store(bucket).read_content(key)
     except ObjectNotFound:
         return False  # that execution ended before it claimed the path
-    document = parse(Claim, held)
+    etag, document = held.etag, parse_json(Claim, held.body, key)
     resumes = _resumed(document, execution, bucket, result_path, resume)
     if document.execution != execution.id:
         document = Claim(
@@ -141,7 +141,8 @@ def require_claim(execution: str, bucket: str, result_path: str) -> None:
 def holder_of(bucket: str, result_path: str) -> Claim | None:
     """Return the claim on a result path, or None."""
     try:
-        return parse(Claim, storage.get_json(bucket, keys.claim(result_path)))
+        key = keys.claim(result_path)
+        return parse_json(Claim, storage.store(bucket).read(key), key)
     except ObjectNotFound:
         return None
 
@@ -151,8 +152,7 @@ def _put(
 ) -> str:
     """Write the claim on a condition; losing against another writer of ``if_match`` is final."""
     try:
-        return storage.put_json(
-            bucket,
+        return storage.store(bucket).write_json(
             key,
             document.model_dump(mode="json"),
             if_none_match=if_none_match,
@@ -170,14 +170,14 @@ def _left(bucket: str, result_path: str) -> list[str]:
     """Return the keys of results in the path: never anything else that may lie there."""
     return [
         item.key
-        for item in storage.list_objects(bucket, keys.folder(result_path))
+        for item in storage.store(bucket).list(keys.folder(result_path))
         if keys.is_result(result_path, item.key) and item.key != keys.claim(result_path)
     ]
 
 
 def _clear(bucket: str, result_path: str) -> None:
     if left := _left(bucket, result_path):
-        storage.delete_many(bucket, left)
+        storage.store(bucket).delete(left)
         logger.warning("cleared the result path", extra={"objects": len(left)})
 
 

@@ -64,7 +64,8 @@ def run_collective(event: CollectiveEvent, remaining_seconds: float) -> dict[str
         # EXPRESS children run at least once: this one ran before, and its peers have gone on.
         return _answer(event, earlier)
     record = parse(
-        RankRecord, storage.get_json(event.S3_BUCKET, keys.rank(event.RESULT_PATH, event.RANK))
+        RankRecord,
+        storage.store(event.S3_BUCKET).read_json(keys.rank(event.RESULT_PATH, event.RANK)),
     )
     if record.execution != event.EXECUTION and not event.KEPT:
         raise IncompleteResults(
@@ -132,8 +133,8 @@ def _reduce(
                 quality_statistics=merged,
                 quality=quality.figures(merged),
             )
-            storage.put_json(
-                event.S3_BUCKET, keys.fmi(event.RESULT_PATH), result.model_dump(mode="json")
+            storage.store(event.S3_BUCKET).write_json(
+                keys.fmi(event.RESULT_PATH), result.model_dump(mode="json")
             )
     logger.info("collective", extra={"waited": round(waited, 3), "channel": event.FMI_CHANNEL})
     return result
@@ -268,7 +269,7 @@ def _abort(event: CollectiveEvent, error: str, cause: str) -> dict[str, Any]:
 
 def _written(event: CollectiveEvent) -> CollectiveResult | None:
     try:
-        content = storage.get_json(event.S3_BUCKET, keys.fmi(event.RESULT_PATH))
+        content = storage.store(event.S3_BUCKET).read_json(keys.fmi(event.RESULT_PATH))
     except ObjectNotFound:
         return None
     result = parse(CollectiveResult, content)

@@ -19,7 +19,7 @@ from cosmicai.facts import threads as threads_of
 from cosmicai.machine import architecture, available_cores, peak_memory_mb
 from cosmicai.observability import logger, record_rank
 from cosmicai.prediction import Totals, columns_of, npz_bytes, opened_for, predict_partition
-from cosmicai.schema import ManifestItem, RankRecord, parse
+from cosmicai.schema import ManifestItem, RankRecord, parse_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,7 +74,7 @@ def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
     columns = columns_of(item, totals)
     require_claim(item.EXECUTION, item.S3_BUCKET, item.RESULT_PATH)
     predictions_key = keys.predictions(item.RESULT_PATH, item.RANK)
-    etag = storage.put_bytes(item.S3_BUCKET, predictions_key, npz_bytes(columns))
+    etag = storage.store(item.S3_BUCKET).write(predictions_key, npz_bytes(columns))
     record = record_of(
         item,
         totals,
@@ -165,12 +165,13 @@ def _earlier_record(item: ManifestItem) -> tuple[RankRecord | None, str | None]:
     """Return the record that lies where this rank's goes, None if damaged, and its ETag."""
     key = keys.rank(item.RESULT_PATH, item.RANK)
     try:
-        document, etag = storage.get_json_and_etag(item.S3_BUCKET, key)
-        return parse(RankRecord, document), etag
+        found = storage.store(item.S3_BUCKET).read_content(key)
     except ObjectNotFound:
         return None, None
+    try:
+        return parse_json(RankRecord, found.body, key), found.etag
     except InvalidInput:
-        return None, storage.head(item.S3_BUCKET, key).etag
+        return None, found.etag
 
 
 def _write_record(item: ManifestItem, record: RankRecord, replaces: str | None) -> RankRecord:
@@ -178,8 +179,8 @@ def _write_record(item: ManifestItem, record: RankRecord, replaces: str | None) 
     key = keys.rank(item.RESULT_PATH, item.RANK)
     document = record.model_dump(mode="json", by_alias=True)
     try:
-        storage.put_json(
-            item.S3_BUCKET, key, document, if_none_match=replaces is None, if_match=replaces
+        storage.store(item.S3_BUCKET).write_json(
+            key, document, if_none_match=replaces is None, if_match=replaces
         )
     except PreconditionFailed:
         first, _ = _earlier_record(item)

@@ -99,15 +99,14 @@ def initialize(event: InitializeEvent) -> Plan:
         resume=request.resume,
     )
     plan = _plan(event.execution, request, decisions, earlier)
-    storage.put_bytes(
-        plan.bucket,
+    storage.store(plan.bucket).write(
         plan.manifest_key,
         manifest,
         content_type="application/json",
     )
     plan = plan.model_copy(update={"initialize_seconds": time.perf_counter() - started})
-    storage.put_json(
-        plan.bucket, keys.plan(plan.result_path), plan.model_dump(mode="json", by_alias=True)
+    storage.store(plan.bucket).write_json(
+        keys.plan(plan.result_path), plan.model_dump(mode="json", by_alias=True)
     )
     logger.info(
         "planned",
@@ -178,8 +177,8 @@ def _decide(
 def _listing(request: ExecutionInput) -> list[storage.StoredObject]:
     """List the partitions in the folder of the data, in natural order."""
     try:
-        listing = storage.list_objects(
-            request.data_bucket, keys.folder(request.data_prefix), recursive=False
+        listing = storage.store(request.data_bucket).list(
+            keys.folder(request.data_prefix), recursive=False
         )
         found = [item for item in listing if planning.is_partition(item.key)]
     except ObjectNotFound as error:

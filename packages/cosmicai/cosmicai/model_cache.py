@@ -81,7 +81,7 @@ def check(bucket: str, folder: str) -> str:
     config_file, weights = files = _files(bucket, folder)
     try:
         config = ModelConfig.model_validate_json(
-            storage.get_bytes(bucket, config_file.key, if_match=config_file.etag)
+            storage.store(bucket).read(config_file.key, if_match=config_file.etag)
         )
     except ValidationError as error:
         raise ModelMismatch(
@@ -101,7 +101,7 @@ def _layout(bucket: str, file: storage.StoredObject, where: str) -> dict[str, Te
 
     def read(first: int, last: int) -> bytes:
         check_size(last)
-        return storage.get_bytes(bucket, file.key, if_match=file.etag, span=(first, last))
+        return storage.store(bucket).read(file.key, if_match=file.etag, span=(first, last))
 
     try:
         length = _header_length(read(0, 8))
@@ -147,7 +147,7 @@ def _files(bucket: str, folder: str) -> list[storage.StoredObject]:
     for name in keys.MODEL_FILES:
         key = keys.model_file(folder, name)
         try:
-            files.append(storage.head(bucket, key))
+            files.append(storage.store(bucket).head(key))
         except ObjectNotFound as error:
             raise ModelNotFound(
                 f"key 'S3_object_name': s3://{bucket}/{key} does not exist; upload a model "
@@ -186,7 +186,7 @@ def _download(bucket: str, folder: str, version: str) -> Path:
         for file, etag in zip(keys.MODEL_FILES, version.split(), strict=True):
             key = keys.model_file(folder, file)
             try:
-                storage.download(bucket, key, partial / file, if_match=etag)
+                storage.store(bucket).download(key, partial / file, if_match=etag)
             except ObjectNotFound as error:
                 raise ModelNotFound(f"s3://{bucket}/{key} does not exist any more") from error
             except PreconditionFailed as error:

@@ -60,14 +60,16 @@ def kept_ranks(plan: Plan) -> frozenset[int]:
 
 def _etags(plan: Plan) -> dict[str, str]:
     """Return key → ETag of what lies under the result path."""
-    listing = storage.list_objects(plan.bucket, keys.folder(plan.result_path))
+    listing = storage.store(plan.bucket).list(keys.folder(plan.result_path))
     return {item.key: item.etag for item in listing}
 
 
 def _present(plan: Plan, etags: dict[str, str]) -> Iterator[tuple[int, bytes, RankRecord | str]]:
     """Yield each rank that left a file, the file, and its record or why it cannot be trusted."""
     ranks = [rank for rank in range(plan.world_size) if keys.rank(plan.result_path, rank) in etags]
-    files = storage.get_many(plan.bucket, (keys.rank(plan.result_path, rank) for rank in ranks))
+    files = storage.store(plan.bucket).read_many(
+        keys.rank(plan.result_path, rank) for rank in ranks
+    )
     for rank, file in zip(ranks, files, strict=True):
         yield rank, file, _problem(plan, rank, file, etags)
 
@@ -95,7 +97,7 @@ def _failures(plan: Plan, etags: dict[str, str]) -> dict[int, tuple[str, str]]:
         if (key := keys.failure(plan.result_path, rank)) in etags
     ]
     found = {}
-    for file in storage.get_many(plan.bucket, candidates):
+    for file in storage.store(plan.bucket).read_many(candidates):
         entry = parse(RankFailure, json.loads(file))
         if entry.execution == plan.execution.id:
             found[entry.rank] = (entry.failure.Error, entry.failure.message)
@@ -104,7 +106,7 @@ def _failures(plan: Plan, etags: dict[str, str]) -> dict[int, tuple[str, str]]:
 
 def _name(plan: Plan, missing: dict[int, tuple[str, str]]) -> Iterator[FailedRank]:
     """Look the data of the missing ranks up in the manifest."""
-    for item in storage.get_json(plan.bucket, plan.manifest_key):
+    for item in storage.store(plan.bucket).read_json(plan.manifest_key):
         if item["RANK"] in missing:
             error, cause = missing[item["RANK"]]
             path = parse(ManifestItem, item).DATA_PATH

@@ -91,8 +91,8 @@ def look_up(execution: Execution, request: ExecutionInput) -> Earlier | None:
     bucket, path = request.bucket, request.result_path
     resumes = require_resumable(execution, bucket, path, request.resume or "")
     try:
-        plan = parse(Plan, storage.get_json(bucket, keys.plan(path)))
-        manifest = storage.get_json(bucket, keys.manifest(path))
+        plan = parse(Plan, storage.store(bucket).read_json(keys.plan(path)))
+        manifest = storage.store(bucket).read_json(keys.manifest(path))
     except ObjectNotFound:
         return None
     if plan.execution.id not in (execution.id, *resumes):

@@ -533,6 +533,24 @@ def parse(model: type[ContractT], data: object) -> ContractT:
         raise InvalidInput(f"{model.__name__}: {_explain(error, model)}") from None
 
 
+def parse_json(model: type[ContractT], text: bytes, where: str) -> ContractT:
+    """Validate JSON text as ``model``; ``where`` names the file in the message.
+
+    Raises
+    ------
+    InvalidInput
+        If it is no JSON, or not what the model describes; see :func:`parse`.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(f"{where} is damaged: it is not valid JSON ({error})") from None
+    try:
+        return parse(model, document)
+    except InvalidInput as error:
+        raise InvalidInput(f"{where} is damaged: {error}") from None
+
+
 def _explain(error: ValidationError, model: type[Contract]) -> str:
     problems = []
     for problem in error.errors(include_url=False):

@@ -1,17 +1,21 @@
-"""S3 through boto3: JSON objects, listing, conditional writes; botocore errors become ours.
+"""S3 through boto3: one :class:`Store` per bucket, for the functions and the workbench alike.
 
-The endpoint and the credentials come from the environment (``AWS_ENDPOINT_URL`` points to the
-local cloud), so the same code runs in both worlds.
+Here, and nowhere else, a request is retried and botocore's errors become ours. botocore's own
+retries are off: it does not retry a body that is cut short, and two layers would multiply.
 """
 
 from __future__ import annotations
 
 import functools
+import http.client
 import json
+import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 from cosmicai.errors import (
     CosmicAIError,
@@ -26,54 +30,115 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    import boto3
     from mypy_boto3_s3 import S3Client
 
 CONNECT_TIMEOUT = 5
 READ_TIMEOUT = 60
+PARALLEL_REQUESTS = 32
 ATTEMPTS = 5
-PARALLEL_READS = 32
+PATIENCE_SECONDS = 60.0
+"""No further attempt begins after this time."""
+BACKOFF_SECONDS = (0.1, 5.0)
+"""Upper bounds of the first wait, which doubles from attempt to attempt, and of any wait."""
 _CHUNK_BYTES = 1024 * 1024
+_OWNER = "execution"  # in the metadata of an object
 
-_MISSING = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
-_DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
-_LOST = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+_MISSING = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "404", "NotFound"}
+_DENIED = {"AccessDenied", "AllAccessDisabled", "403", "Forbidden"}
+_BAD_CREDENTIALS = {
+    "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch",
+    "NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError",
+    "SSOTokenLoadError", "UnauthorizedSSOTokenError", "CredentialRetrievalError",
+}  # fmt: skip
+_LOST = {"PreconditionFailed", "412"}
+_TRANSIENT = {
+    "ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "RequestTimeTooSkewed",
+    "BadDigest", "IncompleteBody",
+}  # fmt: skip
+"""Codes of status 400 to 499 that another attempt may change, beside 429."""
 
-P = ParamSpec("P")
-R = TypeVar("R")
+_OBJECT_PERMISSIONS = {
+    "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "ListParts": "s3:ListMultipartUploadParts",
+    "DeleteObjects": "s3:DeleteObject",
+}
+_BUCKET_PERMISSIONS = {
+    "ListObjectsV2": "s3:ListBucket",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "HeadBucket": "s3:ListBucket",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """One object of a listing: its key, size in bytes, and ETag without quotes."""
+    """One object: its key, size in bytes, and ETag without quotes."""
 
     key: str
     size: int
     etag: str
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What an object holds, its ETag, and which execution wrote it (empty if none says so)."""
+
+    body: bytes
+    etag: str
+    owner: str
+
+
+def make_client(
+    session: boto3.Session | None = None,
+    *,
+    endpoint: str | None = None,
+    connections: int = PARALLEL_REQUESTS,
+) -> S3Client:
+    """Return a client of any S3-compatible service, with time-outs and without retries.
+
+    Parameters
+    ----------
+    session
+        Credentials and region; by default those of the environment.
+    endpoint
+        Address of the service; by default ``AWS_ENDPOINT_URL``, or else AWS.
+    connections
+        How many requests may be under way at once.
+    """
+    import boto3
+    from botocore.config import Config
+
+    return (session or boto3.Session()).client(
+        "s3",
+        endpoint_url=endpoint,
+        config=Config(
+            connect_timeout=CONNECT_TIMEOUT,
+            read_timeout=READ_TIMEOUT,
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            max_pool_connections=connections,
+        ),
+    )
+
+
 @functools.cache
 def client() -> S3Client:
-    """Return the process's S3 client, with time-outs and bounded retries.
+    """Return the process's S3 client.
 
     Made at the first call, not at import, and kept for the life of the sandbox.
     """
     import boto3
     import botocore.session
-    from botocore.config import Config
 
     session = botocore.session.get_session()
     session.get_component("response_parser_factory").set_parser_defaults(
         timestamp_parser=_timestamp
     )
-    return boto3.Session(botocore_session=session).client(
-        "s3",
-        config=Config(
-            connect_timeout=CONNECT_TIMEOUT,
-            read_timeout=READ_TIMEOUT,
-            retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},
-            max_pool_connections=PARALLEL_READS,
-        ),
-    )
+    return make_client(boto3.Session(botocore_session=session))
 
 
 def _timestamp(value: Any) -> datetime:
@@ -86,225 +151,310 @@ def _timestamp(value: Any) -> datetime:
         return parse_timestamp(value)  # the other formats, in a few headers
 
 
-def translated(call: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function so that botocore's errors leave it as ours.
+def store(bucket: str) -> Store:
+    """Return a bucket, reached by the process's client."""
+    return Store(client(), bucket)
 
-    The first two positional arguments of the function are a bucket and a key or prefix, which
-    the message names.
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One bucket.
+
+    Every method retries what may be transient, ``ATTEMPTS`` times in all, and raises
+    :class:`~cosmicai.errors.StorageDenied` where a permission is missing,
+    :class:`~cosmicai.errors.TransientStorageError` where the last attempt failed as well, and
+    :class:`~cosmicai.errors.CosmicAIError` where S3 refuses the request itself.
     """
 
-    @functools.wraps(call)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        from botocore.exceptions import BotoCoreError, ClientError
+    client: S3Client
+    bucket: str
 
+    def address(self, key: str = "") -> str:
+        """Return ``s3://bucket/key``, for messages."""
+        return f"s3://{self.bucket}/{key}"
+
+    def read(
+        self, key: str, *, if_match: str | None = None, span: tuple[int, int] | None = None
+    ) -> bytes:
+        """Read an object, whole or its bytes from ``span[0]`` up to, without, ``span[1]``.
+
+        Raises
+        ------
+        ObjectNotFound
+            If there is no such object.
+        PreconditionFailed
+            If its ETag is not ``if_match``.
+        """
+        options: dict[str, Any] = {"IfMatch": if_match} if if_match else {}
+        if span:
+            options["Range"] = f"bytes={span[0]}-{span[1] - 1}"
+        body: bytes = self.request(
+            "get_object", key, lambda answer: answer["Body"].read(), **options
+        )
+        return body
+
+    def read_content(self, key: str) -> Content:
+        """Read a whole object with its ETag and owner; see :meth:`read` for the errors."""
+
+        def receive(answer: Any) -> Content:
+            owner = unquote(answer["Metadata"].get(_OWNER, ""))
+            return Content(answer["Body"].read(), answer["ETag"].strip('"'), owner)
+
+        content: Content = self.request("get_object", key, receive)
+        return content
+
+    def read_json(self, key: str) -> Any:
+        """Read a JSON object; see :meth:`read` for the errors.
+
+        Raises
+        ------
+        InvalidInput
+            If the object is not JSON.
+        """
         try:
-            return call(*args, **kwargs)
-        except (BotoCoreError, ClientError) as error:
-            raise_ours(error, f"s3://{args[0]}/{args[1]}")
+            return json.loads(self.read(key))
+        except ValueError as error:
+            raise InvalidInput(f"{self.address(key)} is not valid JSON: {error}") from error
 
-    return wrapper
+    def read_many(self, keys: Iterable[str]) -> Iterator[bytes]:
+        """Read objects in parallel; yield them in the order of ``keys``."""
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+            yield from pool.map(self.read, keys)
 
+    def download(self, key: str, path: Path, *, if_match: str | None = None) -> None:
+        """Write an object to a local file, in bounded memory; see :meth:`read` for the errors."""
 
-def raise_ours(error: Exception, where: str) -> NoReturn:
-    """Raise the named error that a botocore error stands for, naming the object.
+        def receive(answer: Any) -> None:
+            with path.open("wb") as file:
+                for chunk in answer["Body"].iter_chunks(_CHUNK_BYTES):
+                    file.write(chunk)
 
-    Raises
-    ------
-    ObjectNotFound, StorageDenied, PreconditionFailed
-        Where a retry cannot help.
-    TransientStorageError
-        For time-outs, throttling, and failures of the server or the network.
-    """
-    response = getattr(error, "response", None) or {}  # None in errors of the HTTP library
-    code = str(response.get("Error", {}).get("Code", ""))
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in _MISSING:
-        kind: type[CosmicAIError] = ObjectNotFound
-        message = f"{where} does not exist ({code})"
-    elif code in _DENIED:
-        kind, message = StorageDenied, f"access to {where} is denied ({code}): {error}"
-    elif code in _LOST:
-        kind, message = PreconditionFailed, f"{where} changed meanwhile ({code})"
-    elif response and 400 <= status < 500 and status != 429 and code != "RequestTimeout":
-        kind, message = CosmicAIError, f"S3 refuses the request for {where}: {error}"
-    elif type(error).__name__ in {"NoCredentialsError", "PartialCredentialsError"}:
-        kind, message = StorageDenied, f"no credentials for {where}: {error}"
-    else:
-        kind, message = TransientStorageError, f"S3 failed for {where}: {error}"
-    raise kind(message) from error
+        options: dict[str, Any] = {"IfMatch": if_match} if if_match else {}
+        self.request("get_object", key, receive, **options)
 
+    def head(self, key: str) -> StoredObject:
+        """Look an object up without reading it.
 
-@translated
-def get_bytes(
-    bucket: str, key: str, *, if_match: str | None = None, span: tuple[int, int] | None = None
-) -> bytes:
-    """Read an object, whole or its bytes from ``span[0]`` up to, without, ``span[1]``.
+        Raises
+        ------
+        ObjectNotFound
+            If there is no such object.
+        """
+        answer = self.request("head_object", key)
+        return StoredObject(key, answer["ContentLength"], answer["ETag"].strip('"'))
 
-    Raises
-    ------
-    ObjectNotFound
-        If there is no such object.
-    PreconditionFailed
-        If its ETag is not ``if_match``.
-    """
-    options: dict[str, Any] = {"IfMatch": if_match} if if_match else {}
-    if span:
-        options["Range"] = f"bytes={span[0]}-{span[1] - 1}"
-    return client().get_object(Bucket=bucket, Key=key, **options)["Body"].read()
+    def find(self, key: str) -> StoredObject | None:
+        """Look an object up without reading it; return None if there is none."""
+        try:
+            return self.head(key)
+        except ObjectNotFound:
+            return None
 
+    def write(
+        self,
+        key: str,
+        body: bytes,
+        *,
+        content_type: str = "application/octet-stream",
+        if_none_match: bool = False,
+        if_match: str | None = None,
+        owner: str = "",
+    ) -> str:
+        """Write an object, whole or not at all, and return its ETag.
 
-@translated
-def download(bucket: str, key: str, path: Path, *, if_match: str | None = None) -> None:
-    """Write an object to a local file, in bounded memory; see :func:`get_bytes` for the errors."""
-    condition: dict[str, Any] = {"IfMatch": if_match} if if_match else {}
-    body = client().get_object(Bucket=bucket, Key=key, **condition)["Body"]
-    with path.open("wb") as file:
-        for chunk in body.iter_chunks(_CHUNK_BYTES):
-            file.write(chunk)
+        A conditional write succeeds as well if the object holds these very bytes already: an
+        earlier attempt wrote them, and its answer was lost.
 
+        Parameters
+        ----------
+        if_none_match
+            Write only if there is no such object yet.
+        if_match
+            Write only over the version with this ETag.
+        owner
+            Execution that writes, for :meth:`read_content`.
 
-def get_json(bucket: str, key: str) -> Any:
-    """Read a JSON object; see :func:`get_bytes` for the errors.
+        Raises
+        ------
+        PreconditionFailed
+            If the condition does not hold.
+        """
+        options: dict[str, Any] = {"Metadata": {_OWNER: quote(owner, safe=":/")}} if owner else {}
+        if if_none_match:
+            options["IfNoneMatch"] = "*"
+        if if_match:
+            options["IfMatch"] = if_match
+        try:
+            answer = self.request("put_object", key, Body=body, ContentType=content_type, **options)
+        except PreconditionFailed:
+            try:
+                there = self.read_content(key)
+            except ObjectNotFound:
+                there = None  # deleted at this moment
+            if there is None or (there.body, there.owner) != (body, owner):
+                raise
+            return there.etag
+        except ObjectNotFound as error:
+            if if_match and "NoSuchBucket" not in str(error):
+                raise PreconditionFailed(f"{self.address(key)} was deleted meanwhile") from error
+            raise
+        etag: str = answer["ETag"].strip('"')
+        return etag
 
-    Raises
-    ------
-    InvalidInput
-        If the object is not JSON.
-    """
-    return _json(get_bytes(bucket, key), f"s3://{bucket}/{key}")
-
-
-@translated
-def get_json_and_etag(bucket: str, key: str) -> tuple[Any, str]:
-    """Read a JSON object together with its ETag, for a later conditional write."""
-    response = client().get_object(Bucket=bucket, Key=key)
-    return _json(response["Body"].read(), f"s3://{bucket}/{key}"), response["ETag"].strip('"')
-
-
-@translated
-def put_bytes(
-    bucket: str,
-    key: str,
-    body: bytes,
-    *,
-    content_type: str = "application/octet-stream",
-    if_none_match: bool = False,
-    if_match: str | None = None,
-) -> str:
-    """Write an object, whole or not at all, and return its ETag.
-
-    Parameters
-    ----------
-    if_none_match
-        Write only if there is no such object yet.
-    if_match
-        Write only over the version with this ETag.
-
-    Raises
-    ------
-    PreconditionFailed
-        If the condition does not hold.
-    """
-    condition: dict[str, Any] = {}
-    if if_none_match:
-        condition["IfNoneMatch"] = "*"
-    if if_match:
-        condition["IfMatch"] = if_match
-    response = client().put_object(
-        Bucket=bucket, Key=key, Body=body, ContentType=content_type, **condition
-    )
-    return response["ETag"].strip('"')
-
-
-def put_json(
-    bucket: str, key: str, value: Any, *, if_none_match: bool = False, if_match: str | None = None
-) -> str:
-    """Write ``value`` as JSON; NaN is refused, since it is not JSON. See :func:`put_bytes`."""
-    body = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
-    return put_bytes(
-        bucket,
-        key,
-        body,
-        content_type="application/json",
-        if_none_match=if_none_match,
-        if_match=if_match,
-    )
-
-
-@translated
-def head(bucket: str, key: str) -> StoredObject:
-    """Look an object up without reading it.
-
-    Raises
-    ------
-    ObjectNotFound
-        If there is no such object.
-    """
-    response = client().head_object(Bucket=bucket, Key=key)
-    return StoredObject(key, response["ContentLength"], response["ETag"].strip('"'))
-
-
-def list_objects(bucket: str, prefix: str, *, recursive: bool = True) -> Iterator[StoredObject]:
-    """Yield every object under a prefix, page by page, in S3's (byte) order.
-
-    Parameters
-    ----------
-    recursive
-        False leaves out what lies in sub-folders of the prefix.
-
-    Raises
-    ------
-    ObjectNotFound
-        If there is no such bucket.
-    """
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    options: dict[str, Any] = {} if recursive else {"Delimiter": "/"}
-    pages = (
-        client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **options)
-    )
-    try:
-        for page in pages:
-            for item in page.get("Contents", []):
-                yield StoredObject(item["Key"], item["Size"], item["ETag"].strip('"'))
-    except (BotoCoreError, ClientError) as error:
-        raise_ours(error, f"s3://{bucket}/{prefix}")
-
-
-def get_many(bucket: str, keys: Iterable[str]) -> Iterator[bytes]:
-    """Read objects in parallel; yield them in the order of ``keys``."""
-    with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        yield from pool.map(functools.partial(get_bytes, bucket), keys)
-
-
-def delete_many(bucket: str, keys: Iterable[str]) -> int:
-    """Delete objects, up to 1,000 a request, and return how many.
-
-    Raises
-    ------
-    StorageDenied, TransientStorageError
-        If S3 reports that some could not be deleted.
-    """
-    pending = list(keys)
-    for start in range(0, len(pending), 1000):
-        _delete(bucket, pending[start], pending[start : start + 1000])
-    return len(pending)
-
-
-@translated
-def _delete(bucket: str, first: str, keys: list[str]) -> None:
-    response = client().delete_objects(
-        Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
-    )
-    if errors := response.get("Errors"):
-        kind = StorageDenied if errors[0].get("Code") in _DENIED else TransientStorageError
-        raise kind(
-            f"{len(errors)} objects beside s3://{bucket}/{first} could not be deleted: {errors[0]}"
+    def write_json(
+        self,
+        key: str,
+        value: Any,
+        *,
+        if_none_match: bool = False,
+        if_match: str | None = None,
+        owner: str = "",
+    ) -> str:
+        """Write ``value`` as JSON; NaN is refused, since it is not JSON. See :meth:`write`."""
+        return self.write(
+            key,
+            json_bytes(value),
+            content_type="application/json",
+            if_none_match=if_none_match,
+            if_match=if_match,
+            owner=owner,
         )
 
+    def list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[StoredObject]:
+        """Yield every object under a prefix, page by page, in S3's (byte) order.
 
-def _json(body: bytes, where: str) -> Any:
-    try:
-        return json.loads(body)
-    except ValueError as error:
-        raise InvalidInput(f"{where} is not valid JSON: {error}") from error
+        Parameters
+        ----------
+        recursive
+            False leaves out what lies in sub-folders of the prefix.
+
+        Raises
+        ------
+        ObjectNotFound
+            If there is no such bucket.
+        """
+        options: dict[str, Any] = {"Prefix": prefix} | ({} if recursive else {"Delimiter": "/"})
+        while True:
+            page = self.request("list_objects_v2", **options)
+            for item in page.get("Contents", []):
+                yield StoredObject(item["Key"], item["Size"], item["ETag"].strip('"'))
+            if not page.get("IsTruncated"):
+                return
+            options["ContinuationToken"] = page["NextContinuationToken"]
+
+    def delete(self, keys: Iterable[str]) -> int:
+        """Delete objects, up to 1,000 per request, and return how many."""
+        pending = list(keys)
+
+        def receive(answer: Any) -> None:
+            for problem in answer.get("Errors", []):
+                denied = problem.get("Code") in _DENIED
+                where = self.address(problem.get("Key", ""))
+                raise (StorageDenied if denied else TransientStorageError)(
+                    f"{where} could not be deleted"
+                    + (self._permission("DeleteObjects", problem.get("Key")) if denied else "")
+                    + f": {problem.get('Code')}, {problem.get('Message')}"
+                )
+
+        for start in range(0, len(pending), 1000):
+            part = [{"Key": key} for key in pending[start : start + 1000]]
+            self.request("delete_objects", None, receive, Delete={"Objects": part, "Quiet": True})
+        return len(pending)
+
+    def request(
+        self,
+        method: str,
+        key: str | None = None,
+        receive: Callable[[Any], Any] = lambda answer: answer,
+        **options: Any,
+    ) -> Any:
+        """Make one request, by the name of boto3's method for it, and retry it.
+
+        Parameters
+        ----------
+        key
+            Of the object; None for requests about the bucket.
+        receive
+            Takes the answer in, its body included; what it returns is returned.
+        options
+            boto3's further arguments.
+        """
+        if key is not None:
+            options["Key"] = key
+        call = getattr(self.client, method)
+        started = time.monotonic()
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return receive(call(Bucket=self.bucket, **options))
+            except failures() as error:
+                failure = self.explain(error, key)
+                late = time.monotonic() - started > PATIENCE_SECONDS
+                if attempt == ATTEMPTS or late or not isinstance(failure, TransientStorageError):
+                    raise failure from error
+            time.sleep(backoff(attempt))
+        raise AssertionError("unreachable")
+
+    def explain(self, error: Exception, key: str | None = None) -> CosmicAIError:
+        """Return the named error that a failed request stands for, naming the object."""
+        if isinstance(error, CosmicAIError):
+            return error
+        where = self.address(key or "")
+        answer = getattr(error, "response", None) or {}  # None in errors of the HTTP library
+        code = str(answer.get("Error", {}).get("Code", "")) or type(error).__name__
+        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if code in _MISSING:
+            return ObjectNotFound(f"{where} does not exist ({code})")
+        if code in _BAD_CREDENTIALS:
+            return StorageDenied(f"the credentials do not open {where} ({code}): {error}")
+        if code in _DENIED:
+            needed = self._permission(getattr(error, "operation_name", ""), key)
+            return StorageDenied(f"access to {where} is denied{needed}: {error}")
+        if code in _LOST:
+            return PreconditionFailed(f"{where} changed meanwhile ({code})")
+        if answer and 400 <= status < 500 and status != 429 and code not in _TRANSIENT:
+            return CosmicAIError(f"S3 refuses the request for {where}: {error}")
+        if type(error).__name__ in {"ParamValidationError", "InvalidRegionError"}:
+            return CosmicAIError(f"the request for {where} is not valid: {error}")
+        return TransientStorageError(f"S3 failed for {where}: {error}")
+
+    def _permission(self, operation: str, key: str | None) -> str:
+        """Say which permission an operation needs, on which resource."""
+        resource = f"arn:aws:s3:::{self.bucket}"
+        if operation in _BUCKET_PERMISSIONS:
+            return f"; the role needs {_BUCKET_PERMISSIONS[operation]} on {resource}"
+        if operation not in _OBJECT_PERMISSIONS:
+            return ""
+        needed = f"; the role needs {_OBJECT_PERMISSIONS[operation]} on {resource}/{key or '*'}"
+        if operation in {"GetObject", "HeadObject"}:
+            # Without that permission, S3 answers 403 for an object that is not there.
+            needed += f" (and s3:ListBucket on {resource}, or it cannot tell that it is missing)"
+        return needed
+
+
+def backoff(attempt: int) -> float:
+    """Return the seconds to wait after a failed attempt, counted from 1: with full jitter."""
+    first, most = BACKOFF_SECONDS
+    return random.uniform(0, min(most, first * 2**attempt))  # noqa: S311 - no secret
+
+
+@functools.cache
+def failures() -> tuple[type[Exception], ...]:
+    """Return what boto3 raises when a request, or the reading of its body, fails."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from urllib3.exceptions import HTTPError
+
+    return (
+        BotoCoreError, ClientError, HTTPError, http.client.HTTPException, ConnectionError,
+        TransientStorageError, StorageDenied,
+    )  # fmt: skip
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return ``value`` as compact JSON.
+
+    Raises
+    ------
+    ValueError
+        If it holds NaN or an infinity, which are no JSON.
+    """
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()

@@ -61,7 +61,7 @@ def _conclude(event: SummarizeEvent) -> Summary:
     started = time.perf_counter()
     request = parse(ExecutionInput, event.input)
     require_claim(event.execution.id, request.bucket, request.result_path)
-    plan = parse(Plan, storage.get_json(request.bucket, keys.plan(request.result_path)))
+    plan = parse(Plan, storage.store(request.bucket).read_json(keys.plan(request.result_path)))
     found, agreed = reconcile(plan), _fmi(plan)
     failure = _missing(plan, found) or _disagreement(plan, found, agreed)
     status = "FAILED" if failure else "PARTIAL" if found.failed else "SUCCEEDED"
@@ -71,8 +71,7 @@ def _conclude(event: SummarizeEvent) -> Summary:
     if failure:
         _write(request, summary)
         raise IncompleteResults(failure.Cause)
-    storage.put_bytes(
-        plan.bucket,
+    storage.store(plan.bucket).write(
         keys.combined_data(plan.result_path),
         b"[" + b",\n".join(found.files) + b"]",
         content_type="application/json",
@@ -146,7 +145,7 @@ def _record_failure(event: SummarizeEvent, failure: Failure) -> Summary:
         logger.warning("the result path is not this execution's: nothing is written to it")
         return summary
     try:
-        plan = parse(Plan, storage.get_json(request.bucket, keys.plan(request.result_path)))
+        plan = parse(Plan, storage.store(request.bucket).read_json(keys.plan(request.result_path)))
     except ObjectNotFound:
         logger.warning("the execution failed before it had a plan")
     else:
@@ -308,7 +307,7 @@ def _fmi(plan: Plan) -> CollectiveResult | None:
     if not plan.fmi:
         return None
     try:
-        content = storage.get_json(plan.bucket, keys.fmi(plan.result_path))
+        content = storage.store(plan.bucket).read_json(keys.fmi(plan.result_path))
     except ObjectNotFound:
         return None
     agreed = parse(CollectiveResult, content)
@@ -316,8 +315,7 @@ def _fmi(plan: Plan) -> CollectiveResult | None:
 
 
 def _write(request: ExecutionInput, summary: Summary) -> None:
-    storage.put_json(
-        request.bucket,
+    storage.store(request.bucket).write_json(
         keys.summary(request.result_path),
         summary.model_dump(mode="json", by_alias=True),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import threading
 import time
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from cosmicai.errors import (
     TransientStorageError,
 )
 from cosmicai.facts import MB
-from cosmicai.storage import raise_ours
+from cosmicai.storage import ATTEMPTS, Store, backoff, failures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,10 +27,8 @@ if TYPE_CHECKING:
 
 HEAD_BYTES: Final = MB
 TAIL_BYTES: Final = 512 * 1024
-ATTEMPTS: Final = 5
 REQUEST_SECONDS: Final = 60.0
 _CHUNK: Final = 256 * 1024  # of a read from the socket; smaller ones cost CPU
-_BACKOFF_SECONDS: Final = (0.05, 5.0)  # of the first wait, of any wait
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,13 @@ class S3Object:
     key: str
     client: S3Client
 
+    @property
+    def store(self) -> Store:
+        """The bucket that holds it."""
+        return Store(self.client, self.bucket)
+
     def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.key}"
+        return self.store.address(self.key)
 
 
 @dataclass
@@ -127,8 +129,8 @@ class S3Source:
 
     The first request brings the head of the object, its size and its ETag; the second, where the
     object is longer, its tail. Both are kept, since a partition's directory and small tensors lie
-    there. A request that fails in passing is made again for the bytes that are missing, with
-    exponential backoff and full jitter.
+    there. After a transient failure, only the missing bytes are asked for again, as often and as
+    late as :mod:`cosmicai.storage` retries any request.
     """
 
     def __init__(self, location: S3Object) -> None:
@@ -188,16 +190,12 @@ class S3Source:
                 self.statistics.record(time.monotonic() - started)
             received += progress.received
             self.statistics.record_retry()
-            base, cap = _BACKOFF_SECONDS
-            jitter = random.uniform(0, min(cap, base * 2**attempt))  # noqa: S311 - no secret
-            self._closed.wait(jitter)
+            self._closed.wait(backoff(attempt))
 
     def _request(
         self, offset: int, buffer: memoryview, progress: _Progress, *, first: bool
     ) -> None:
         """Make one range request; raise _Interrupted where another attempt may help."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
         deadline = time.monotonic() + REQUEST_SECONDS
         condition: dict[str, Any] = {} if self._etag is None else {"IfMatch": self._etag}
         try:
@@ -220,7 +218,7 @@ class S3Source:
                     if not count:
                         raise _Interrupted(f"ended after {progress.received} of {wanted} bytes")
                     progress.received += count
-        except (ClientError, BotoCoreError, OSError) as error:
+        except failures() as error:
             self._raise_ours(error)
 
     def _check_version(self, response: GetObjectOutputTypeDef) -> None:
@@ -241,16 +239,16 @@ class S3Source:
         response = getattr(error, "response", None) or {}
         if response.get("Error", {}).get("Code") == "InvalidRange":
             raise CorruptPartition(f"{self._location} is empty: 0 bytes") from error
-        try:
-            raise_ours(error, str(self._location))
-        except ObjectNotFound as found:
+        failure = self._location.store.explain(error, self._location.key)
+        if isinstance(failure, ObjectNotFound):
             if self._etag is not None:
-                raise CorruptPartition(f"{self._location} was deleted while it was read") from found
-            raise PartitionNotFound(str(found)) from error
-        except PreconditionFailed as found:
-            raise CorruptPartition(self._changed()) from found
-        except TransientStorageError as found:
-            raise _Interrupted(str(found)) from error
+                raise CorruptPartition(f"{self._location} was deleted while it was read") from error
+            raise PartitionNotFound(str(failure)) from error
+        if isinstance(failure, PreconditionFailed):
+            raise CorruptPartition(self._changed()) from error
+        if isinstance(failure, TransientStorageError):
+            raise _Interrupted(str(failure)) from error
+        raise failure from error
 
 
 @dataclass
@@ -261,4 +259,4 @@ class _Progress:
 
 
 class _Interrupted(Exception):
-    """A request failed in passing."""
+    """A request failed, and another attempt may help."""

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cosmicai.errors import CosmicAIError, InvalidInput
+from cosmicai.storage import Store, make_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +36,10 @@ class Connection:
     outputs: Mapping[str, str]
     service: Callable[..., Any]
     """Makes a client of another service, by boto3's name of it."""
+
+    def store(self, bucket: str) -> Store:
+        """Return one of the place's buckets."""
+        return Store(self.s3, bucket)
 
     @property
     def state_machine(self) -> str:
@@ -87,7 +92,7 @@ def connect(
         found = formation.describe_stacks(StackName=stack)["Stacks"][0]
         outputs = {each["OutputKey"]: each["OutputValue"] for each in found.get("Outputs", [])}
         connection = Connection(
-            s3=session.client("s3", endpoint_url=endpoint, config=config),
+            s3=make_client(session, endpoint=endpoint),
             states=session.client("stepfunctions", endpoint_url=endpoint, config=config),
             outputs=outputs,
             service=partial(session.client, endpoint_url=endpoint, config=config),

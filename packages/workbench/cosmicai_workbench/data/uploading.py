@@ -12,17 +12,17 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event, Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cosmicai.errors import CosmicAIError, InvalidInput
+from cosmicai.errors import CosmicAIError, InvalidInput, ObjectNotFound, StorageDenied
 from cosmicai.facts import MB
 from cosmicai.planning import natural_key
-from cosmicai.storage import raise_ours
+from cosmicai.storage import Store, StoredObject, make_client
 
 from cosmicai_workbench.data.catalogue import catalogue_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
@@ -88,7 +88,7 @@ def find_files(source: Path) -> list[Path]:
 def s3_client(
     *, endpoint: str | None = None, profile: str | None = None, region: str | None = None
 ) -> S3Client:
-    """Return a client of any S3, with time-outs and bounded retries.
+    """Return a client of any S3.
 
     Raises
     ------
@@ -96,18 +96,12 @@ def s3_client(
         The profile or the endpoint cannot be used.
     """
     import boto3
-    from botocore.config import Config
     from botocore.exceptions import BotoCoreError
 
-    config = Config(
-        connect_timeout=10,
-        read_timeout=120,
-        retries={"total_max_attempts": 5, "mode": "standard"},
-        max_pool_connections=PARALLEL_FILES * PARALLEL_PARTS,
-    )
     try:
-        session = boto3.Session(profile_name=profile, region_name=region)
-        return session.client("s3", endpoint_url=endpoint, config=config)
+        return make_client(
+            boto3.Session(profile_name=profile, region_name=region), endpoint=endpoint
+        )
     except (BotoCoreError, ValueError) as error:
         raise InvalidInput(f"S3 cannot be reached as asked: {error}") from error
 
@@ -140,16 +134,12 @@ def upload_files(
     ObjectNotFound, StorageDenied, TransientStorageError, CosmicAIError
         S3 refuses or fails. Parts that arrived stay there; the same call goes on from them.
     """
-    from botocore.exceptions import BotoCoreError, ClientError
-
     stop = Event()
 
     def put(item: tuple[tuple[str, str], Path]) -> Upload:
         (bucket, key), path = item
         try:
-            return _Uploader(s3, bucket, key, path, on_bytes, stop).run()
-        except (ClientError, BotoCoreError) as error:
-            raise_ours(error, f"s3://{bucket}/{key}")
+            return _Uploader(Store(s3, bucket), key, path, on_bytes, stop).run()
         except OSError as error:
             raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
 
@@ -174,14 +164,13 @@ class _Uploader:
 
     def __init__(
         self,
-        s3: S3Client,
-        bucket: str,
+        store: Store,
         key: str,
         path: Path,
         on_bytes: Callable[[int], None],
         stop: Event,
     ) -> None:
-        self._s3, self._bucket, self._key, self._path = s3, bucket, key, path
+        self._store, self._key, self._path = store, key, path
         self._on_bytes, self._stop = on_bytes, stop
         self._size = path.stat().st_size
         self._sent = 0
@@ -194,22 +183,21 @@ class _Uploader:
             starts = range(0, max(self._size, 1), step)  # an empty file has one empty part
             digests = [_md5(file.read(step)) for _ in starts]
         etag = f"{_md5(b''.join(digests)).hex()}-{len(digests)}" if in_parts else digests[0].hex()
-        if _is_there(self._s3, self._bucket, self._key, self._size, etag):
+        if self._store.find(self._key) == StoredObject(self._key, self._size, etag):
             self._on_bytes(self._size)
         elif in_parts:
             self._send_parts(digests, step)
         else:
             body = self._read(0, self._size, digests[0])
-            self._s3.put_object(Bucket=self._bucket, Key=self._key, Body=body)
+            self._store.write(self._key, body)
             self._count(self._size)
         return Upload(self._key, self._size, self._sent)
 
     def _send_parts(self, digests: list[bytes], step: int) -> None:
         """Send the parts that are not there yet, and put them together."""
-        upload, there = _unfinished(self._s3, self._bucket, self._key)
+        upload, there = _unfinished(self._store, self._key)
         if upload is None:
-            created = self._s3.create_multipart_upload(Bucket=self._bucket, Key=self._key)
-            upload = created["UploadId"]
+            upload = self._store.request("create_multipart_upload", self._key)["UploadId"]
 
         def send(number: int) -> CompletedPartTypeDef:
             if self._stop.is_set():
@@ -219,9 +207,9 @@ class _Uploader:
             if there.get(number) == (length, digest.hex()):
                 self._on_bytes(length)
                 return {"PartNumber": number, "ETag": digest.hex()}
-            etag = self._s3.upload_part(
-                Bucket=self._bucket,
-                Key=self._key,
+            etag = self._store.request(
+                "upload_part",
+                self._key,
                 UploadId=upload,
                 PartNumber=number,
                 Body=self._read(first, length, digest),
@@ -232,12 +220,16 @@ class _Uploader:
 
         with ThreadPoolExecutor(PARALLEL_PARTS) as pool:
             parts = list(pool.map(send, range(1, len(digests) + 1)))
-        self._s3.complete_multipart_upload(
-            Bucket=self._bucket,
-            Key=self._key,
-            UploadId=upload,
-            MultipartUpload={"Parts": parts},
-        )
+        try:
+            self._store.request(
+                "complete_multipart_upload",
+                self._key,
+                UploadId=upload,
+                MultipartUpload={"Parts": parts},
+            )
+        except ObjectNotFound:  # an attempt whose answer was lost may have completed it
+            if self._store.head(self._key).size != self._size:
+                raise
 
     def _read(self, first: int, length: int, digest: bytes) -> bytes:
         with self._path.open("rb") as file:
@@ -253,43 +245,37 @@ class _Uploader:
         self._on_bytes(sent)
 
 
-def _is_there(s3: S3Client, bucket: str, key: str, size: int, etag: str) -> bool:
-    from botocore.exceptions import ClientError
-
-    try:
-        found = s3.head_object(Bucket=bucket, Key=key)
-    except ClientError as error:
-        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
-            return False
-        raise
-    return found["ContentLength"] == size and found["ETag"].strip('"') == etag
-
-
-def _unfinished(
-    s3: S3Client, bucket: str, key: str
-) -> tuple[str | None, dict[int, tuple[int, str]]]:
+def _unfinished(store: Store, key: str) -> tuple[str | None, dict[int, tuple[int, str]]]:
     """Return the newest unfinished upload of a key, and its parts: number → (size, ETag)."""
-    from botocore.exceptions import ClientError
-
     try:
-        pages = s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key)
         uploads = [
-            upload for page in pages for upload in page.get("Uploads", []) if upload["Key"] == key
+            upload
+            for page in _pages(store, "list_multipart_uploads", Prefix=key)
+            for upload in page.get("Uploads", [])
+            if upload["Key"] == key
         ]
         if not uploads:
             return None, {}
         newest = max(uploads, key=lambda upload: upload["Initiated"])["UploadId"]
-        parts = s3.get_paginator("list_parts").paginate(Bucket=bucket, Key=key, UploadId=newest)
         return newest, {
             part["PartNumber"]: (part["Size"], part["ETag"].strip('"'))
-            for page in parts
+            for page in _pages(store, "list_parts", key, UploadId=newest)
             for part in page.get("Parts", [])
         }
-    except ClientError as error:
-        # Whoever may write but not list cannot resume, yet can upload.
-        if error.response["Error"].get("Code") == "AccessDenied":
-            return None, {}
-        raise
+    except StorageDenied:
+        return None, {}  # whoever may write but not list cannot resume, yet can upload
+
+
+def _pages(store: Store, method: str, key: str | None = None, **options: Any) -> Iterator[Any]:
+    """Yield the pages of a listing of multipart uploads, or of the parts of one."""
+    while True:
+        page = store.request(method, key, **options)
+        yield page
+        if not page.get("IsTruncated"):
+            return
+        for marker in ("KeyMarker", "UploadIdMarker", "PartNumberMarker"):
+            if f"Next{marker}" in page:
+                options[marker] = page[f"Next{marker}"]
 
 
 def _md5(data: bytes) -> bytes:

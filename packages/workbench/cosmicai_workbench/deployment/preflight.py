@@ -176,26 +176,13 @@ def _account(connection: Connection) -> _Account:
 def _partition_sizes(connection: Connection, content: ExecutionInput) -> Mapping[str, int]:
     """Return key → bytes of the partitions that the input names."""
     prefix = keys.folder(content.data_prefix)
-    pages = connection.s3.get_paginator("list_objects_v2").paginate(
-        Bucket=content.data_bucket, Prefix=prefix, Delimiter="/"
-    )
-    return {
-        item["Key"]: item["Size"]
-        for page in pages
-        for item in page.get("Contents", [])
-        if planning.is_partition(item["Key"])
-    }
+    listing = connection.store(content.data_bucket).list(prefix, recursive=False)
+    return {item.key: item.size for item in listing if planning.is_partition(item.key)}
 
 
 def _model(connection: Connection, content: ExecutionInput) -> Check:
     prefix = keys.folder(content.S3_object_name)
-    found = {
-        item["Key"]
-        for page in connection.s3.get_paginator("list_objects_v2").paginate(
-            Bucket=content.bucket, Prefix=prefix
-        )
-        for item in page.get("Contents", [])
-    }
+    found = {item.key for item in connection.store(content.bucket).list(prefix)}
     wanted = [keys.model_file(content.S3_object_name, name) for name in keys.MODEL_FILES]
     if missing := [key for key in wanted if key not in found]:
         return Check("model", "error", f"not in s3://{content.bucket}: {', '.join(missing)}")

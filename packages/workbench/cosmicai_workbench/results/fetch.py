@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cosmicai import keys
-from cosmicai.errors import CosmicAIError, InvalidInput, ResultPathInUse
+from cosmicai.errors import InvalidInput, ResultPathInUse
 from cosmicai.schema import Claim, parse
 
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.connection import PARALLEL_TRANSFERS
 
 if TYPE_CHECKING:
+    from cosmicai.storage import Store
+
     from cosmicai_workbench.bars import Bar
     from cosmicai_workbench.client.connection import Connection
     from cosmicai_workbench.client.execution import Ended
@@ -43,11 +45,9 @@ def fetch(
         If the run folder exists already.
     ResultPathInUse
         If the result path is another execution's by now.
-    CosmicAIError
+    ObjectNotFound, StorageDenied, TransientStorageError
         If a file could not be read.
     """
-    from botocore.exceptions import BotoCoreError, ClientError
-
     target = runs / execution.name
     if target.exists():
         raise InvalidInput(f"{target} exists already; move it away to fetch it again")
@@ -55,25 +55,21 @@ def fetch(
     partial = runs / f".{execution.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    try:
-        names = _names(connection, bucket, prefix)
-        with (
-            bar("fetching", len(names), "files") as advance,
-            ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool,
-        ):
+    store = connection.store(bucket)
+    names = _names(store, prefix)
+    with (
+        bar("fetching", len(names), "files") as advance,
+        ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool,
+    ):
 
-            def get(name: str) -> None:
-                path = partial / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                body = connection.s3.get_object(Bucket=bucket, Key=prefix + name)["Body"]
-                with path.open("wb") as file:
-                    shutil.copyfileobj(body, file)
-                advance(1)
+        def get(name: str) -> None:
+            path = partial / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            store.download(prefix + name, path)
+            advance(1)
 
-            list(pool.map(get, names))
-        _require_claim(partial, execution)
-    except (ClientError, BotoCoreError) as error:
-        raise CosmicAIError(f"s3://{bucket}/{prefix} could not be read: {error}") from error
+        list(pool.map(get, names))
+    _require_claim(partial, execution)
     document = {
         "arn": execution.arn,
         "status": execution.status,
@@ -87,10 +83,9 @@ def fetch(
     return target
 
 
-def _names(connection: Connection, bucket: str, prefix: str) -> list[str]:
+def _names(store: Store, prefix: str) -> list[str]:
     """Return the files to fetch, the claim last: it tells whose the others were."""
-    pages = connection.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    found = [item["Key"] for page in pages for item in page.get("Contents", [])]
+    found = [item.key for item in store.list(prefix)]
     names = [key.removeprefix(prefix) for key in found if keys.is_result(prefix, key)]
     kept = [name for name in names if not name.startswith(_NOT_FETCHED)]
     return sorted(kept, key=lambda name: name == _CLAIM)
