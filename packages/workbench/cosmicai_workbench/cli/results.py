@@ -68,7 +68,7 @@ def export(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
-    """Write a run as a catalogue: object id, partition, RA, Dec, redshifts, provenance.
+    """Write a run as a catalogue: one row per galaxy, with units, descriptions and provenance.
 
     astropy and TOPCAT open it as it is. Example:
     `cosmicai results export runs/latest --to fits --data data/partitions`

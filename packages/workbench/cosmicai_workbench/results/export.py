@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import cosmicai
 import numpy as np
+from cosmicai.columns import COLUMNS
 from cosmicai.errors import InvalidInput
 
 from cosmicai_workbench.data.catalogue import catalogue_path, read_catalogue
@@ -17,34 +18,9 @@ if TYPE_CHECKING:
 
 Format = Literal["parquet", "fits", "csv"]
 
-DESCRIPTIONS = {
-    "object_id": "name of the galaxy; partition and index where no catalogue names it",
-    "partition": "key or path of the partition it came in",
-    "index": "its place in the partition, from 0",
-    "ra": "right ascension (ICRS); NaN where unknown",
-    "dec": "declination (ICRS); NaN where unknown",
-    "redshift": "predicted redshift; NaN where there is no prediction",
-    "true_redshift": "known (spectroscopic) redshift; NaN where unknown",
-    "magnitude_r": "r magnitude as given to the model",
-    "rank": "rank that predicted it",
-}
-UNITS = {"ra": "deg", "dec": "deg", "magnitude_r": "mag"}
-UCDS = {
-    "object_id": "meta.id;meta.main",
-    "partition": "meta.file",
-    "index": "meta.record",
-    "ra": "pos.eq.ra;meta.main",
-    "dec": "pos.eq.dec;meta.main",
-    "redshift": "src.redshift.phot",
-    "true_redshift": "src.redshift",
-    "magnitude_r": "phot.mag;em.opt.R",
-    "rank": "meta.number",
-}
-"""IVOA's names of what a column holds (UCD1+), by which TOPCAT finds positions."""
-
 
 def columns(run: "Run", data: Path | None = None) -> "dict[str, NDArray[Any]]":
-    """Return the catalogue's columns, one entry a galaxy.
+    """Return the catalogue's columns (``cosmicai.columns``), one entry per galaxy.
 
     Parameters
     ----------
@@ -72,17 +48,15 @@ def columns(run: "Run", data: Path | None = None) -> "dict[str, NDArray[Any]]":
             if entry.index in row_of:  # a failed rank's galaxies have no row
                 row = row_of[entry.index]
                 object_id[row], ra[row], dec[row] = entry.object_id, entry.ra, entry.dec
-    return {
+    values = {
         "object_id": object_id,
         "partition": paths,
-        "index": found.index,
         "ra": ra,
         "dec": dec,
-        "redshift": found.redshift,
-        "true_redshift": found.true_redshift,
-        "magnitude_r": found.magnitude_r,
         "rank": found.rank,
+        **found.stored,
     }
+    return {name: values[name] for name in COLUMNS}
 
 
 def provenance(run: "Run") -> dict[str, str]:
@@ -137,13 +111,15 @@ def _write_fits(path: Path, table: "dict[str, NDArray[Any]]", meta: dict[str, st
 
     catalogue = Table(meta=meta)
     for name, values in table.items():
-        text = values.dtype == object
-        catalogue[name] = Column(values.astype(str) if text else values, unit=UNITS.get(name))
+        text = COLUMNS[name].dtype == "str"
+        catalogue[name] = Column(
+            values.astype(str) if text else values, unit=COLUMNS[name].unit or None
+        )
     hdu = fits.table_to_hdu(catalogue)
     # Where TOPCAT looks for them; astropy would write a block of YAML that only astropy reads.
     for number, name in enumerate(table, start=1):
-        hdu.header[f"TCOMM{number}"] = DESCRIPTIONS[name]
-        hdu.header[f"TUCD{number}"] = UCDS[name]
+        hdu.header[f"TCOMM{number}"] = COLUMNS[name].description
+        hdu.header[f"TUCD{number}"] = COLUMNS[name].ucd
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path, overwrite=True)
 
 
@@ -154,11 +130,11 @@ def _write_parquet(path: Path, table: "dict[str, NDArray[Any]]", meta: dict[str,
     fields = [
         pa.field(
             name,
-            pa.string() if values.dtype == object else pa.from_numpy_dtype(values.dtype),
+            pa.string() if COLUMNS[name].dtype == "str" else pa.from_numpy_dtype(values.dtype),
             metadata={
-                "description": DESCRIPTIONS[name],
-                "unit": UNITS.get(name, ""),
-                "ucd": UCDS[name],
+                "description": COLUMNS[name].description,
+                "unit": COLUMNS[name].unit,
+                "ucd": COLUMNS[name].ucd,
             },
         )
         for name, values in table.items()

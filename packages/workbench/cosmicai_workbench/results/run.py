@@ -6,38 +6,60 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from cosmicai.columns import COLUMNS, Column, stored_columns
 from cosmicai.errors import InvalidInput
 from cosmicai.schema import RankRecord, Summary, parse
 
 from cosmicai_workbench.results.invocations import Invocation, read_invocations
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 
+_NEEDED = ("redshift", "true_redshift", "magnitude_r")
+
+
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions of all ranks, in rank order; one entry a galaxy.
+    """Predictions of all ranks, in rank order; one entry per galaxy.
 
     Attributes
     ----------
     data_paths
         Keys of the partitions that ``partition`` counts in.
-    partition, index, rank
-        int32: which partition, which object in it, which rank predicted it.
-    redshift, true_redshift, magnitude_r
-        float32; NaN where not predicted or not known.
+    partition, rank
+        int32: which partition, and which rank predicted it.
+    stored
+        Name → values of the columns that ranks store (``cosmicai.columns``), as those declare them.
     """
 
     data_paths: tuple[str, ...]
     partition: "NDArray[np.int32]"
-    index: "NDArray[np.int32]"
     rank: "NDArray[np.int32]"
-    redshift: "NDArray[np.float32]"
-    true_redshift: "NDArray[np.float32]"
-    magnitude_r: "NDArray[np.float32]"
+    stored: "Mapping[str, NDArray[Any]]"
+
+    @property
+    def index(self) -> "NDArray[np.int32]":
+        """Which object in its partition."""
+        return self.stored["index"]
+
+    @property
+    def redshift(self) -> "NDArray[np.float32]":
+        """Predicted redshifts, NaN where there is no prediction."""
+        return self.stored["redshift"]
+
+    @property
+    def true_redshift(self) -> "NDArray[np.float32]":
+        """Known redshifts, NaN where unknown."""
+        return self.stored["true_redshift"]
+
+    @property
+    def magnitude_r(self) -> "NDArray[np.float32]":
+        """The r magnitudes that the model was given."""
+        return self.stored["magnitude_r"]
 
     @property
     def known(self) -> "NDArray[np.bool_]":
@@ -114,39 +136,42 @@ def _read_json(path: "Path") -> object:
         raise InvalidInput(f"{path}: not JSON ({error}); fetch the results again") from None
 
 
-_ARRAYS = {
-    "partition": np.int32,
-    "index": np.int32,
-    "redshift": np.float32,
-    "true_redshift": np.float32,
-    "magnitude_r": np.float32,
-}
-
-
 def _read_predictions(path: "Path", ranks: list[int]) -> Predictions:
     positions: dict[str, int] = {}
-    columns: dict[str, list[NDArray[np.generic]]] = {name: [] for name in _ARRAYS}
+    partitions: list[NDArray[np.int32]] = []
     numbers: list[NDArray[np.int32]] = []
+    stored: dict[str, list[NDArray[Any]]] = {name: [] for name in stored_columns()}
     for rank in ranks:
         source = path / "predictions" / f"{rank}.npz"
         try:
             with np.load(source, allow_pickle=False) as arrays:
-                found = {name: arrays[name] for name in _ARRAYS}
+                found = {name: _column(arrays, column) for name, column in stored_columns().items()}
+                partition = arrays["partition"].astype(np.int32, copy=False)
                 paths = [str(key) for key in arrays["data_paths"]]
         except FileNotFoundError:
             raise InvalidInput(f"{source}: missing, though rank {rank} has a record") from None
         except (OSError, ValueError, KeyError) as error:
             raise InvalidInput(f"{source}: not a predictions file ({error})") from None
         here = np.array([positions.setdefault(key, len(positions)) for key in paths], np.int32)
-        found["partition"] = here[found["partition"]] if here.size else found["partition"]
-        for name, dtype in _ARRAYS.items():
-            columns[name].append(found[name].astype(dtype, copy=False))
-        numbers.append(np.full(found["index"].size, rank, np.int32))
+        partitions.append(here[partition] if here.size else partition)
+        numbers.append(np.full(partition.size, rank, np.int32))
+        for name, values in found.items():
+            stored[name].append(values)
 
-    def joined(name: str) -> Any:
-        return np.concatenate(columns[name]) if columns[name] else np.empty(0, _ARRAYS[name])
+    def joined(parts: "list[NDArray[Any]]", dtype: Any = np.int32) -> Any:
+        return np.concatenate(parts) if parts else np.empty(0, dtype)
 
-    rank_column = np.concatenate(numbers) if numbers else np.empty(0, np.int32)
     return Predictions(
-        data_paths=tuple(positions), rank=rank_column, **{name: joined(name) for name in _ARRAYS}
+        data_paths=tuple(positions),
+        partition=joined(partitions),
+        rank=joined(numbers),
+        stored={name: joined(parts, COLUMNS[name].dtype) for name, parts in stored.items()},
     )
+
+
+def _column(arrays: "Mapping[str, NDArray[Any]]", column: Column) -> "NDArray[Any]":
+    """Return a stored column; NaN where a run is older than a column of real numbers."""
+    dtype = np.dtype(column.dtype)
+    if column.name in arrays or column.name in _NEEDED or dtype.kind != "f":
+        return arrays[column.name].astype(dtype, copy=False)
+    return np.full(arrays["partition"].size, np.nan, dtype)
