@@ -24,9 +24,9 @@ from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.execution import new_name
 from cosmicai_workbench.data.making import make_dataset
 from cosmicai_workbench.data.splitting import split_dataset
+from cosmicai_workbench.performing import perform
 from cosmicai_workbench.place import own_cloud
-from cosmicai_workbench.results.run import Run
-from cosmicai_workbench.run import perform
+from cosmicai_workbench.results.run_folder import Run
 
 RESULTS = Path(__file__).parent / "results" / "overhead.json"
 GALAXIES_A_RANK = 4

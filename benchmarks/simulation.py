@@ -25,7 +25,7 @@ from typing import Any
 
 from cosmicai_workbench.application import SMALL_MODEL
 from cosmicai_workbench.data.splitting import galaxies_per_partition
-from cosmicai_workbench.results.run import Run, load_run
+from cosmicai_workbench.results.run_folder import Run, load_run
 from cosmicai_workbench.simulation.calibration import calibrate, limits_of
 from cosmicai_workbench.simulation.events import simulate
 from cosmicai_workbench.simulation.model import Retry, Work

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.demo import dataset
-from cosmicai_workbench.results.run import load_run
+from cosmicai_workbench.results.run_folder import load_run
 
 ROOT = Path(__file__).parents[2]
 SEED = ROOT / "events/seed-100MB-1GB.json"

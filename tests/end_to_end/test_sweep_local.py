@@ -7,7 +7,7 @@ import pytest
 from cosmicai_workbench.application import SMALL_MODEL
 from cosmicai_workbench.cli.main import main
 from cosmicai_workbench.results.compare import compare
-from cosmicai_workbench.results.run import load_run
+from cosmicai_workbench.results.run_folder import load_run
 from cosmicai_workbench.sweep.table import read_table
 
 pytestmark = pytest.mark.slow

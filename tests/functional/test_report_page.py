@@ -14,7 +14,7 @@ from cosmicai.errors import InvalidInput
 from cosmicai_workbench.cli.main import main
 from cosmicai_workbench.report.phases import phases, stragglers
 from cosmicai_workbench.report.service import write_report
-from cosmicai_workbench.results.run import load_run
+from cosmicai_workbench.results.run_folder import load_run
 from run_folders import make_run
 
 COST = {

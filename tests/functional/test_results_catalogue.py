@@ -10,7 +10,7 @@ import pytest
 from cosmicai.errors import InvalidInput
 from cosmicai_workbench.data.catalogue import CatalogueRow, write_catalogue
 from cosmicai_workbench.results.export import export
-from cosmicai_workbench.results.run import load_run
+from cosmicai_workbench.results.run_folder import load_run
 from run_folders import DIGEST, make_run
 
 

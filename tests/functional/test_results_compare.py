@@ -9,7 +9,7 @@ from cosmicai.errors import InvalidInput
 from cosmicai_workbench.cli.main import main
 from cosmicai_workbench.results.binned import quality_by_bin
 from cosmicai_workbench.results.compare import compare
-from cosmicai_workbench.results.run import load_run
+from cosmicai_workbench.results.run_folder import load_run
 from run_folders import make_run
 
 

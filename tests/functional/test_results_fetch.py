@@ -12,7 +12,7 @@ from cosmicai_workbench.client.connection import Connection
 from cosmicai_workbench.client.execution import Ended
 from cosmicai_workbench.results.fetch import fetch
 from cosmicai_workbench.results.plot import plot_redshifts
-from cosmicai_workbench.results.run import load_run
+from cosmicai_workbench.results.run_folder import load_run
 from cosmicai_workbench.results.table import summary_rows
 from moto import mock_aws
 from run_folders import make_run

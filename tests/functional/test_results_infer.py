@@ -9,7 +9,7 @@ from cosmicai_workbench.cli.main import main
 from cosmicai_workbench.data.partition_writer import write_partition
 from cosmicai_workbench.results.compare import compare
 from cosmicai_workbench.results.infer import infer
-from cosmicai_workbench.results.run import load_run
+from cosmicai_workbench.results.run_folder import load_run
 from model_fill import SMALL, filled_bundle
 from s3_stack import make_galaxies
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import pytest
 from cosmicai.errors import InvalidInput
-from cosmicai_workbench.results.run import load_run
+from cosmicai_workbench.results.run_folder import load_run
 from cosmicai_workbench.simulation.calibration import calibrate, limits_of, profile_of, slots_of
 from cosmicai_workbench.simulation.events import simulate
 from cosmicai_workbench.simulation.model import Retry, Work

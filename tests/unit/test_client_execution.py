@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from cosmicai_workbench.client.connection import Connection
 from cosmicai_workbench.client.execution import ended, watch
+from cosmicai_workbench.performing import follow
 from cosmicai_workbench.place import Place
-from cosmicai_workbench.run import follow
 
 ARN = "arn:aws:states:us-east-1:123456789012:execution:m:one"
 

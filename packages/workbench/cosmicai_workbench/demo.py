@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from cosmicai_workbench.application import SMALL_MODEL
 from cosmicai_workbench.client.execution import check_input, new_name
+from cosmicai_workbench.performing import perform
 from cosmicai_workbench.place import own_cloud
 from cosmicai_workbench.results.fetch import RUNS
-from cosmicai_workbench.run import perform
 
 if TYPE_CHECKING:
     from cosmicai_workbench.bars import Bar
-    from cosmicai_workbench.run import Outcome
+    from cosmicai_workbench.performing import Outcome
 
 GALAXIES = 2500
 """Of the 2,501 real galaxies that the shipped model has never seen (parents included)."""

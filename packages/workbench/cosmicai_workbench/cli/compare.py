@@ -24,7 +24,7 @@ def compare(
     from rich.table import Table
 
     from cosmicai_workbench.results.compare import compare as compare_runs
-    from cosmicai_workbench.results.run import load_run
+    from cosmicai_workbench.results.run_folder import load_run
 
     found = compare_runs(load_run(a), load_run(b))
     if as_json:

@@ -35,7 +35,7 @@ def redrive(
     from cosmicai_workbench.cli.progress import progress_bar
     from cosmicai_workbench.cli.run import report
     from cosmicai_workbench.client.execution import execution_arn, redrive
-    from cosmicai_workbench.run import collect, follow
+    from cosmicai_workbench.performing import collect, follow
 
     place = places.on_aws(stack, profile=profile, region=region)
     arn = execution_arn(place.connection, execution)

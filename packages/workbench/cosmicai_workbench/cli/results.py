@@ -30,7 +30,7 @@ def show(
     from rich.table import Table
 
     from cosmicai_workbench.results.binned import quality_by_bin
-    from cosmicai_workbench.results.run import load_run
+    from cosmicai_workbench.results.run_folder import load_run
 
     found = quality_by_bin(load_run(run), bins)
     if as_json:
@@ -77,7 +77,7 @@ def export(
 
     from cosmicai_workbench.results.export import Format
     from cosmicai_workbench.results.export import export as export_run
-    from cosmicai_workbench.results.run import load_run
+    from cosmicai_workbench.results.run_folder import load_run
 
     loaded = load_run(run)
     target = output or run / f"catalogue.{to}"
@@ -105,7 +105,7 @@ def get(
     from cosmicai_workbench.cli.run import report
     from cosmicai_workbench.client.connection import lookups
     from cosmicai_workbench.client.execution import RUNNING, ended, execution_arn
-    from cosmicai_workbench.run import collect
+    from cosmicai_workbench.performing import collect
 
     place = places.on_aws(stack, profile=profile, region=region)
     arn = execution_arn(place.connection, execution)

@@ -10,8 +10,8 @@ import typer
 if TYPE_CHECKING:
     from cosmicai.schema import ExecutionInput
 
+    from cosmicai_workbench.performing import Outcome
     from cosmicai_workbench.place import Place
-    from cosmicai_workbench.run import Outcome
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -93,7 +93,7 @@ def run(
     from cosmicai_workbench.cli.progress import progress_bar
     from cosmicai_workbench.client.execution import check_input, start
     from cosmicai_workbench.client.inputs import pairs, read_input
-    from cosmicai_workbench.run import perform
+    from cosmicai_workbench.performing import perform
 
     if local == (stack is not None):
         raise InvalidInput("say where to run: either --local or --stack NAME")

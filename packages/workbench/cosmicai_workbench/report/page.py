@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from cosmicai_workbench.results.run import Run
+    from cosmicai_workbench.results.run_folder import Run
     from cosmicai_workbench.sweep.table import SweepTable
 
 

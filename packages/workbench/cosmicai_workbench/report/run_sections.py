@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from cosmicai.schema import RankRecord
 
-    from cosmicai_workbench.results.run import Run
+    from cosmicai_workbench.results.run_folder import Run
 
 _ALONE = "run"
 """Prefix of the ids on a page of one run."""

@@ -7,7 +7,7 @@ from cosmicai.errors import InvalidInput
 from pydantic import ValidationError
 
 from cosmicai_workbench.report.page import run_page, sweep_page, write_figures, write_page
-from cosmicai_workbench.results.run import load_run
+from cosmicai_workbench.results.run_folder import load_run
 from cosmicai_workbench.simulation.planning import Plan
 from cosmicai_workbench.sweep.table import EXPERIMENT_FILE, read_table
 

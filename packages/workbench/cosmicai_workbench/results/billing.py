@@ -8,7 +8,7 @@ from cosmicai.errors import InvalidInput
 
 if TYPE_CHECKING:
     from cosmicai_workbench.results.invocations import Invocation
-    from cosmicai_workbench.results.run import Run
+    from cosmicai_workbench.results.run_folder import Run
 
 
 def recorded_cost(run: "Run") -> CostBreakdown:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cosmicai.schema import Quality
     from numpy.typing import NDArray
 
-    from cosmicai_workbench.results.run import Run
+    from cosmicai_workbench.results.run_folder import Run
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from cosmicai_workbench.results.run import Predictions, Run
+    from cosmicai_workbench.results.run_folder import Predictions, Run
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from cosmicai_workbench.data.catalogue import catalogue_path, read_catalogue
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cosmicai_workbench.results.run import Run
+    from cosmicai_workbench.results.run_folder import Run
 
 Format = Literal["parquet", "fits", "csv"]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from cosmicai.schema import Quality
 
-    from cosmicai_workbench.results.run import Run
+    from cosmicai_workbench.results.run_folder import Run
 
 PLOT = "redshifts.png"
 _BINS = 120

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from cosmicai.errors import InvalidInput
 
-from cosmicai_workbench.results.run import Run, load_run
+from cosmicai_workbench.results.run_folder import Run, load_run
 from cosmicai_workbench.simulation.model import Limits, Profile
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from cosmicai.schema import EngineName
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 if TYPE_CHECKING:
-    from cosmicai_workbench.results.run import Run
+    from cosmicai_workbench.results.run_folder import Run
 
 Enter = Callable[[Any], Mapping[str, Any]]
 """What a value sets: keys of an execution's input, or parameters of the template."""

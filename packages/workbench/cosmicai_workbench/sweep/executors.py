@@ -14,8 +14,8 @@ from cosmicai_workbench.client.upload import files_to_upload, upload
 from cosmicai_workbench.data.making import make_dataset
 from cosmicai_workbench.data.splitting import galaxies_per_partition, split_dataset
 from cosmicai_workbench.deployment.preflight import preflight
+from cosmicai_workbench.performing import perform
 from cosmicai_workbench.place import Place, on_aws, own_cloud
-from cosmicai_workbench.run import perform
 from cosmicai_workbench.simulation.service import plan_execution
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from cosmicai.schema import RankRecord
 
-    from cosmicai_workbench.results.run import Run
+    from cosmicai_workbench.results.run_folder import Run
     from cosmicai_workbench.sweep.experiment import Point
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cosmicai.errors import IncompleteResults, InvalidInput
 
-from cosmicai_workbench.results.run import load_run
+from cosmicai_workbench.results.run_folder import load_run
 from cosmicai_workbench.sweep.table import (
     EXPERIMENT_FILE,
     SweepTable,

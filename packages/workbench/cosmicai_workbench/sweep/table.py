@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cosmicai.errors import InvalidInput
 
-from cosmicai_workbench.results.run import load_run
+from cosmicai_workbench.results.run_folder import load_run
 from cosmicai_workbench.sweep.axes import AXES
 from cosmicai_workbench.sweep.experiment import Experiment, Point, load_experiment
 from cosmicai_workbench.sweep.measures import MEASURES
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from cosmicai_workbench.results.run import Run
+    from cosmicai_workbench.results.run_folder import Run
 
 EXPERIMENT_FILE = "experiment.toml"
 """Copy of the experiment in the sweep's folder, so that the folder explains itself."""

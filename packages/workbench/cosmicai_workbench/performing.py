@@ -11,7 +11,7 @@ from cosmicai_workbench.client.upload import files_to_upload, upload
 from cosmicai_workbench.cloud.invocations import write_invocations
 from cosmicai_workbench.results.fetch import RUNS, fetch
 from cosmicai_workbench.results.plot import plot_redshifts
-from cosmicai_workbench.results.run import Run, load_run
+from cosmicai_workbench.results.run_folder import Run, load_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
