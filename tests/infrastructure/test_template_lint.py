@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from cosmicai import keys
 from cosmicai.schema import StackSettings
+from cosmicai_workbench.cloud.template import _Reader
+from deployed_stack import transformed
 from samcli.yamlhelper import yaml_parse
 
 ROOT = Path(__file__).parents[2]
@@ -253,3 +255,76 @@ def test_parameters_that_go_together_are_accepted() -> None:
     assert refusals(ResultRetentionDays="7", ResultPrefix="results/") == []
     assert refusals(SubnetIds="subnet-1,subnet-2", SecurityGroupIds="sg-1") == []
     assert refusals(AlarmEmail="me@example.org", Monitoring="on") == []
+
+
+def transformed_version() -> dict[str, Any]:
+    """Return the version that the SAM transform makes of Model Inference."""
+    resources = transformed()["Resources"]
+    (version,) = [each for each in resources.values() if each["Type"] == "AWS::Lambda::Version"]
+    return dict(version)
+
+
+def inference(**parameters: str) -> tuple[Any, Any]:
+    """Return what a version of Model Inference holds with these parameters, and its description."""
+    reader = _Reader(ROOT / "template.yaml", TEMPLATE, "cosmicai", parameters)
+    properties = reader._resources["ModelInferenceFunction"]["Properties"]
+    held = {key: value for key, value in properties.items() if key not in NOT_IN_A_VERSION}
+    return reader._resolve(without_roles(held)), reader._resolve(properties["VersionDescription"])
+
+
+NOT_IN_A_VERSION = {
+    "VersionDescription",
+    "AutoPublishAlias",
+    "ProvisionedConcurrencyConfig",  # of the alias
+    "ReservedConcurrentExecutions",  # of the function, and all its versions
+}
+
+
+def without_roles(properties: dict[str, Any]) -> dict[str, Any]:
+    """Leave out references that the local cloud does not resolve, and that no parameter changes."""
+    assert properties["Role"] == {"Fn::GetAtt": ["ModelInferenceRole", "Arn"]}
+    assert properties["LoggingConfig"]["LogGroup"] == {"Ref": "ModelInferenceLogGroup"}
+    return {**properties, "Role": "role", "LoggingConfig": "logging"}
+
+
+def other_value(parameter: dict[str, Any]) -> list[str]:
+    """Return values of a parameter besides its default."""
+    allowed = parameter.get("AllowedValues")
+    if parameter["Type"] == "Number":
+        allowed = allowed or [parameter["MaxValue"]]
+    values = [str(value) for value in allowed or ["other"]]
+    return [value for value in values if value != str(parameter["Default"])]
+
+
+CHANGES = [
+    (name, value)
+    for name, parameter in TEMPLATE["Parameters"].items()
+    if "AllowedPattern" not in parameter
+    for value in other_value(parameter)
+]
+
+
+@pytest.mark.parametrize(("name", "value"), CHANGES)
+def test_a_new_version_is_made_exactly_when_it_would_differ(name: str, value: str) -> None:
+    """A change without a version never runs; Lambda makes no version that would not differ."""
+    before, described_before = inference()
+    after, described_after = inference(**{name: value})
+    assert (after != before) == (described_after != described_before)
+
+
+def test_a_new_layer_makes_a_new_version_and_the_old_one_is_deleted() -> None:
+    version = transformed_version()
+    text, values = version["Properties"]["Description"]["Fn::Sub"]
+    layers = {key for key in transformed()["Resources"] if "Layer" in key}
+    assert len(layers) == 3
+    mentioned = text + str(values)
+    assert all(layer in mentioned for layer in layers), (layers, mentioned)
+    assert version["DeletionPolicy"] == "Delete"
+
+
+def test_a_versions_description_is_no_longer_than_lambda_takes() -> None:
+    """With the longest names of partition and region, and ten thousand deployments."""
+    layer = "arn:aws-us-gov:lambda:ap-southeast-1:123456789012:layer:PyTorchFMILayer:10000"
+    _, described = inference(InferenceMemorySize="10240", ColdStart="snapstart", LogLevel="WARNING")
+    settings, *_ = described.split(" arn:")
+    assert len(f"{settings} {layer} {layer}") <= 256
