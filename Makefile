@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARCHITECTURE ?= arm64
 PACKAGES := packages/fmilib packages/cosmicai packages/workbench
 
-.PHONY: build checkov test-sam help setup system-packages run test test-slow lint types check figures format clean
+.PHONY: build checkov definition test-sam help setup system-packages run test test-slow lint types check figures format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,9 @@ build: setup ## the application as it deploys, with its sizes checked (ARCHITECT
 	PATH="$(CURDIR)/$(BIN):$$PATH" SAM_CLI_TELEMETRY=0 \
 	  sam build --parallel --parameter-overrides Architecture=$(ARCHITECTURE)
 	$(BIN)/python -m cosmicai_workbench.deployment.build_check
+
+definition: setup ## the retry policy written into the state machine
+	$(BIN)/python -m cosmicai_workbench.deployment.retries statemachine/inference.asl.json
 
 test-sam: setup ## every function in its runtime's image, by sam local invoke (Docker, or root)
 	tests/sam/run.sh

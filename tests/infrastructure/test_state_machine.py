@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cosmicai import errors, schema
+from cosmicai_workbench.deployment import retries
 from fmilib import errors as fmi_errors
 from samcli.yamlhelper import yaml_parse
 
@@ -23,22 +25,7 @@ OURS = {
     for name, value in vars(errors).items()
     if inspect.isclass(value) and issubclass(value, errors.CosmicAIError)
 }
-AWS_ERRORS = {
-    # https://docs.aws.amazon.com/step-functions/latest/dg/sfn-best-practices.html
-    "Lambda.ServiceException",
-    "Lambda.AWSLambdaException",
-    "Lambda.SdkClientException",
-    "Lambda.ClientExecutionTimeoutException",
-    # https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html#API_Invoke_Errors
-    "Lambda.TooManyRequestsException",
-    # What Lambda reports as the error type when a sandbox dies, or runs out of time.
-    "Runtime.ExitError",
-    "Sandbox.Timedout",
-    "Lambda.Unknown",
-    # SDK integrations name errors after the service: S3 itself, and the client that calls it.
-    "S3.S3Exception",
-    "S3.SdkClientException",
-}
+EXPRESS_SECONDS = 300
 NOT_TRANSIENT = OURS - {"TransientStorageError"}
 
 
@@ -83,17 +70,51 @@ def test_every_state_goes_on_or_ends(state: dict[str, Any]) -> None:
     assert bool(ends) != bool(targets(state))
 
 
+def test_the_definition_holds_the_declared_retries() -> None:
+    """`make definition` writes them."""
+    written = json.loads(TEXT)
+    retries.write_retries(written)
+    assert retries.formatted(written) == TEXT
+
+
+def test_retries_of_a_missing_state_are_refused() -> None:
+    with pytest.raises(ValueError, match="Summarize"):
+        retries.write_retries({"States": {}})
+
+
 @pytest.mark.parametrize("state", STATES)
-def test_only_named_transient_errors_are_retried_with_backoff_and_jitter(
-    state: dict[str, Any],
-) -> None:
+def test_only_transient_errors_are_retried_with_backoff_and_jitter(state: dict[str, Any]) -> None:
     for retrier in state.get("Retry", []):
         names = set(retrier["ErrorEquals"])
-        assert names <= AWS_ERRORS | OURS, f"unknown: {names - AWS_ERRORS - OURS}"
         assert not names & NOT_TRANSIENT, f"a retry cannot mend {names & NOT_TRANSIENT}"
         assert retrier["BackoffRate"] >= 2
         assert retrier["JitterStrategy"] == "FULL"
         assert retrier["MaxAttempts"] >= 1
+
+
+@pytest.mark.parametrize("name", ["Initialize", "Model Inference", "Invoke FMI", "Summarize"])
+@pytest.mark.parametrize("error", retries.NOT_STARTED)
+def test_a_call_that_lambda_refused_is_made_again(name: str, error: str) -> None:
+    state = next(each["States"][name] for each in PROGRAMS.values() if name in each["States"])
+    assert error in [each for retrier in state["Retry"] for each in retrier["ErrorEquals"]]
+
+
+@pytest.mark.parametrize("name", ["Initialize", "Summarize", "Record Failure"])
+@pytest.mark.parametrize("error", retries.SANDBOX)
+def test_a_sandbox_that_dies_once_costs_no_execution(name: str, error: str) -> None:
+    retriers = DEFINITION["States"][name]["Retry"]
+    assert error in [each for retrier in retriers for each in retrier["ErrorEquals"]]
+
+
+def test_a_throttled_rank_waits_as_long_as_its_child_lives_and_records_its_failure() -> None:
+    """An EXPRESS child that ends by its own time-out could not say which rank failed, and why."""
+    throttled, *_ = retries.RETRIERS["Model Inference"]
+    rng = np.random.default_rng(0)
+    longest = [throttled.delay(attempt) for attempt in range(throttled.max_attempts)]
+    waits = (rng.random((10_000, len(longest))) * longest).sum(axis=1)
+    assert np.median(waits) == pytest.approx(throttled.mean_wait(), rel=0.01)
+    assert np.median(waits) > 0.75 * EXPRESS_SECONDS
+    assert np.quantile(waits, 0.99) < EXPRESS_SECONDS - 5
 
 
 @pytest.mark.parametrize("state", STATES)
