@@ -17,7 +17,7 @@ PACKAGES = Path(__file__).parents[2] / "packages"
         ("moto", "cosmicai-workbench[local]"),
         ("samcli", "cosmicai-workbench[local]"),
         ("kcorrect", "cosmicai-workbench[data]"),
-        ("pyarrow", "cosmicai-workbench[tables]"),
+        ("pyarrow", "cosmicai[tables]"),
         ("elftools", "cosmicai-workbench[build]"),
         ("openvino", "cosmicai[openvino]"),
         ("torch", "cosmicai[torch]"),

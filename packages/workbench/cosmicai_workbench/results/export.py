@@ -8,6 +8,7 @@ import cosmicai
 import numpy as np
 from cosmicai.columns import COLUMNS
 from cosmicai.errors import InvalidInput
+from cosmicai.tables import to_arrow, to_pandas, to_table
 
 from cosmicai_workbench.data.catalogue import catalogue_path, read_catalogue
 
@@ -107,15 +108,8 @@ def export(
 
 def _write_fits(path: Path, table: "dict[str, NDArray[Any]]", meta: dict[str, str]) -> None:
     from astropy.io import fits
-    from astropy.table import Column, Table
 
-    catalogue = Table(meta=meta)
-    for name, values in table.items():
-        text = COLUMNS[name].dtype == "str"
-        catalogue[name] = Column(
-            values.astype(str) if text else values, unit=COLUMNS[name].unit or None
-        )
-    hdu = fits.table_to_hdu(catalogue)
+    hdu = fits.table_to_hdu(to_table(table, meta))
     # Where TOPCAT looks for them; astropy would write a block of YAML that only astropy reads.
     for number, name in enumerate(table, start=1):
         hdu.header[f"TCOMM{number}"] = COLUMNS[name].description
@@ -124,29 +118,10 @@ def _write_fits(path: Path, table: "dict[str, NDArray[Any]]", meta: dict[str, st
 
 
 def _write_parquet(path: Path, table: "dict[str, NDArray[Any]]", meta: dict[str, str]) -> None:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    fields = [
-        pa.field(
-            name,
-            pa.string() if COLUMNS[name].dtype == "str" else pa.from_numpy_dtype(values.dtype),
-            metadata={
-                "description": COLUMNS[name].description,
-                "unit": COLUMNS[name].unit,
-                "ucd": COLUMNS[name].ucd,
-            },
-        )
-        for name, values in table.items()
-    ]
-    schema = pa.schema(fields, metadata={f"cosmicai.{k.lower()}": v for k, v in meta.items()})
-    arrays = [
-        pa.array(values, type=f.type) for values, f in zip(table.values(), fields, strict=True)
-    ]
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path)
+    pq.write_table(to_arrow(table, meta), path)
 
 
 def _write_csv(path: Path, table: "dict[str, NDArray[Any]]", _: dict[str, str]) -> None:
-    import pandas as pd
-
-    pd.DataFrame(table).to_csv(path, index=False)
+    to_pandas(table).to_csv(path, index=False)
