@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cosmicai.engines.base import Engine
+    from cosmicai.partition.catalogue import Catalogue
     from cosmicai.partition.reader import Batch, PartitionReader
     from cosmicai.partition.sources import RequestStatistics, S3Object
     from cosmicai.schema import ManifestItem
@@ -40,6 +41,10 @@ class Totals:
     columns: dict[str, list[NDArray[Any]]] = field(
         default_factory=lambda: {name: [] for name in ("partition", *stored_columns())}
     )
+    catalogues: list[Catalogue] = field(default_factory=list)
+    """One per partition: which object each galaxy is."""
+    rejected: list[Catalogue] = field(default_factory=list)
+    """Objects of the data set that are in no partition."""
 
 
 def opened_for(
@@ -79,6 +84,8 @@ def predict_partition(
     """
     import numpy as np
 
+    from cosmicai.partition.catalogue import Catalogue
+
     for batch in reader:
         redshift = _predict(batch, engine, totals)
         count = len(redshift)
@@ -95,6 +102,9 @@ def predict_partition(
         for name, column in stored_columns().items():
             # Copied, because a view would keep the whole batch in memory.
             totals.columns[name].append(np.array(column.value(predicted), column.dtype))
+    totals.catalogues.append(reader.catalogue() or Catalogue((), reader.num_samples))
+    if rejected := reader.rejected():
+        totals.rejected.append(rejected)
     totals.num_samples += reader.num_samples
     totals.num_bytes += reader.nbytes
     totals.wait_seconds += reader.wait_seconds
@@ -132,8 +142,14 @@ def _predict(batch: Batch, engine: Engine, totals: Totals) -> NDArray[np.float32
 
 
 def columns_of(item: ManifestItem, totals: Totals) -> dict[str, NDArray[Any]]:
-    """Return the arrays of the predictions file."""
+    """Return the arrays of the predictions file.
+
+    The columns that the partitions carry are under ``catalogue`` and ``rejected``, as
+    :meth:`~cosmicai.partition.catalogue.Catalogue.to_arrays` writes them.
+    """
     import numpy as np
+
+    from cosmicai.partition.catalogue import concatenate
 
     dtypes = {"partition": "int32"} | {n: column.dtype for n, column in stored_columns().items()}
     columns: dict[str, NDArray[Any]] = {
@@ -141,6 +157,10 @@ def columns_of(item: ManifestItem, totals: Totals) -> dict[str, NDArray[Any]]:
         for name, parts in totals.columns.items()
     }
     columns["data_paths"] = np.array(item.data_paths, dtype=np.str_)
+    for name, parts in (("catalogue", totals.catalogues), ("rejected", totals.rejected)):
+        carried = concatenate(parts)
+        if carried.columns:
+            columns |= carried.to_arrays(name)
     return columns
 
 

@@ -244,6 +244,17 @@ class TorchArchive:
         except MalformedPickle as error:
             raise CorruptArchive(f"its pickle cannot be read: {error}") from error
 
+    def read_record(self, name: str, max_bytes: int) -> bytes | None:
+        """Return the bytes of a record that is no tensor; None where the archive has none.
+
+        Raises
+        ------
+        CorruptArchive
+            It is damaged, compressed, or longer than ``max_bytes``.
+        """
+        full = f"{self.prefix}/{name}"
+        return self._read_member(full, max_bytes) if full in self.members else None
+
     def _find_prefix(self) -> str:
         pickles = [name for name in self.members if name.endswith("/data.pkl")]
         pickles = [name for name in pickles if name.count("/") == 1]

@@ -22,6 +22,7 @@ import numpy as np
 
 from cosmicai.errors import CorruptPartition, InvalidInput, UnsafePickle
 from cosmicai.facts import BANDS, IMAGE_SIZE, MB
+from cosmicai.partition import catalogue
 from cosmicai.partition.archive import (
     ByteSource,
     CorruptArchive,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from numpy.typing import NDArray
+
+    from cosmicai.partition.catalogue import Catalogue
 
 IMAGE_SHAPE: Final = (BANDS, IMAGE_SIZE, IMAGE_SIZE)
 MAGNITUDE_SHAPE: Final = (BANDS,)
@@ -193,7 +196,8 @@ class PartitionReader:
         self.wait_seconds = 0.0
         self._source = source
         try:
-            self.tensors = _tensors(source)
+            self._archive = TorchArchive(source)
+            self.tensors = _tensors(self._archive)
         except CorruptArchive as error:
             raise CorruptPartition(f"{name}: {error}") from error
         except UnsafePickle as error:
@@ -241,6 +245,38 @@ class PartitionReader:
         except CorruptArchive as error:
             raise CorruptPartition(f"{self.name}: {error}") from error
 
+    def catalogue(self) -> Catalogue | None:
+        """Read which object each galaxy is; None where the file does not say.
+
+        Raises
+        ------
+        CorruptPartition
+            The record is damaged, or has another number of rows than there are galaxies.
+        """
+        found = self._record(catalogue.CATALOGUE_RECORD)
+        if found is not None and len(found) != self.num_samples:
+            raise CorruptPartition(
+                f"{self.name}: a catalogue of {self.num_samples} rows expected, found {len(found)}"
+            )
+        return found
+
+    def rejected(self) -> Catalogue | None:
+        """Read which objects of the data set are in no partition, and why; None without any.
+
+        Raises
+        ------
+        CorruptPartition
+            The record is damaged.
+        """
+        return self._record(catalogue.REJECTED_RECORD)
+
+    def _record(self, name: str) -> Catalogue | None:
+        try:
+            record = self._archive.read_record(name, catalogue.MAX_BYTES)
+            return None if record is None else catalogue.parse(record)
+        except (CorruptArchive, catalogue.CatalogueError) as error:
+            raise CorruptPartition(f"{self.name}: {name}: {error}") from error
+
     def prefetch(self) -> None:
         """Begin to read the first block, before an iteration asks for it."""
         self._columns = self._columns or [
@@ -275,11 +311,9 @@ class PartitionReader:
 # -- what the tensors must be -------------------------------------------------------------------
 
 
-def _tensors(source: ByteSource) -> tuple[TensorRef, ...]:
+def _tensors(archive: TorchArchive) -> tuple[TensorRef, ...]:
     """Return the references of image, magnitude and, where there is one, redshift, checked."""
-    dataset = TorchArchive(source).load(
-        {DATASET_CLASS: stub(DATASET_CLASS)}, max_bytes=_PICKLE_BYTES
-    )
+    dataset = archive.load({DATASET_CLASS: stub(DATASET_CLASS)}, max_bytes=_PICKLE_BYTES)
     if not isinstance(dataset, Stub):
         raise CorruptArchive(f"a TensorDataset expected, found {kind(dataset)}")
     tensors = dataset.state.get("tensors")

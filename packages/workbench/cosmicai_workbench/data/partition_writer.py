@@ -2,8 +2,9 @@
 
 The file is what ``torch.save(TensorDataset(image, magnitude, redshift))`` writes, and torch reads
 it, but no torch is needed to write it: an uncompressed zip with one record a tensor and a pickle
-that names them (see ``cosmicai.partition.archive`` for the layout). One record more,
-``extra/metadata.json``, says where the galaxies come from; torch leaves it alone.
+that names them (see ``cosmicai.partition.archive`` for the layout). A record
+``extra/metadata.json`` says where the galaxies come from, and ``extra/catalogue.jsonl`` which
+object each is (see ``cosmicai.partition.catalogue``); torch leaves both alone.
 """
 
 from __future__ import annotations
@@ -14,17 +15,21 @@ import shutil
 import struct
 import tempfile
 import zipfile
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from math import prod
 from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
 from cosmicai.facts import BANDS, IMAGE_SIZE, MB
+from cosmicai.partition.archive import CorruptArchive, TorchArchive
+from cosmicai.partition.catalogue import CATALOGUE_RECORD, REJECTED_RECORD, header_line, lines
+from cosmicai.partition.sources import FileSource
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from cosmicai.partition.catalogue import Catalogue, ColumnInfo
     from numpy.typing import NDArray
 
     from cosmicai_workbench.data.synthesis import Galaxies
@@ -53,13 +58,26 @@ class PartitionWriter:
         Galaxies it will hold.
     metadata
         JSON object for the file's metadata record.
+    rejected
+        Objects of the data set that are in no partition; where there are any, one partition of the
+        set holds them.
     """
 
-    def __init__(self, path: Path, count: int, metadata: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        count: int,
+        metadata: dict[str, Any],
+        *,
+        rejected: Catalogue | None = None,
+    ) -> None:
         self.path = path
         self.count = count
         self.written = 0
         self._metadata = metadata
+        self._rejected = rejected
+        self._infos: tuple[ColumnInfo, ...] = ()
+        self._rows = 0
         self._partial = path.with_name(f"{path.name}.partial")
 
     def __enter__(self) -> Self:
@@ -68,6 +86,7 @@ class PartitionWriter:
             # Magnitudes and redshifts come with their images but lie behind them in the file.
             self._magnitude = files.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
             self._redshift = files.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
+            self._lines = files.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
             self._file = files.enter_context(self._partial.open("wb"))
             self._zip = files.enter_context(zipfile.ZipFile(self._file, "w"))
             self._put("data.pkl", _pickle(self.count))
@@ -83,18 +102,22 @@ class PartitionWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        whole = kind is None and self.written == self.count
+        whole = kind is None and self.written == self.count and self._rows in (0, self.count)
         with self._files:
             self._image.close()
             if whole:
                 self._put_column("data/1", self._magnitude, BANDS)
                 self._put_column("data/2", self._redshift, 1)
+                self._put_catalogues()
                 self._put("version", b"3\n")
                 self._zip.close()
                 self._file.close()
                 self._partial.replace(self.path)
         if kind is None and not whole:
-            raise ValueError(f"{self.path}: {self.count} galaxies announced, {self.written} came")
+            raise ValueError(
+                f"{self.path}: {self.count} galaxies announced, {self.written} came"
+                + (f", and {self._rows} rows of their catalogue" if self._rows else "")
+            )
 
     def write(
         self,
@@ -116,6 +139,29 @@ class PartitionWriter:
         self._magnitude.write(_little_endian(magnitude))
         self._redshift.write(_little_endian(redshift))
         self.written += count
+
+    def write_catalogue(self, part: Catalogue) -> None:
+        """Append rows to the catalogue: one per galaxy, in the same order, in the same columns."""
+        infos = tuple(column.info for column in part.columns.values())
+        if self._infos not in ((), infos):
+            raise ValueError(f"{self.path}: the catalogue's columns changed to {infos}")
+        self._infos = infos
+        self._lines.writelines(lines(part))
+        self._rows += len(part)
+
+    def _put_catalogues(self) -> None:
+        # Near the end of the file, which a reader fetches for the archive's directory anyway.
+        if self._infos:
+            header = header_line(self._infos, self._rows)
+            size = len(header) + self._lines.tell()
+            self._lines.seek(0)
+            with self._open(CATALOGUE_RECORD, size) as record:
+                record.write(header)
+                shutil.copyfileobj(self._lines, record)
+        if self._rejected:
+            infos = [column.info for column in self._rejected.columns.values()]
+            header = header_line(infos, len(self._rejected))
+            self._put(REJECTED_RECORD, header + b"".join(lines(self._rejected)))
 
     def _open(self, name: str, size: int) -> IO[bytes]:
         """Open a record whose bytes begin at a multiple of 64, as torch's do, for mapped reads."""
@@ -143,13 +189,22 @@ def write_partition(path: Path, galaxies: Galaxies, metadata: dict[str, Any]) ->
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """Return the metadata record of a partition; None where another program wrote it."""
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            if info.filename.endswith(f"/{METADATA_RECORD}") and info.file_size < _SPOOL:
-                metadata: dict[str, Any] = json.loads(archive.read(info))
-                return metadata
-    return None
+    """Return the metadata record of a partition; None where it has none of ours.
+
+    Other programs may store something else under the same name.
+
+    Raises
+    ------
+    PartitionNotFound
+        It cannot be read.
+    """
+    with closing(FileSource(path)) as source:
+        try:
+            record = TorchArchive(source).read_record(METADATA_RECORD, _SPOOL)
+            metadata = json.loads(record or b"null")
+        except (CorruptArchive, ValueError, RecursionError):
+            return None
+    return metadata if isinstance(metadata, dict) else None
 
 
 def _little_endian(array: NDArray[np.float32]) -> memoryview:
