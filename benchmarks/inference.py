@@ -168,7 +168,8 @@ def throughput(bench: Bench) -> dict[str, Any]:
 
 def batch_sizes(bench: Bench) -> dict[str, Any]:
     """Read and predict a partition at the batch sizes a user may ask for, as a rank does."""
-    from cosmicai.engines.base import galaxies_at_once, load_engine
+    from cosmicai.engines.base import load_engine
+    from cosmicai.engines.registry import galaxies_at_once
     from cosmicai.partition.reader import open_partition
 
     count = 2 * BATCH

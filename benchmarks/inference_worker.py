@@ -53,8 +53,8 @@ def rank(bundle: str, *partitions: str) -> dict[str, Any]:
 
 def breakdown(bundle: str) -> dict[str, Any]:
     """Return microseconds a galaxy by part of the graph, the fastest of several runs."""
-    from cosmicai.engines.base import CHUNK
     from cosmicai.engines.openvino_engine import OpenVinoEngine
+    from cosmicai.engines.registry import CHUNK
     from cosmicai.model.bundle import Bundle
     from cosmicai.model.prepare import build_prepared
     from inference_baselines import galaxies

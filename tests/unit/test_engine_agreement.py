@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cosmicai.engines.base import chunks, galaxies_at_once, load_engine
+from cosmicai.engines.base import chunks, load_engine
+from cosmicai.engines.registry import galaxies_at_once
 from cosmicai.errors import InvalidInput, ModelMismatch
 from cosmicai.model.bundle import Bundle, save_tensors
 from cosmicai.model.config import ModelConfig

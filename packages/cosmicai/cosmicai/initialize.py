@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from cosmicai import keys, model_cache, planning, storage
 from cosmicai.claim import claim
+from cosmicai.engines.registry import find_engine
 from cosmicai.errors import (
     CorruptPartition,
     InvalidInput,
@@ -19,6 +20,7 @@ from cosmicai.errors import (
     ObjectNotFound,
     PartitionNotFound,
 )
+from cosmicai.machine import architecture
 from cosmicai.observability import logger
 from cosmicai.resuming import Earlier, look_up
 from cosmicai.schema import (
@@ -129,6 +131,7 @@ def _decide(
             f"key 'engine': this stack carries the layer of {', '.join(settings.available_engines)}"
             f"; deploy it with the parameter Engine={engine} to use {engine}"
         )
+    find_engine(engine).check(request.precision, architecture())
     model_version = model_cache.check(request.bucket, request.S3_object_name)
     if earlier is None:
         shares, warnings = _shares(request)

@@ -57,7 +57,7 @@ def opened_for(
     PartitionNotFound, CorruptPartition, UnsafePickle, TransientStorageError
         When the readers are asked for.
     """
-    from cosmicai.engines.base import galaxies_at_once
+    from cosmicai.engines.registry import galaxies_at_once
     from cosmicai.partition.reader import opened_ahead
 
     return opened_ahead(sources, batch_size=galaxies_at_once(item.ENGINE, item.BATCH_SIZE))

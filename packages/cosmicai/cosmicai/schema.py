@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,6 +24,13 @@ from pydantic import (
 )
 
 from cosmicai.cost import CostBreakdown
+from cosmicai.engines.registry import (
+    BUILT_IN,
+    DEFAULT_ENGINE,
+    engine_name,
+    find_engine,
+    precision_name,
+)
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import OUTLIER_LIMIT
 
@@ -35,8 +43,8 @@ SCRIPTS: dict[str, bool] = {"inference.py": False, "inference_fmi.py": True}
 Code is never downloaded and run: a payload's ``script`` only chooses one of these.
 """
 
-EngineName = Literal["plain", "torch", "openvino"]
-Precision = Literal["float32", "bfloat16"]
+EngineName = Annotated[str, AfterValidator(engine_name)]
+Precision = Annotated[str, AfterValidator(precision_name)]
 FmiChannel = Literal["direct", "redis", "s3"]
 
 
@@ -174,6 +182,15 @@ class ExecutionInput(Contract):
             raise ValueError("resume keeps what overwrite would clear: give one of them")
         return self
 
+    @model_validator(mode="after")
+    def _offered_precision(self) -> ExecutionInput:
+        if self.engine is not None:  # the stack's default is checked where it is known
+            try:
+                find_engine(self.engine).check(self.precision)
+            except InvalidInput as error:
+                raise ValueError(str(error)) from None
+        return self
+
     @property
     def fmi(self) -> bool:
         """Whether the ranks exchange messages after inference."""
@@ -253,9 +270,9 @@ class Claim(Contract):
 class StackSettings(Contract):
     """What the template's parameters decide, from the environment of Initialize."""
 
-    default_engine: EngineName = "openvino"
+    default_engine: EngineName = DEFAULT_ENGINE
     available_engines: Annotated[list[EngineName], BeforeValidator(_comma_separated)] = list(
-        get_args(EngineName)
+        BUILT_IN
     )
     max_concurrency: Annotated[Integer, Field(ge=1, le=10_000)] = 1000
     tolerated_failure_percentage: Annotated[float, Field(ge=0, le=100)] = 0.0

@@ -1,14 +1,15 @@
-"""The contract of an engine, and the table of those there are."""
+"""The contract of an engine, and how one is loaded."""
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from cosmicai.engines.registry import find_engine
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import BANDS, IMAGE_SIZE
+from cosmicai.machine import architecture
 from cosmicai.model.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -17,23 +18,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-PRECISIONS = ("float32", "bfloat16")
-ENGINES = {
-    "plain": "cosmicai.engines.plain_engine",
-    "torch": "cosmicai.engines.torch_engine",
-    "openvino": "cosmicai.engines.openvino_engine",
-}
-"""Name of each engine → module whose ``create(bundle, threads, precision)`` builds it."""
-CHUNK = 128
-"""Galaxies computed at once: enough to amortise the weights, few enough for the caches."""
-
 
 class Engine(Protocol):
     """A loaded model that predicts redshifts; NumPy in, NumPy out."""
 
     @property
     def name(self) -> str:
-        """The engine's name in ``ENGINES``."""
+        """The engine's name in the registry."""
 
     def predict(
         self, image: NDArray[np.float32], magnitude: NDArray[np.float32]
@@ -67,7 +58,7 @@ def load_engine(
     Parameters
     ----------
     name
-        One of ``ENGINES``.
+        Its name in ``cosmicai.engines.registry``.
     bundle
         The bundle, or its folder.
     threads
@@ -78,32 +69,27 @@ def load_engine(
     Raises
     ------
     InvalidInput
-        No such engine or precision, or the engine does not offer the precision.
+        No such engine or precision, the engine does not offer the precision, or its libraries
+        are not installed.
     ModelNotFound, ModelMismatch
         From the bundle.
     """
-    if name not in ENGINES:
-        raise InvalidInput(f"engine {name!r} is not one of {', '.join(ENGINES)}")
-    if precision not in PRECISIONS:
-        raise InvalidInput(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    declaration = find_engine(name)
+    declaration.check(precision, architecture())
     if threads < 1:
         raise InvalidInput(f"threads must be at least 1, not {threads}")
     checked = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
     checked.start_digest()  # while the engine's libraries load, which takes about as long
-    module = importlib.import_module(ENGINES[name])
-    engine: Engine = module.create(checked, threads, precision)
-    return engine
-
-
-def galaxies_at_once(engine: str, batch_size: int) -> int:
-    """Return how many galaxies to give to the engine called ``engine`` at once.
-
-    Batches smaller than ``CHUNK`` are taken together, as many whole ones as fill it: the weights
-    are read once for all of them. The plain engine, the yardstick, gets batches as they are.
-    """
-    if engine == "plain":
-        return batch_size
-    return batch_size * -(-CHUNK // batch_size)
+    try:
+        return declaration.create(checked, threads, precision)
+    except ModuleNotFoundError as error:
+        missing = declaration.missing()
+        if not missing:
+            raise
+        raise InvalidInput(
+            f"engine {name!r} needs {' and '.join(missing)}, not installed here; "
+            f"pip install cosmicai[{name}], or choose another engine"
+        ) from error
 
 
 def check_batch(image: NDArray[np.float32], magnitude: NDArray[np.float32]) -> None:

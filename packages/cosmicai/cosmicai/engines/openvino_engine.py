@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cosmicai.engines.base import CHUNK, check_batch, chunks
+from cosmicai.engines.base import check_batch, chunks
 from cosmicai.engines.openvino_graph import BLOCK_TENSORS, GraphBuilder
 from cosmicai.engines.quiet_openvino import ov
-from cosmicai.errors import InvalidInput
+from cosmicai.engines.registry import CHUNK
 from cosmicai.facts import BANDS, IMAGE_SIZE
 from cosmicai.model.prepare import aligned, build_prepared
 
@@ -117,12 +117,8 @@ class OpenVinoEngine:
         return request
 
 
-def create(bundle: Bundle, threads: int, precision: str) -> OpenVinoEngine:
+def create(bundle: Bundle, threads: int, _precision: str) -> OpenVinoEngine:
     """Build the engine."""
-    if precision != "float32":
-        raise InvalidInput(
-            f"engine 'openvino' computes in float32 only, not {precision}; engine 'torch' has it"
-        )
     return build_prepared(
         bundle,
         lambda tensors: OpenVinoEngine(tensors, bundle.config, threads),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from cosmicai.engines.base import check_batch
-from cosmicai.errors import InvalidInput
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,8 +40,6 @@ class PlainEngine:
         return predicted
 
 
-def create(bundle: Bundle, threads: int, precision: str) -> PlainEngine:
+def create(bundle: Bundle, threads: int, _precision: str) -> PlainEngine:
     """Build the engine."""
-    if precision != "float32":
-        raise InvalidInput(f"engine 'plain' computes in float32 only, not {precision}")
     return PlainEngine(bundle, threads)

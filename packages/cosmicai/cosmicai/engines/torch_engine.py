@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cosmicai.engines.base import CHUNK, check_batch, chunks
+from cosmicai.engines.base import check_batch, chunks
+from cosmicai.engines.registry import CHUNK
 from cosmicai.facts import BANDS
 from cosmicai.model.config import GRID, PATCH_SIZE, PATCHES, TOKENS
 from cosmicai.model.prepare import Tensors, build_prepared

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from cosmicai.engines.registry import BUILT_IN
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -16,7 +17,11 @@ def infer(
         Path | None,
         typer.Option("--output", "-o", help="Run folder to make; runs/infer-<time> by default."),
     ] = None,
-    engine: Annotated[str, typer.Option(help="plain, torch or openvino.")] = "torch",
+    engine: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(BUILT_IN)}. Default: the first of them that is installed."),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Arithmetic of the engine.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Galaxies predicted at once.", min=1)] = 512,
     threads: Annotated[
         int | None, typer.Option(help="Threads; by default one a core.", min=1)
@@ -41,6 +46,7 @@ def infer(
             model,
             partitions,
             engine=engine,
+            precision=precision,
             batch_size=batch_size,
             threads=threads,
             output=folder,

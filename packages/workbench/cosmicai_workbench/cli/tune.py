@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from cosmicai.cost import Architecture
+from cosmicai.engines.registry import DEFAULT_ENGINE
 
 if TYPE_CHECKING:
     from cosmicai_workbench.tuning.measure import Measurement
@@ -21,7 +22,7 @@ PARTITION_SIZES = [25.0, 50.0, 100.0]
 def tune(
     bundle: Annotated[Path, typer.Argument(help="Folder of the model.")],
     out: Annotated[Path, typer.Option(help="Folder for tune.json and tune.png.")] = Path("tune"),
-    engine: Annotated[str, typer.Option(help="Engine to measure.")] = "openvino",
+    engine: Annotated[str, typer.Option(help="Engine to measure.")] = DEFAULT_ENGINE,
     memory: Annotated[
         list[int] | None, typer.Option(help="Memory size in MB; repeat.  [default: 1280 … 3538]")
     ] = None,

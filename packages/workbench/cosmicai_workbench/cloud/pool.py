@@ -193,7 +193,7 @@ def sandbox_environment(
     function: Function, shared: Mapping[str, str], concurrency: int
 ) -> dict[str, str]:
     """Return the variables of a function's sandboxes: Lambda's, the cloud's, the function's."""
-    from cosmicai.engines.base import ENGINES
+    from cosmicai.engines.registry import engines
 
     count = str(sandbox_threads(function.memory_size, concurrency, available_cores()))
     layers = [
@@ -221,5 +221,5 @@ def sandbox_environment(
         **shared,
         **function.environment,
         # Here every engine is installed, whichever layer a function names.
-        "AVAILABLE_ENGINES": ",".join(ENGINES),
+        "AVAILABLE_ENGINES": ",".join(engines()),
     }

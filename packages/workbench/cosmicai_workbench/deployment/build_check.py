@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cosmicai.engines.registry import BUILT_IN
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 from samcli.yamlhelper import yaml_dump, yaml_parse
@@ -23,7 +24,6 @@ LIMIT = 262_144_000
 MACHINES = {"arm64": "EM_AARCH64", "x86_64": "EM_X86_64"}
 # Amazon Linux 2023: glibc 2.34, GCC 11.
 NEWEST = {"GLIBC": (2, 34), "GLIBCXX": (3, 4, 29), "CXXABI": (1, 3, 13), "GCC": (11, 0, 0)}
-ENGINES = {"openvino": "OpenVINOLayer", "torch": "PyTorchFMILayer"}
 
 
 def built_architecture(build: Path) -> str:
@@ -72,7 +72,7 @@ def check_sizes(build: Path) -> list[str]:
         own = resource["Properties"].get("Layers", [])
         sets = {
             tuple(layer for entry in [*shared, *own] for layer in layers_of(entry, engine))
-            for engine in ENGINES
+            for engine in BUILT_IN
         }
         for layers in sorted(sets):
             sizes = {part: folder_size(build / part) for part in (name, *layers)}

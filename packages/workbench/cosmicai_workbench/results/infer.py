@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cosmicai.engines.base import load_engine
+from cosmicai.engines.registry import installed_engine
 from cosmicai.errors import InvalidInput, PartitionNotFound
 from cosmicai.inference import available_vcpus, record_of
 from cosmicai.model.bundle import Bundle
@@ -23,7 +24,8 @@ def infer(
     model: Path,
     partitions: Sequence[Path],
     *,
-    engine: str,
+    engine: str | None,
+    precision: str = "float32",
     batch_size: int,
     threads: int | None,
     output: Path,
@@ -37,6 +39,8 @@ def infer(
         Folder of the model bundle.
     partitions
         ``.pt`` files, predicted one after the other.
+    engine, precision
+        Which engine predicts, by default the first that is installed, and its arithmetic.
     threads
         Threads of the engine; by default every core that this process may use.
     output
@@ -60,11 +64,13 @@ def infer(
         raise PartitionNotFound(f"no such file: {', '.join(missing)}")
     began, clock, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
     count = threads or available_vcpus()
-    loaded = load_engine(engine, model, threads=count)
+    bundle = Bundle(model)
+    engine = engine or installed_engine(bundle.config.architecture, precision).name
+    loaded = load_engine(engine, bundle, threads=count, precision=precision)
     load_seconds = time.perf_counter() - clock
-    digest = Bundle(model).digest
+    digest = bundle.digest
     name = output.name
-    item = _item(model, partitions, name, engine, batch_size)
+    item = _item(model, partitions, name, engine, precision, batch_size)
     totals = Totals()
     with opened_for(item, partitions) as readers:
         for position, reader in enumerate(readers):
@@ -93,7 +99,7 @@ def infer(
 
 
 def _item(
-    model: Path, partitions: Sequence[Path], name: str, engine: str, batch_size: int
+    model: Path, partitions: Sequence[Path], name: str, engine: str, precision: str, batch_size: int
 ) -> ManifestItem:
     values = {
         "S3_BUCKET": _BUCKET,
@@ -111,6 +117,7 @@ def _item(
         "EXECUTION_NAME": name,
         "MODEL_VERSION": "",
         "ENGINE": engine,
+        "PRECISION": precision,
         "FAILURE_KEY": "failures/0.json",
     }
     return parse(ManifestItem, values)

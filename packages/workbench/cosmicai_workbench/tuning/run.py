@@ -7,6 +7,7 @@ import re
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from cosmicai.engines.registry import find_engine
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import vcpus
 
@@ -63,6 +64,7 @@ def tune(
     MeasurementFailed
         A measurement ended with an error.
     """
+    find_engine(engine)
     measurements: dict[tuple[int, int], Measurement] = {}
     for memory_mb, batch_size in product(memory_sizes, batch_sizes):
         found = measure(bundle, engine, memory_mb=memory_mb, batch_size=batch_size, galaxies=sample)

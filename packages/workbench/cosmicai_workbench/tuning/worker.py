@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from cosmicai.engines.base import galaxies_at_once, load_engine
+from cosmicai.engines.base import load_engine
+from cosmicai.engines.registry import galaxies_at_once
 from cosmicai.facts import BANDS, IMAGE_SIZE
 from cosmicai.machine import peak_memory_mb
 

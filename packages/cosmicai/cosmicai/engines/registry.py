@@ -1,0 +1,197 @@
+"""Which engines there are, each declared once; everything that names engines reads it here.
+
+An engine of another package is declared by an entry point in the group ``cosmicai.engines`` that
+refers to its :class:`EngineDeclaration`. Nothing here imports an engine or its libraries.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, cast
+
+from cosmicai.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cosmicai.engines.base import Engine
+    from cosmicai.model.bundle import Bundle
+
+ENTRY_POINTS: Final = "cosmicai.engines"
+PROCESSORS: Final = ("arm64", "x86_64")
+"""As AWS names them."""
+DEFAULT_ENGINE: Final = "openvino"
+"""Of a stack; the default of the template's parameter Engine."""
+CHUNK: Final = 128
+"""Galaxies computed at once: enough to amortise the weights, few enough for the caches."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineDeclaration:
+    """What is known of an engine without importing it."""
+
+    name: str
+    module: str
+    """Whose ``create(bundle, threads, precision)`` returns the engine."""
+    requires: tuple[str, ...]
+    """Modules that it imports beside those of this package; a message names them if absent."""
+    layer: str | None
+    """Logical ID of the template's layer that carries them; None if every function has them."""
+    precisions: Mapping[str, tuple[str, ...]] = field(
+        default_factory=lambda: {"float32": PROCESSORS}
+    )
+    """Precision → processors on which it is offered."""
+    architectures: tuple[str, ...] = ("AstroMAE",)
+    """Model architectures that it runs."""
+    chunk: int | None = CHUNK
+    """Galaxies that it computes at once; None if it takes batches as they come."""
+
+    def check(self, precision: str, processor: str | None = None) -> None:
+        """Make sure that the engine offers a precision.
+
+        Parameters
+        ----------
+        processor
+            One of ``PROCESSORS``; by default, any of them will do.
+
+        Raises
+        ------
+        InvalidInput
+            It does not; the message names what does.
+        """
+        offered = self.precisions.get(precision)
+        if offered is None:
+            others = [name for name, other in engines().items() if precision in other.precisions]
+            hint = f"engines with it: {', '.join(others)}" if others else "no engine has it"
+            raise InvalidInput(
+                f"precision {precision}: engine {self.name!r} computes in "
+                f"{' and '.join(self.precisions)} only; {hint}"
+            )
+        if processor is not None and processor not in offered:
+            raise InvalidInput(
+                f"precision {precision}: engine {self.name!r} offers it on "
+                f"{' and '.join(offered)} only, and this is {processor}; use float32"
+            )
+
+    def missing(self) -> list[str]:
+        """Return the modules that it requires and that are not installed here."""
+        return [name for name in self.requires if importlib.util.find_spec(name) is None]
+
+    def create(self, bundle: Bundle, threads: int, precision: str) -> Engine:
+        """Import the engine and load the model into it."""
+        module = importlib.import_module(self.module)
+        return cast("Engine", module.create(bundle, threads, precision))
+
+
+_DECLARED: Final = (
+    EngineDeclaration(
+        name="openvino",
+        module="cosmicai.engines.openvino_engine",
+        requires=("openvino",),
+        layer="OpenVINOLayer",
+    ),
+    EngineDeclaration(
+        name="torch",
+        module="cosmicai.engines.torch_engine",
+        requires=("torch",),
+        layer="PyTorchFMILayer",
+        precisions={"float32": PROCESSORS, "bfloat16": PROCESSORS},
+    ),
+    EngineDeclaration(
+        name="plain",
+        module="cosmicai.engines.plain_engine",
+        requires=("torch",),
+        layer="PyTorchFMILayer",
+        chunk=None,
+    ),
+)
+"""The built-in engines, the fastest first."""
+BUILT_IN: Final = MappingProxyType({engine.name: engine for engine in _DECLARED})
+
+
+@functools.cache
+def engines() -> Mapping[str, EngineDeclaration]:
+    """Return every engine by its name: the built-in ones, then those of entry points."""
+    from importlib.metadata import entry_points
+
+    found = dict(BUILT_IN)
+    for entry in entry_points(group=ENTRY_POINTS):
+        declaration = entry.load()
+        if not isinstance(declaration, EngineDeclaration):
+            raise InvalidInput(
+                f"entry point {entry.value!r} of {ENTRY_POINTS}: an EngineDeclaration expected, "
+                f"found {type(declaration).__name__}"
+            )
+        found.setdefault(declaration.name, declaration)
+    return MappingProxyType(found)
+
+
+def find_engine(name: str) -> EngineDeclaration:
+    """Return the declaration of the engine called ``name``.
+
+    Raises
+    ------
+    InvalidInput
+        There is none; the message lists those there are.
+    """
+    # Entry points are looked up, which takes some milliseconds, only for a name not built in.
+    found = BUILT_IN.get(name) or engines().get(name)
+    if found is None:
+        raise InvalidInput(f"engine {name!r} is not one of {', '.join(engines())}")
+    return found
+
+
+def installed_engine(architecture: str, precision: str = "float32") -> EngineDeclaration:
+    """Return the first engine whose libraries are installed here and that runs the model.
+
+    Raises
+    ------
+    InvalidInput
+        There is none; the message names what to install.
+    """
+    fitting = [
+        engine
+        for engine in engines().values()
+        if architecture in engine.architectures and precision in engine.precisions
+    ]
+    for engine in fitting:
+        if not engine.missing():
+            return engine
+    names = " or ".join(engine.name for engine in fitting) or "none"
+    raise InvalidInput(
+        f"no installed engine runs {architecture} in {precision}; engines that do: {names} "
+        f"(pip install cosmicai[{fitting[0].name if fitting else DEFAULT_ENGINE}])"
+    )
+
+
+def engine_name(name: str) -> str:
+    """Return ``name`` if it is that of an engine; for pydantic, which wants a ValueError."""
+    try:
+        return find_engine(name).name
+    except InvalidInput as error:
+        raise ValueError(str(error)) from None
+
+
+def precision_name(name: str) -> str:
+    """Return ``name`` if an engine offers that precision; for pydantic."""
+    if any(name in engine.precisions for engine in BUILT_IN.values()):
+        return name
+    known = list(dict.fromkeys(p for engine in engines().values() for p in engine.precisions))
+    if name not in known:
+        raise ValueError(f"precision {name!r} is not one of {', '.join(known)}")
+    return name
+
+
+def galaxies_at_once(engine: str, batch_size: int) -> int:
+    """Return how many galaxies to give to the engine called ``engine`` at once.
+
+    Batches smaller than the engine's chunk are taken together, as many whole ones as fill it: the
+    weights are read once for all of them. The plain engine, the yardstick, gets batches as they
+    are.
+    """
+    chunk = find_engine(engine).chunk
+    return batch_size if chunk is None else batch_size * -(-chunk // batch_size)

@@ -1,0 +1,157 @@
+"""Engines declare themselves once; everything that names engines follows, an added one included."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cosmicai.engines.base import load_engine
+from cosmicai.engines.registry import (
+    BUILT_IN,
+    DEFAULT_ENGINE,
+    EngineDeclaration,
+    find_engine,
+    installed_engine,
+)
+from cosmicai.errors import InvalidInput
+from cosmicai.schema import ExecutionInput, parse
+from cosmicai_workbench.data.partition_writer import write_partition
+from model_fill import SMALL, filled_bundle
+from s3_stack import make_galaxies
+from samcli.yamlhelper import yaml_parse
+
+ROOT = Path(__file__).parents[2]
+TEMPLATE = yaml_parse((ROOT / "template.yaml").read_text())
+TOY = ROOT / "tests" / "toy_engine"
+PAIRS = [
+    (engine.name, precision)
+    for engine in BUILT_IN.values()
+    for precision in ("float32", "bfloat16")
+]
+INPUT = json.loads((ROOT / "events/seed-100MB-1GB.json").read_text())
+
+
+def cosmicai(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line where the toy engine's package is installed."""
+    environment = {**os.environ, "PYTHONPATH": str(TOY)}
+    command = [str(Path(sys.executable).parent / "cosmicai"), *words]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+
+
+def test_the_template_offers_the_declared_engines_and_no_others() -> None:
+    parameter = TEMPLATE["Parameters"]["Engine"]
+    assert set(parameter["AllowedValues"]) == set(BUILT_IN)
+    assert parameter["Default"] == DEFAULT_ENGINE
+
+
+def test_a_stack_offers_the_engines_whose_layer_it_carries() -> None:
+    resources = TEMPLATE["Resources"]
+    offered = resources["InitializeFunction"]["Properties"]["Environment"]["Variables"]
+    (choice,) = resources["ModelInferenceFunction"]["Properties"]["Layers"]
+    for branch in (1, 2):
+        layer = choice["Fn::If"][branch]["Ref"]
+        names = offered["AVAILABLE_ENGINES"]["Fn::If"][branch].split(",")
+        assert offered["AVAILABLE_ENGINES"]["Fn::If"][0] == choice["Fn::If"][0]
+        assert set(names) == {e.name for e in BUILT_IN.values() if e.layer in (layer, None)}
+
+
+@pytest.mark.parametrize(("engine", "precision"), PAIRS)
+def test_a_precision_that_an_engine_lacks_is_refused_before_anything_starts(
+    engine: str, precision: str, tmp_path: Path
+) -> None:
+    content = {**INPUT, "engine": engine, "precision": precision}
+    if precision in BUILT_IN[engine].precisions:
+        assert parse(ExecutionInput, content).precision == precision
+        return
+    message = f"{precision}: engine '{engine}' computes in float32 only; engines with it: torch"
+    with pytest.raises(InvalidInput, match=message):
+        parse(ExecutionInput, content)
+    with pytest.raises(InvalidInput, match=message):
+        load_engine(engine, tmp_path / "absent", threads=1, precision=precision)
+
+
+def test_an_unknown_engine_or_precision_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InvalidInput, match="'tpu' is not one of openvino, torch, plain"):
+        parse(ExecutionInput, {**INPUT, "engine": "tpu"})
+    with pytest.raises(InvalidInput, match="'int4' is not one of float32, bfloat16"):
+        parse(ExecutionInput, {**INPUT, "precision": "int4"})
+
+
+def test_a_precision_may_be_for_some_processors_only() -> None:
+    engine = EngineDeclaration(
+        name="narrow",
+        module="narrow",
+        requires=(),
+        layer=None,
+        precisions={"float32": ("arm64", "x86_64"), "float16": ("arm64",)},
+    )
+    engine.check("float16", "arm64")
+    with pytest.raises(InvalidInput, match="offers it on arm64 only, and this is x86_64"):
+        engine.check("float16", "x86_64")
+
+
+def test_an_engine_whose_library_is_absent_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = filled_bundle(SMALL, tmp_path / "model")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "cosmicai.engines.plain_engine", raising=False)
+    with pytest.raises(InvalidInput, match=r"needs torch, not installed here; pip install cosm"):
+        load_engine("plain", bundle.path, threads=1)
+
+
+def test_the_fastest_installed_engine_is_the_default() -> None:
+    assert installed_engine("AstroMAE").name == DEFAULT_ENGINE
+    assert installed_engine("AstroMAE", "bfloat16").name == "torch"
+    with pytest.raises(InvalidInput, match="no installed engine runs Unknown"):
+        installed_engine("Unknown")
+
+
+def test_an_engine_of_another_package_works_from_the_command_line_on(tmp_path: Path) -> None:
+    galaxies = make_galaxies(5)
+    write_partition(tmp_path / "1.pt", galaxies, {})
+    filled_bundle(SMALL, tmp_path / "model")
+    words = ("infer", "model", "1.pt", "--json", "--engine", "toy", "-o")
+    outcome = cosmicai(*words, "run", folder=tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    summary = json.loads(outcome.stdout)
+    assert (summary["engine"], summary["num_samples"]) == ("toy", 5)
+    assert summary["quality"]["nmad"] < 0.01
+    refused = cosmicai(*words, "again", "--precision", "bfloat16", folder=tmp_path)
+    assert not (tmp_path / "again").exists()
+    assert refused.returncode != 0
+    assert "bfloat16: engine 'toy' computes in float32 only" in " ".join(refused.stderr.split())
+
+
+def test_initialize_and_the_local_cloud_know_an_engine_of_another_package() -> None:
+    code = (
+        "from cosmicai.schema import ExecutionInput, StackSettings, parse;"
+        "from cosmicai_workbench.cloud.pool import sandbox_environment;"
+        "from cosmicai_workbench.cloud.template import Function;"
+        "from pathlib import Path; import json, sys;"
+        "content = json.loads(sys.argv[1]) | {'engine': 'toy'};"
+        "assert parse(ExecutionInput, content).engine == 'toy';"
+        "function = Function('f', 'arn', Path(), 'app.handler', 3, 128, {}, ());"
+        "found = sandbox_environment(function, {}, 1);"
+        "settings = parse(StackSettings, StackSettings.from_environment(found));"
+        "assert 'toy' in settings.available_engines"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(TOY)}
+    command = [sys.executable, "-c", code, json.dumps(INPUT)]
+    outcome = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def test_every_declared_engine_says_what_it_needs() -> None:
+    for name in BUILT_IN:
+        engine = find_engine(name)
+        assert engine.name == name
+        assert "float32" in engine.precisions
+        assert "AstroMAE" in engine.architectures

@@ -1,0 +1,27 @@
+"""An engine of another package: it predicts a twentieth of the mean pixel."""
+
+import numpy as np
+from cosmicai.engines.base import check_batch
+from cosmicai.engines.registry import EngineDeclaration
+from cosmicai.model.bundle import Bundle
+from numpy.typing import NDArray
+
+TOY = EngineDeclaration(name="toy", module="toy_engine", requires=(), layer=None)
+
+
+class ToyEngine:
+    """See ``cosmicai.engines.base.Engine``."""
+
+    name = "toy"
+
+    def predict(
+        self, image: NDArray[np.float32], magnitude: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        check_batch(image, magnitude)
+        mean: NDArray[np.float32] = image.mean(axis=(1, 2, 3), dtype=np.float32) / np.float32(20)
+        return mean
+
+
+def create(_bundle: Bundle, _threads: int, _precision: str) -> ToyEngine:
+    """Build the engine."""
+    return ToyEngine()
