@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cosmicai import keys
 from cosmicai_workbench.cloud.local import LocalCloud
+from cosmicai_workbench.cloud.session import local_config, local_session
 from cosmicai_workbench.data.partition_writer import write_partition
 from model_fill import SMALL, filled_bundle
 from s3_stack import BUCKET, ROOT, make_galaxies
@@ -105,23 +106,17 @@ class Cloud:
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    import boto3
-
     folder = tmp_path_factory.mktemp("robustness")
     parameters = {"BucketName": BUCKET, "Engine": "torch"}
     with LocalCloud(
         root=folder / "state", buckets=[BUCKET], parameters=parameters, concurrency=2
     ) as local:
         status = local.status
-        connection: dict[str, Any] = {
-            "endpoint_url": status.endpoint,
-            "region_name": status.region,
-            "aws_access_key_id": "local",
-            "aws_secret_access_key": "local",
-        }
+        session = local_session(status.variables)
+        options: dict[str, Any] = {"endpoint_url": status.endpoint, "config": local_config()}
         cloud = Cloud(
-            boto3.client("s3", **connection),
-            boto3.client("stepfunctions", **connection),
+            session.client("s3", **options),
+            session.client("stepfunctions", **options),
             status.outputs["StateMachineArn"],
             status.process_id,
         )

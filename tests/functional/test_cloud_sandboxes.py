@@ -11,13 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 from botocore.exceptions import ClientError
 from cosmicai.errors import InvalidInput
 from cosmicai_workbench.cloud.local import LocalCloud, stop
 from cosmicai_workbench.cloud.records import LogReader
+from cosmicai_workbench.cloud.session import local_config, local_session
 from cosmicai_workbench.cloud.state import LocalCloudError, Status
 from cosmicai_workbench.results.invocations import parse_report
 
@@ -34,13 +33,10 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
 
 
 def client(cloud: LocalCloud, service: str) -> Any:
-    return boto3.client(
+    return local_session(cloud.status.variables).client(
         service,
         endpoint_url=cloud.status.endpoint,
-        region_name=cloud.status.region,
-        aws_access_key_id="any",
-        aws_secret_access_key="any",
-        config=Config(retries={"total_max_attempts": 1}),
+        config=local_config(retries={"total_max_attempts": 1}),
     )
 
 

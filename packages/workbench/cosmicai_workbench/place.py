@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.connection import Connection, connect
 from cosmicai_workbench.cloud.local import STATE_ROOT, LocalCloud
-from cosmicai_workbench.cloud.state import Status, logs_folder
+from cosmicai_workbench.cloud.state import Status, logs_folder, state_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,7 +44,7 @@ def on_aws(stack: str, *, profile: str | None = None, region: str | None = None)
 
 def running_cloud(name: str, root: Path = STATE_ROOT) -> Place | None:
     """Return the place of the local cloud of a name, or None if it is not up."""
-    folder = root.resolve() / name
+    folder = state_folder(root, name)
     status = Status.read(folder)
     if status is None:
         return None

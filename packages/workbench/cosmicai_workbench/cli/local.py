@@ -73,15 +73,17 @@ def status(
 ) -> None:
     """Say whether a local cloud is up, and where. Exit code 1: it is not."""
     from cosmicai_workbench.cloud.local import STATE_ROOT
-    from cosmicai_workbench.cloud.state import Status
+    from cosmicai_workbench.cloud.state import Status, state_folder
 
-    found = Status.read(STATE_ROOT / name)
+    found = Status.read(state_folder(STATE_ROOT, name))
     if found is None:
         typer.echo(f"cosmicai: no local cloud {name!r} is up", err=True)
         raise typer.Exit(1)
     if env:
-        for key, value in found.variables.items():
-            typer.echo(f"export {key}={value}")
+        # Semicolons: the shell joins the lines of an unquoted $(...) by spaces.
+        typer.echo("unset AWS_PROFILE AWS_DEFAULT_PROFILE AWS_SESSION_TOKEN;")
+        for key, value in {**found.variables, "NO_PROXY": "127.0.0.1,localhost"}.items():
+            typer.echo(f"export {key}={value};")
     elif as_json:
         typer.echo(json.dumps({**found.model_dump(), "environment": found.variables}, indent=2))
     else:
@@ -92,8 +94,9 @@ def status(
 def down(name: Name = "local") -> None:
     """Stop a local cloud and all of its sandboxes; its logs stay."""
     from cosmicai_workbench.cloud.local import STATE_ROOT, stop
+    from cosmicai_workbench.cloud.state import state_folder
 
-    if not stop(STATE_ROOT / name):
+    if not stop(state_folder(STATE_ROOT, name)):
         typer.echo(f"cosmicai: no local cloud {name!r} is up", err=True)
         raise typer.Exit(1)
     typer.echo(f"Local cloud {name!r} is down")

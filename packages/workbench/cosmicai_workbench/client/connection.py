@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from cosmicai.errors import CosmicAIError, InvalidInput
 from cosmicai.storage import Store, make_client
 
+from cosmicai_workbench.cloud.session import local_config, local_session
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -71,23 +73,19 @@ def connect(
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    config = Config(
-        connect_timeout=10,
-        read_timeout=60,
-        retries={"total_max_attempts": 4, "mode": "standard"},
-        max_pool_connections=2 * PARALLEL_TRANSFERS,
-    )
-    endpoint = None
+    options: dict[str, Any] = {
+        "connect_timeout": 10,
+        "read_timeout": 60,
+        "retries": {"total_max_attempts": 4, "mode": "standard"},
+        "max_pool_connections": 2 * PARALLEL_TRANSFERS,
+    }
+    endpoint, config = None, Config(**options)
     try:
         if variables is None:
             session = boto3.Session(profile_name=profile, region_name=region)
         else:
-            endpoint = variables["AWS_ENDPOINT_URL"]
-            session = boto3.Session(
-                aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
-                aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
-                region_name=variables["AWS_REGION"],
-            )
+            endpoint, config = variables["AWS_ENDPOINT_URL"], local_config(**options)
+            session = local_session(variables)
         formation = session.client("cloudformation", endpoint_url=endpoint, config=config)
         found = formation.describe_stacks(StackName=stack)["Stacks"][0]
         outputs = {each["OutputKey"]: each["OutputValue"] for each in found.get("Outputs", [])}

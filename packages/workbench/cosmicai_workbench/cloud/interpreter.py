@@ -12,49 +12,73 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from cosmicai_workbench.cloud.session import local_config, local_session
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cosmicai_workbench.cloud.credentials import Keys
 
-def enable() -> None:
-    """Turn the interpreter on and apply the changes; call once, before the server starts."""
+_CONNECT_SECONDS = 10
+_READ_SECONDS = 3600
+"""Longer than any function may take, its wait for a sandbox included."""
+_CONNECTIONS = 64
+
+
+def enable(keys: Keys, endpoint: str) -> None:
+    """Turn the interpreter on and apply the changes; call once, before the server starts.
+
+    Parameters
+    ----------
+    keys
+        What the interpreter signs its calls with.
+    endpoint
+        URL of the local cloud, which it calls.
+    """
     from moto.core.config import default_user_config
 
     default_user_config["stepfunctions"] = {"execute_state_machine": True}
-    _share_clients()
+    _share_clients(keys, endpoint)
     _iterate_map_workers()
     _give_result_writer_the_input()
     _write_json_bodies()
     _end_at_once()
 
 
-def _share_clients() -> None:
-    """Make one boto3 client a service, instead of one a task.
+def _share_clients(keys: Keys, endpoint: str) -> None:
+    """Make one boto3 client a service, with the cloud's keys, instead of one a task.
 
     A client costs some 10 ms to make and a new connection to use, for every rank; and the default
-    session that makes it is not safe to share between the threads of a Map.
+    session that makes it is not safe to share between the threads of a Map. moto's signs with keys
+    of its own.
     """
     # The parser imports every kind of task, each of which holds the function by name.
     from moto.stepfunctions.parser.asl.utils import boto_client
 
-    shared = _once_per_arguments(boto_client.boto_client_for)
-    for module in list(sys.modules.values()):
-        if getattr(module, "boto_client_for", None) is boto_client.boto_client_for:
-            module.boto_client_for = shared  # type: ignore[attr-defined]
-
-
-def _once_per_arguments(make: Callable[..., Any]) -> Callable[..., Any]:
     clients: dict[tuple[str, str], Any] = {}
     lock = threading.Lock()
 
-    @functools.wraps(make)
-    def client(region: str, service: str, state_credentials: Any = None) -> Any:
+    def client(region: str, service: str, state_credentials: Any = None) -> Any:  # noqa: ARG001
         with lock:
             if (region, service) not in clients:
-                clients[region, service] = make(region, service, state_credentials)
+                session: Any = local_session(keys.variables(region))
+                clients[region, service] = session.client(
+                    service,
+                    endpoint_url=endpoint,
+                    config=local_config(
+                        parameter_validation=False,
+                        retries={"total_max_attempts": 1},
+                        connect_timeout=_CONNECT_SECONDS,
+                        read_timeout=_READ_SECONDS,
+                        max_pool_connections=_CONNECTIONS,
+                    ),
+                )
             return clients[region, service]
 
-    return client
+    original = boto_client.boto_client_for
+    for module in list(sys.modules.values()):
+        if getattr(module, "boto_client_for", None) is original:
+            module.boto_client_for = client  # type: ignore[attr-defined]
 
 
 def _iterate_map_workers() -> None:

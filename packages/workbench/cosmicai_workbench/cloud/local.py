@@ -15,7 +15,19 @@ from cosmicai.errors import InvalidInput
 
 from cosmicai_workbench.application import TEMPLATE
 from cosmicai_workbench.cloud.sandbox import emulator
-from cosmicai_workbench.cloud.state import LocalCloudError, Settings, Status, logs_folder, prune
+from cosmicai_workbench.cloud.state import (
+    LocalCloudError,
+    Settings,
+    Status,
+    clear,
+    holder,
+    is_free,
+    logs_folder,
+    prepare,
+    prune,
+    state_folder,
+    tell_process,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,7 +76,7 @@ class LocalCloud:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.concurrency = concurrency or os.cpu_count() or 1
-        self.folder = root.resolve() / (name or _unique_name())
+        self.folder = state_folder(root, _unique_name() if name is None else name)
         self._named = name is not None
         self._settings = Settings(
             template=str(template.resolve()),
@@ -123,27 +135,15 @@ class LocalCloud:
         InvalidInput
             If the template or a parameter is at fault.
         """
-        if (running := Status.read(self.folder)) is not None:
-            raise LocalCloudError(
-                f"a local cloud is up already in {self.folder}, at {running.endpoint}"
-            )
         emulator()  # before anything is made, on a system that has none
-        self._prepare()
-        with (self.folder / "server.log").open("w") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - this program itself
-                [
-                    sys.executable,
-                    "-m",
-                    "cosmicai_workbench.cloud.server",
-                    str(self.folder),
-                    *([] if detached else ["--tethered"]),
-                ],
-                stdin=subprocess.DEVNULL if detached else subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                # The terminal's Ctrl-C goes to the command, which ends the cloud in order.
-                start_new_session=True,
-            )
+        if not self._named:
+            prune(self.folder.parent, _KEPT_RUNS, _RUN_PREFIX)
+        lock = prepare(self.folder, self._settings)
+        try:
+            self._process = self._launch(lock, detached=detached)
+            tell_process(lock, self._process.pid)
+        finally:
+            os.close(lock)  # the server holds it now
         try:
             self._status = self._wait()
         except BaseException:
@@ -164,13 +164,26 @@ class LocalCloud:
         except subprocess.TimeoutExpired:
             process.kill()  # its sandboxes are tethered to it
             process.wait()
-        Status.remove(self.folder)
+        clear(self.folder)
 
-    def _prepare(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not self._named:
-            prune(self.folder.parent, _KEPT_RUNS, _RUN_PREFIX)
-        (self.folder / "settings.json").write_text(self._settings.model_dump_json(indent=2))
+    def _launch(self, lock: int, *, detached: bool) -> subprocess.Popen[bytes]:
+        with (self.folder / "server.log").open("w") as log:
+            return subprocess.Popen(  # noqa: S603 - this program itself
+                [
+                    sys.executable,
+                    "-m",
+                    "cosmicai_workbench.cloud.server",
+                    str(self.folder),
+                    *([] if detached else ["--tethered"]),
+                ],
+                stdin=subprocess.DEVNULL if detached else subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=server_environment(os.environ),
+                pass_fds=(lock,),
+                # The terminal's Ctrl-C goes to the command, which ends the cloud in order.
+                start_new_session=True,
+            )
 
     def _wait(self) -> Status:
         deadline = time.monotonic() + _START_SECONDS
@@ -197,16 +210,32 @@ def stop(folder: Path) -> bool:
     LocalCloudError
         If it does not end in time.
     """
-    status = Status.read(folder)
-    if status is None:
+    process = holder(folder)
+    if process is None:
         return False
-    os.kill(status.process_id, signal.SIGTERM)
+    os.kill(process, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_SECONDS
-    while status.is_alive(folder):
+    while not is_free(folder):
         if time.monotonic() > deadline:
-            raise LocalCloudError(f"process {status.process_id} of {folder} does not end")
+            raise LocalCloudError(f"process {process} of {folder} does not end")
         time.sleep(0.05)
+    clear(folder)
     return True
+
+
+def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of the server: this one, without what is meant for AWS.
+
+    A proxy must not see requests to this machine, and moto's own clients must not look for a
+    profile or an endpoint, nor read a file that may be broken.
+    """
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith("AWS_") and not name.lower().endswith("_proxy")
+    }
+    nothing = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), os.devnull)
+    return {**kept, **nothing}
 
 
 def _unique_name() -> str:

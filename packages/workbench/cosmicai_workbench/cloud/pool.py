@@ -204,7 +204,6 @@ def sandbox_environment(
     ]
     return {
         "PATH": os.environ.get("PATH", os.defpath),
-        "HOME": "/tmp",  # noqa: S108 - Lambda's only writable folder
         "LANG": "C.UTF-8",
         "TZ": ":UTC",
         "LAMBDA_TASK_ROOT": str(function.code),

@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from cosmicai.errors import InvalidInput
 
+from cosmicai_workbench.cloud.access import USER, Guard
+from cosmicai_workbench.cloud.credentials import Keys
 from cosmicai_workbench.cloud.definition import load_definition
 from cosmicai_workbench.cloud.gateway import Gateway
 from cosmicai_workbench.cloud.pool import Pools
 from cosmicai_workbench.cloud.rendezvous import start_rendezvous
-from cosmicai_workbench.cloud.state import CREDENTIALS, Settings, Status, logs_folder
+from cosmicai_workbench.cloud.session import local_config, local_session
+from cosmicai_workbench.cloud.state import Settings, Status, clear, logs_folder, scratch_folder
 from cosmicai_workbench.cloud.template import ACCOUNT, REGION, load_stack
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ def main(arguments: list[str]) -> None:
         signal.signal(number, lambda *_: ended.set())
     if "--tethered" in arguments:
         threading.Thread(target=_wait_for_end_of_input, args=(ended,), daemon=True).start()
-    settings = Settings.model_validate_json((folder / "settings.json").read_text())
+    settings = Settings.read(folder)
     rendezvous = start_rendezvous()
     stack = load_stack(
         Path(settings.template),
@@ -56,25 +59,34 @@ def main(arguments: list[str]) -> None:
             "FmiRedisUrl": os.environ.get("FMI_REDIS_URL", ""),
         },
     )
-    environment = {"FMI_TOKEN": rendezvous.token, **settings.environment}
-    server, pools = _listen(stack, logs_folder(folder), settings.concurrency, environment)
+    scratch = str(scratch_folder(folder))
+    keys = Keys.new()
+    environment = {
+        **keys.variables(REGION),
+        "HOME": scratch,
+        "TMPDIR": scratch,
+        "FMI_TOKEN": rendezvous.token,
+        **settings.environment,
+    }
+    server, pools = _listen(stack, logs_folder(folder), settings.concurrency, environment, keys)
     try:
         threading.Thread(target=server.serve_forever, daemon=True, name="server").start()
         endpoint = f"http://127.0.0.1:{server.port}"
-        _create_resources(stack, endpoint, settings)
+        _create_resources(stack, endpoint, settings, keys)
         status = Status(
             endpoint=endpoint,
             process_id=os.getpid(),
             stack=stack.name,
             region=REGION,
             concurrency=settings.concurrency,
+            keys=keys,
             outputs=stack.outputs,
         )
         status.write(folder)
         ended.wait()
     finally:
-        Status.remove(folder)
         pools.close()
+        clear(folder)
     # Threads of the interpreter may still wait for their sandboxes; nothing of theirs is kept.
     os._exit(0)
 
@@ -86,11 +98,15 @@ def _wait_for_end_of_input(ended: threading.Event) -> None:
 
 
 def _listen(
-    stack: Stack, logs: Path, concurrency: int, environment: Mapping[str, str]
+    stack: Stack, logs: Path, concurrency: int, environment: Mapping[str, str], keys: Keys
 ) -> tuple[BaseWSGIServer, Pools]:
-    """Bind a free port and put functions and moto behind it."""
-    # moto reads these when it is imported.
-    os.environ |= {**CREDENTIALS, "AWS_DEFAULT_REGION": REGION, "MOTO_ACCOUNT_ID": ACCOUNT}
+    """Bind a free port of the loopback interface and put functions and moto behind it."""
+    # moto reads these when it is imported. Its own clients sign with keys that nothing accepts.
+    os.environ |= {
+        **Keys.new().variables(REGION),
+        "MOTO_ACCOUNT_ID": ACCOUNT,
+        "MOTO_DISABLE_GLOBAL_CORS": "true",
+    }
     from moto.moto_server.werkzeug_app import (
         DomainDispatcherApplication,
         MotoRequestHandler,
@@ -101,7 +117,6 @@ def _listen(
     from cosmicai_workbench.cloud import interpreter, storage
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    interpreter.enable()
     storage.enable()
 
     class Handler(MotoRequestHandler):
@@ -112,34 +127,22 @@ def _listen(
     server = make_server(
         "127.0.0.1",
         0,
-        lambda environ, start: applications["gateway"](environ, start),
+        lambda environ, start: applications["guarded"](environ, start),
         threaded=True,
         request_handler=Handler,
     )
-    # The interpreter calls Lambda and S3 at this port of localhost.
-    os.environ["MOTO_PORT"] = str(server.port)
-    shared = {
-        **CREDENTIALS,
-        "AWS_REGION": REGION,
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}",
-        **environment,
-    }
-    pools = Pools(stack.functions, shared, concurrency, logs)
-    applications["gateway"] = Gateway(pools, DomainDispatcherApplication(create_backend_app))
+    endpoint = f"http://127.0.0.1:{server.port}"
+    interpreter.enable(keys, endpoint)
+    pools = Pools(stack.functions, {"AWS_ENDPOINT_URL": endpoint, **environment}, concurrency, logs)
+    gateway = Gateway(pools, DomainDispatcherApplication(create_backend_app))
+    applications["guarded"] = Guard(gateway, {USER: keys}, server.port)
     return server, pools
 
 
-def _create_resources(stack: Stack, endpoint: str, settings: Settings) -> None:
+def _create_resources(stack: Stack, endpoint: str, settings: Settings, keys: Keys) -> None:
     """Create what the stack deploys: buckets, state machines, and the stack's own outputs."""
-    import boto3
-
-    session = boto3.Session(
-        aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-        region_name=REGION,
-    )
-    machines = session.client("stepfunctions", endpoint_url=endpoint)
+    session = local_session(keys.variables(REGION))
+    machines = session.client("stepfunctions", endpoint_url=endpoint, config=local_config())
     for machine in stack.state_machines:
         machines.create_state_machine(
             name=machine.name,
@@ -148,7 +151,7 @@ def _create_resources(stack: Stack, endpoint: str, settings: Settings) -> None:
         )
     # Of the stack itself, moto knows the buckets and the outputs, where clients find names.
     buckets = dict.fromkeys([*stack.buckets, *settings.buckets])
-    session.client("cloudformation", endpoint_url=endpoint).create_stack(
+    session.client("cloudformation", endpoint_url=endpoint, config=local_config()).create_stack(
         StackName=stack.name,
         TemplateBody=json.dumps(
             {

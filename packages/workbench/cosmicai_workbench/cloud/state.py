@@ -1,22 +1,59 @@
-"""The state folder of a local cloud, ``.cosmicai/<name>/``: who is up, and where."""
+"""The state folder of a local cloud, ``.cosmicai/<name>/``: who is up, and where.
+
+Only its owner may enter it: ``cloud.json`` holds the keys of the cloud. Whoever serves the folder
+holds a lock on ``lock`` as long as it lives, however it ends.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
-from pathlib import Path
+import re
+import shutil
+import time
+from typing import TYPE_CHECKING
 
-from cosmicai.errors import CosmicAIError
-from pydantic import BaseModel, ConfigDict
+from cosmicai.errors import CosmicAIError, InvalidInput
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
-"""What the embedded services accept: anything. They listen on the loopback interface only."""
+from cosmicai_workbench.cloud.credentials import Keys
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _STATUS = "cloud.json"
+_SETTINGS = "settings.json"
+_LOCK = "lock"
+_SCRATCH = "tmp"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_LOCK_SECONDS = 1.0
+"""How long others may hold the lock only to see whether it is held."""
 
 
 def logs_folder(folder: Path) -> Path:
     """Return where a cloud's log streams lie."""
     return folder / "logs"
+
+
+def scratch_folder(folder: Path) -> Path:
+    """Return the home and temporary folder of a cloud's sandboxes; it is emptied at the end."""
+    return folder / _SCRATCH
+
+
+def state_folder(root: Path, name: str) -> Path:
+    """Return the state folder of a name.
+
+    Raises
+    ------
+    InvalidInput
+        If the name could lie elsewhere, or is no name for a folder.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(
+            f"name of a local cloud: expected up to 64 letters, digits, '.', '_' and '-', the "
+            f"first a letter or digit; found {name!r}"
+        )
+    return root.resolve() / name
 
 
 class LocalCloudError(CosmicAIError):
@@ -35,6 +72,15 @@ class Settings(BaseModel):
     concurrency: int
     environment: dict[str, str]
 
+    def write(self, folder: Path) -> None:
+        """Write the file; what it holds is the owner's alone, as a token may be among it."""
+        _write_private(folder / _SETTINGS, self.model_dump_json(indent=2))
+
+    @classmethod
+    def read(cls, folder: Path) -> Settings:
+        """Read the file."""
+        return cls.model_validate_json((folder / _SETTINGS).read_text())
+
 
 class Status(BaseModel):
     """What a running local cloud tells of itself: ``cloud.json``, there while it is up."""
@@ -46,12 +92,13 @@ class Status(BaseModel):
     stack: str
     region: str
     concurrency: int
+    keys: Keys
     outputs: dict[str, str]
 
     def write(self, folder: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, whole or not at all, for its owner's eyes only."""
         temporary = folder / f"{_STATUS}.new"
-        temporary.write_text(self.model_dump_json(indent=2))
+        _write_private(temporary, self.model_dump_json(indent=2))
         temporary.replace(folder / _STATUS)
 
     @staticmethod
@@ -61,42 +108,140 @@ class Status(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Status | None:
-        """Return the status of the cloud of a folder, or None if none is up there."""
-        try:
-            status = cls.model_validate_json((folder / _STATUS).read_text())
-        except FileNotFoundError:
-            return None
-        return status if status.is_alive(folder) else None
+        """Return the status of the cloud of a folder, or None if none is up there.
 
-    def is_alive(self, folder: Path) -> bool:
-        """Say whether the process is there, and is the folder's cloud (ids are used again)."""
+        Raises
+        ------
+        LocalCloudError
+            If one is up, but the file that tells where is damaged.
+        """
+        if is_free(folder):
+            return None
+        path = folder / _STATUS
         try:
-            command = Path(f"/proc/{self.process_id}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            return False
-        return os.fsencode(folder.resolve()) in command
+            return cls.model_validate_json(path.read_text())
+        except FileNotFoundError:
+            return None  # it is starting, or ending
+        except (ValidationError, UnicodeError) as error:
+            raise LocalCloudError(
+                f"{path} is damaged, although the cloud is up; end it by `cosmicai local down "
+                f"--name {folder.name}`"
+            ) from error
 
     @property
     def variables(self) -> dict[str, str]:
         """Environment with which any AWS client talks to this cloud."""
-        return {
-            **CREDENTIALS,
-            "AWS_REGION": self.region,
-            "AWS_DEFAULT_REGION": self.region,
-            "AWS_ENDPOINT_URL": self.endpoint,
-        }
+        return {**self.keys.variables(self.region), "AWS_ENDPOINT_URL": self.endpoint}
+
+
+def prepare(folder: Path, settings: Settings) -> int:
+    """Make a state folder, claim it, and remove what a killed cloud left there.
+
+    Returns
+    -------
+    int
+        File descriptor that holds the lock; a process that inherits it holds it too.
+
+    Raises
+    ------
+    LocalCloudError
+        If a cloud is up in the folder, or it cannot be written.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _claim(lock, folder)
+            clear(folder)
+            scratch_folder(folder).mkdir(mode=0o700)
+            settings.write(folder)
+        except BaseException:
+            os.close(lock)
+            raise
+    except OSError as error:
+        raise LocalCloudError(
+            f"the state folder {folder} cannot be written: {error.strerror}"
+        ) from error
+    return lock
+
+
+def _claim(lock: int, folder: Path) -> None:
+    if not _lock(lock, _LOCK_SECONDS):
+        status = Status.read(folder)
+        where = f"is up already, at {status.endpoint}" if status else "is being started already"
+        raise LocalCloudError(f"the local cloud of {folder} {where}")
+
+
+def tell_process(lock: int, process_id: int) -> None:
+    """Write into the lock file who holds the lock."""
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(process_id).encode(), 0)
+
+
+def holder(folder: Path) -> int | None:
+    """Return the process that serves a folder, or None if none does."""
+    if is_free(folder):
+        return None
+    text = (folder / _LOCK).read_text()
+    return int(text) if text.isdigit() else None
 
 
 def is_free(folder: Path) -> bool:
-    """Say whether no local cloud is up in a folder."""
-    return Status.read(folder) is None
+    """Say whether no local cloud is up, or being started, in a folder."""
+    try:
+        lock = os.open(folder / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        return _lock(lock, 0.0, fcntl.LOCK_SH)
+    finally:
+        os.close(lock)
+
+
+def clear(folder: Path) -> None:
+    """Remove what only a cloud that is up needs; its logs stay."""
+    Status.remove(folder)
+    shutil.rmtree(scratch_folder(folder), ignore_errors=True)
 
 
 def prune(root: Path, keep: int, prefix: str) -> None:
-    """Delete the oldest folders of clouds that are down, keeping the newest ``keep``."""
-    import shutil
+    """Delete the oldest folders of clouds that are down, keeping the newest ``keep``.
 
-    folders = sorted(root.glob(f"{prefix}*"), key=os.path.getmtime, reverse=True)
-    for folder in folders[keep:]:
+    Of those that stay, what a killed cloud left behind is removed.
+    """
+    folders = sorted(root.glob(f"{prefix}*"), key=_modified, reverse=True)
+    for number, folder in enumerate(folders):
         if is_free(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            if number < keep:
+                clear(folder)
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _modified(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:  # another command has just removed it
+        return 0.0
+
+
+def _lock(descriptor: int, seconds: float, kind: int = fcntl.LOCK_EX) -> bool:
+    """Take the lock; return False if another process holds it all the time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)  # else the mode would stay what it was
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
