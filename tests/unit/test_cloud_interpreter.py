@@ -8,8 +8,9 @@ PROGRAM = textwrap.dedent("""
     import datetime, threading, time
     from types import SimpleNamespace
     from cosmicai_workbench.cloud import interpreter
+    from cosmicai_workbench.cloud.credentials import Keys
 
-    interpreter.enable()
+    interpreter.enable(Keys.new(), "http://127.0.0.1:9")
     from moto.stepfunctions.parser.asl.eval.program_state import ProgramEnded
     from moto.stepfunctions.parser.backend import execution as backend
 
