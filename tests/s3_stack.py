@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from cosmicai import inference, keys, model_cache, storage
 from cosmicai.initialize import initialize
+from cosmicai.prediction import Predictor
 from cosmicai.schema import InitializeEvent, ManifestItem, Plan, SummarizeEvent, Summary, parse
 from cosmicai.summarize import summarize
 from cosmicai_workbench.data.partition_writer import write_partition
@@ -152,7 +153,7 @@ def running_stack(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Sta
         monkeypatch.setattr(
             model_cache,
             "load",
-            lambda item, threads: (model_cache.LoadedModel(MeanEngine(), "digest"), 0.0),
+            lambda item, threads: (Predictor(MeanEngine(), digest="digest"), 0.0),
         )
         yield Stack(folder, endpoint)
     finally:

@@ -117,7 +117,7 @@ def test_sandboxes_on_one_machine_share_one_whole_copy(
 
     def download() -> None:
         start.wait()
-        found.append(model_cache._download(BUCKET, "Anomaly Detection", item.MODEL_VERSION))
+        found.append(model_cache.downloaded(BUCKET, "Anomaly Detection", item.MODEL_VERSION))
 
     threads = [threading.Thread(target=download) for _ in range(4)]
     for thread in threads:

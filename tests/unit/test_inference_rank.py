@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cosmicai import inference, prediction
-from cosmicai.partition.reader import Batch
+from cosmicai.prediction import Predictor
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +33,7 @@ def test_a_shared_machine_may_say_how_many_threads(monkeypatch: pytest.MonkeyPat
 class Believer:
     """An engine that would predict 1 whatever it is given, and remembers what that was."""
 
-    name = "believer"
+    name = "plain"
     image = np.empty(0)
 
     def predict(self, image: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
@@ -41,39 +41,35 @@ class Believer:
         return np.ones(len(image), np.float32)
 
 
-def batch(count: int = 4) -> Batch:
-    return Batch(
-        0,
-        np.ones((count, 5, 32, 32), np.float32),
-        np.full((count, 5), 18, np.float32),
-        np.full(count, 0.1, np.float32),
-    )
+def galaxies(count: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    return np.ones((count, 5, 32, 32), np.float32), np.full((count, 5), 18, np.float32)
 
 
 def test_nonfinite_galaxies_never_reach_the_engine_and_never_get_a_number() -> None:
-    given, engine, totals = batch(), Believer(), prediction.Totals()
-    given.image[0, 1, 2, 3] = np.nan
-    given.image[1, 0, 0, 0], given.image[1, 0, 0, 1] = np.inf, -np.inf
-    given.magnitude[2, 4] = -np.inf
-    redshift = prediction._predict(given, engine, totals)
-    assert np.isnan(redshift).tolist() == [True, True, True, False]
+    (image, magnitude), engine = galaxies(), Believer()
+    image[0, 1, 2, 3] = np.nan
+    image[1, 0, 0, 0], image[1, 0, 0, 1] = np.inf, -np.inf
+    magnitude[2, 4] = -np.inf
+    found = Predictor(engine, digest="").predict(image, magnitude)
+    assert np.isnan(found.redshift).tolist() == [True, True, True, False]
     assert np.isfinite(engine.image).all()
-    assert np.isnan(given.image[0, 1, 2, 3]), "the reader's array is left as it is"
-    assert (totals.nonfinite_pixels, totals.nonfinite_magnitudes) == (3, 1)
+    assert np.isnan(image[0, 1, 2, 3]), "the caller's array is left as it is"
+    assert (found.nonfinite_pixels, found.nonfinite_magnitudes) == (3, 1)
 
 
 def test_extreme_but_finite_values_are_predicted() -> None:
-    given, totals = batch(), prediction.Totals()
-    given.image[0] = np.finfo(np.float32).max
-    given.magnitude[1] = np.finfo(np.float32).min
-    assert np.isfinite(prediction._predict(given, Believer(), totals)).all()
-    assert totals.nonfinite_pixels == totals.nonfinite_magnitudes == 0
+    image, magnitude = galaxies()
+    image[0] = np.finfo(np.float32).max
+    magnitude[1] = np.finfo(np.float32).min
+    found = Predictor(Believer(), digest="").predict(image, magnitude)
+    assert np.isfinite(found.redshift).all()
+    assert found.nonfinite_pixels == found.nonfinite_magnitudes == 0
 
 
 def test_whole_batches_are_not_copied() -> None:
-    given, engine = batch(), Believer()
-    prediction._predict(given, engine, prediction.Totals())
-    assert engine.image is given.image
+    (image, magnitude), engine = galaxies(), Believer()
+    Predictor(engine, digest="").predict(image, magnitude)
+    assert np.shares_memory(engine.image, image)
 
 
 def test_the_same_arrays_give_the_same_bytes_at_any_time(monkeypatch: pytest.MonkeyPatch) -> None:

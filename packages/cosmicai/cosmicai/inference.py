@@ -18,7 +18,7 @@ from cosmicai.errors import InvalidInput, ObjectNotFound, PreconditionFailed
 from cosmicai.facts import threads as threads_of
 from cosmicai.machine import architecture, available_cores, peak_memory_mb
 from cosmicai.observability import logger, record_rank
-from cosmicai.prediction import Totals, columns_of, npz_bytes, opened_for, predict_partition
+from cosmicai.prediction import Predictions, npz_bytes, opened_for
 from cosmicai.schema import ManifestItem, RankRecord, parse_json
 
 if TYPE_CHECKING:
@@ -59,25 +59,24 @@ def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
         logger.info("this rank's record is already there")
         return _report(item, earlier)
 
-    totals = Totals()
+    predictions = Predictions()
     threads, digest, load_seconds = available_vcpus(), "", 0.0
     if item.data_paths:
         from cosmicai.partition.sources import S3Object
 
         sources = [S3Object(item.DATA_BUCKET, path, storage.client()) for path in item.data_paths]
-        with opened_for(item, sources) as readers:
-            model, load_seconds = model_cache.load(item, threads)
-            digest = model.digest
-            for position, reader in enumerate(readers):
-                predict_partition(reader, position, model.engine, totals, item.BATCH_SIZE)
+        with opened_for(item.ENGINE, sources, item.BATCH_SIZE) as readers:
+            predictor, load_seconds = model_cache.load(item, threads)
+            digest = predictor.digest
+            predictor.predict_readers(readers, predictions, batch_size=item.BATCH_SIZE)
 
-    columns = columns_of(item, totals)
+    columns = predictions.arrays(item.data_paths)
     require_claim(item.EXECUTION, item.S3_BUCKET, item.RESULT_PATH)
     predictions_key = keys.predictions(item.RESULT_PATH, item.RANK)
     etag = storage.store(item.S3_BUCKET).write(predictions_key, npz_bytes(columns))
     record = record_of(
         item,
-        totals,
+        predictions,
         columns,
         cold_start=cold_start,
         request_id=request_id,
@@ -118,47 +117,68 @@ def available_vcpus() -> int:
 
 
 def record_of(
-    item: ManifestItem, totals: Totals, columns: dict[str, NDArray[Any]], **measured: Any
+    item: ManifestItem,
+    predictions: Predictions,
+    columns: dict[str, NDArray[Any]],
+    **measured: Any,
 ) -> RankRecord:
     """Return the record of a rank; ``measured`` holds the fields that only its caller knows."""
+    return RankRecord(
+        **measured_fields(predictions, columns, item.BATCH_SIZE),
+        result_path=item.RESULT_PATH,
+        data_path=item.DATA_PATH,
+        execution=item.EXECUTION,
+        rank=item.RANK,
+        world_size=item.WORLD_SIZE,
+        engine=item.ENGINE,
+        precision=item.PRECISION,
+        memory_limit_mb=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)),
+        **measured,
+    )
+
+
+def measured_fields(
+    predictions: Predictions, columns: dict[str, NDArray[Any]], batch_size: int
+) -> dict[str, Any]:
+    """Return the fields of a record that follow from the predictions and from this process.
+
+    Parameters
+    ----------
+    columns
+        The arrays as they are stored.
+    batch_size
+        Galaxies of a full batch.
+    """
     import numpy as np
 
     from cosmicai.quality import statistics
 
-    seconds = totals.predict_seconds
-    requests = sum(statistic.requests for statistic in totals.s3)
-    s3_seconds = math.fsum(statistic.total_seconds for statistic in totals.s3)
-    return RankRecord(
-        total_cpu_time=seconds,
-        total_cpu_memory=peak_memory_mb(),
-        execution_time=seconds / totals.num_batches if totals.num_batches else 0.0,
-        num_batches=totals.num_batches,
-        batch_size=item.BATCH_SIZE,
-        throughput_bps=totals.input_bytes * 8 / seconds if seconds else 0.0,
-        sample_persec=totals.num_samples / seconds if seconds else 0.0,
-        result_path=item.RESULT_PATH,
-        data_path=item.DATA_PATH,
-        s3_num_requests=requests,
-        s3_total_time=s3_seconds,
-        s3_avg_time=s3_seconds / requests if requests else 0.0,
-        s3_min_time=min((statistic.min_seconds for statistic in totals.s3), default=0.0),
-        s3_max_time=max((statistic.max_seconds for statistic in totals.s3), default=0.0),
-        execution=item.EXECUTION,
-        rank=item.RANK,
-        world_size=item.WORLD_SIZE,
-        num_samples=totals.num_samples,
-        num_bytes=totals.num_bytes,
-        engine=item.ENGINE,
-        precision=item.PRECISION,
-        architecture=architecture(),
-        memory_limit_mb=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)),
-        wait_seconds=totals.wait_seconds,
-        num_nonfinite_pixels=totals.nonfinite_pixels,
-        num_nonfinite_magnitudes=totals.nonfinite_magnitudes,
-        num_unpredicted=int(np.isnan(columns["redshift"]).sum()),
-        quality=statistics(columns["redshift"], columns["true_redshift"]),
-        **measured,
-    )
+    seconds, batches = predictions.predict_seconds, predictions.num_batches
+    s3 = predictions.s3
+    requests = sum(statistic.requests for statistic in s3)
+    s3_seconds = math.fsum(statistic.total_seconds for statistic in s3)
+    return {
+        "total_cpu_time": seconds,
+        "total_cpu_memory": peak_memory_mb(),
+        "execution_time": seconds / batches if batches else 0.0,
+        "num_batches": batches,
+        "batch_size": batch_size,
+        "throughput_bps": predictions.input_bytes * 8 / seconds if seconds else 0.0,
+        "sample_persec": predictions.num_samples / seconds if seconds else 0.0,
+        "s3_num_requests": requests,
+        "s3_total_time": s3_seconds,
+        "s3_avg_time": s3_seconds / requests if requests else 0.0,
+        "s3_min_time": min((statistic.min_seconds for statistic in s3), default=0.0),
+        "s3_max_time": max((statistic.max_seconds for statistic in s3), default=0.0),
+        "num_samples": predictions.num_samples,
+        "num_bytes": predictions.num_bytes,
+        "architecture": architecture(),
+        "wait_seconds": predictions.wait_seconds,
+        "num_nonfinite_pixels": predictions.nonfinite_pixels,
+        "num_nonfinite_magnitudes": predictions.nonfinite_magnitudes,
+        "num_unpredicted": int(np.isnan(columns["redshift"]).sum()),
+        "quality": statistics(columns["redshift"], columns["true_redshift"]),
+    }
 
 
 def _earlier_record(item: ManifestItem) -> tuple[RankRecord | None, str | None]:

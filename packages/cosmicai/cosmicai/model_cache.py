@@ -9,7 +9,6 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,23 +20,15 @@ from cosmicai.facts import MB
 from cosmicai.model.config import ModelConfig
 from cosmicai.model.layout import SAFETENSORS_DTYPES, TensorSpec, check_layout
 from cosmicai.observability import logger
+from cosmicai.prediction import Predictor
 
 if TYPE_CHECKING:
-    from cosmicai.engines.base import Engine
     from cosmicai.schema import ManifestItem
 
 _MAX_HEADER_BYTES = 16 * MB
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """An engine with a model in it, and which model that is."""
-
-    engine: Engine
-    digest: str
-
-
-def load(item: ManifestItem, threads: int) -> tuple[LoadedModel, float]:
+def load(item: ManifestItem, threads: int) -> tuple[Predictor, float]:
     """Return the rank's model and the seconds it took to load: 0.0 if the sandbox has it.
 
     Raises
@@ -159,18 +150,16 @@ def _files(bucket: str, folder: str) -> list[storage.StoredObject]:
 @functools.lru_cache(maxsize=1)  # a second model would not fit beside the first
 def _load(
     bucket: str, folder: str, version: str, engine: str, precision: str, threads: int
-) -> LoadedModel:
+) -> Predictor:
     from cosmicai.engines.base import load_engine
     from cosmicai.model.bundle import Bundle
 
-    bundle = Bundle(_download(bucket, folder, version))
-    return LoadedModel(
-        engine=load_engine(engine, bundle, threads=threads, precision=precision),
-        digest=bundle.digest,
-    )
+    bundle = Bundle(downloaded(bucket, folder, version))
+    loaded = load_engine(engine, bundle, threads=threads, precision=precision)
+    return Predictor(loaded, digest=bundle.digest, precision=precision, threads=threads)
 
 
-def _download(bucket: str, folder: str, version: str) -> Path:
+def downloaded(bucket: str, folder: str, version: str) -> Path:
     """Return a local folder with this version of the bundle.
 
     Sandboxes on one machine share it: it appears whole, by renaming, or not at all.

@@ -1,4 +1,8 @@
-"""Predict partitions: batches from a reader through an engine, added up into columns."""
+"""Predict galaxies: from arrays or partitions, through an engine, into columns.
+
+Nothing here knows S3, the environment, or the state machine. ``cosmicai.open_model`` makes a
+:class:`Predictor` for users; Model Inference makes one from its rank's task.
+"""
 
 from __future__ import annotations
 
@@ -6,51 +10,362 @@ import io
 import math
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from cosmicai.columns import PredictedBatch, stored_columns
+from cosmicai.columns import COLUMNS, PredictedBatch, stored_columns
+from cosmicai.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     import numpy as np
-    from numpy.typing import NDArray
+    import pandas as pd
+    import pyarrow as pa
+    from astropy.table import QTable
+    from numpy.typing import ArrayLike, NDArray
 
     from cosmicai.engines.base import Engine
     from cosmicai.partition.catalogue import Catalogue
-    from cosmicai.partition.reader import Batch, PartitionReader
+    from cosmicai.partition.reader import PartitionReader
     from cosmicai.partition.sources import RequestStatistics, S3Object
-    from cosmicai.schema import ManifestItem
+    from cosmicai.schema import Quality
+
+BATCH_SIZE: Final = 512
+"""Galaxies of a batch where nothing else is asked for."""
 
 
 @dataclass
-class Totals:
-    """What a rank adds up over its batches and partitions."""
+class Predictions:
+    """Predicted galaxies as columns, and what predicting them took.
+
+    ``predictions["redshift"]`` and the like are the columns; see ``cosmicai.columns`` for what they
+    hold.
+    """
 
     num_samples: int = 0
+    """Galaxies predicted."""
     num_bytes: int = 0
+    """Size of the partitions read."""
     num_batches: int = 0
     input_bytes: int = 0
+    """Of the images and magnitudes predicted."""
     predict_seconds: float = 0.0
     wait_seconds: float = 0.0
+    """Time that predicting stood still for data."""
     nonfinite_pixels: int = 0
     nonfinite_magnitudes: int = 0
     s3: list[RequestStatistics] = field(default_factory=list)
-    columns: dict[str, list[NDArray[Any]]] = field(
-        default_factory=lambda: {name: [] for name in ("partition", *stored_columns())}
-    )
+    partitions: list[str] = field(default_factory=list)
+    """Paths or S3 addresses of the partitions, in the order of the column ``partition``."""
     catalogues: list[Catalogue] = field(default_factory=list)
     """One per partition: which object each galaxy is."""
     rejected: list[Catalogue] = field(default_factory=list)
     """Objects of the data set that are in no partition."""
+    _parts: dict[str, list[NDArray[Any]]] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Return one column, (N,)."""
+        if name == "partition" and self.partitions:
+            import numpy as np
+
+            names: NDArray[Any] = np.array(self.partitions, object)[self._stored("partition")]
+            return names
+        if name not in self.columns:
+            raise KeyError(f"{name!r}; columns: {', '.join(self.columns)}")
+        return self._stored(name)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, in the catalogue's order; of arrays, without ``partition``."""
+        stored = stored_columns()
+        return [
+            name for name in COLUMNS if name in stored or (name == "partition" and self.partitions)
+        ]
+
+    @property
+    def redshift(self) -> NDArray[np.float32]:
+        """Predicted redshifts (N,); NaN where there is no prediction."""
+        return self._stored("redshift")
+
+    def quality(self) -> Quality:
+        """Return the figures of merit over the galaxies whose redshift is known."""
+        from cosmicai.quality import figures, statistics
+
+        return figures(statistics(self["redshift"], self["true_redshift"]))
+
+    def to_dict(self) -> dict[str, NDArray[Any]]:
+        """Return the columns by name."""
+        return {name: self[name] for name in self.columns}
+
+    def to_table(self) -> QTable:
+        """Return an astropy table with units, descriptions and UCDs."""
+        from cosmicai.tables import to_table
+
+        return to_table(self.to_dict(), {})
+
+    def to_arrow(self) -> pa.Table:
+        """Return an Arrow table, whose fields say unit, description and UCD."""
+        from cosmicai.tables import to_arrow
+
+        return to_arrow(self.to_dict(), {})
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a data frame."""
+        from cosmicai.tables import to_pandas
+
+        return to_pandas(self.to_dict())
+
+    def arrays(self, data_paths: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Return the arrays of a predictions file.
+
+        The columns that the partitions carry are under ``catalogue`` and ``rejected``, as
+        :meth:`~cosmicai.partition.catalogue.Catalogue.to_arrays` writes them.
+
+        Parameters
+        ----------
+        data_paths
+            What the partitions are called there.
+        """
+        import numpy as np
+
+        from cosmicai.partition.catalogue import concatenate
+
+        arrays = {name: self._stored(name) for name in ("partition", *stored_columns())}
+        arrays["data_paths"] = np.array(data_paths, dtype=np.str_)
+        for name, parts in (("catalogue", self.catalogues), ("rejected", self.rejected)):
+            carried = concatenate(parts)
+            if carried.columns:
+                arrays |= carried.to_arrays(name)
+        return arrays
+
+    def append(self, batch: PredictedBatch, batch_size: int) -> None:
+        """Add a batch, which counts as so many batches of ``batch_size``."""
+        import numpy as np
+
+        count = len(batch)
+        self.num_samples += count
+        self.num_batches += math.ceil(count / batch_size)
+        self.input_bytes += batch.image.nbytes + batch.magnitude.nbytes
+        parts = self._parts
+        parts.setdefault("partition", []).append(np.full(count, batch.partition, np.int32))
+        for name, column in stored_columns().items():
+            # Copied, because a view would keep the whole batch in memory.
+            parts.setdefault(name, []).append(np.array(column.value(batch), column.dtype))
+
+    def _stored(self, name: str) -> NDArray[Any]:
+        import numpy as np
+
+        dtype = "int32" if name == "partition" else COLUMNS[name].dtype
+        parts = self._parts.get(name, [])
+        if len(parts) != 1:
+            self._parts[name] = parts = [np.concatenate(parts) if parts else np.empty(0, dtype)]
+        return parts[0]
+
+
+class Predictor:
+    """A model loaded into an engine.
+
+    Parameters
+    ----------
+    engine
+        The loaded engine.
+    digest
+        SHA-256 of the model bundle.
+    precision, threads
+        What the engine computes with.
+    """
+
+    def __init__(
+        self, engine: Engine, *, digest: str, precision: str = "float32", threads: int = 1
+    ) -> None:
+        self._engine = engine
+        self.digest = digest
+        self.precision = precision
+        self.threads = threads
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine."""
+        return self._engine.name
+
+    def __repr__(self) -> str:
+        return (
+            f"<Predictor: engine {self.engine}, {self.precision}, {self.threads} threads, "
+            f"model {self.digest[:12]}>"
+        )
+
+    def predict(self, image: ArrayLike, magnitude: ArrayLike) -> Predictions:
+        """Predict galaxies in memory.
+
+        Parameters
+        ----------
+        image
+            (N, 5, 32, 32): cutouts in u, g, r, i, z, nanomaggies.
+        magnitude
+            (N, 5), in the same bands. Masked values count as unknown, as NaN does.
+
+        Returns
+        -------
+        Predictions
+            One row per galaxy, in order; NaN where there is no prediction.
+
+        Raises
+        ------
+        InvalidInput
+            The arrays have another shape, or do not hold numbers.
+        """
+        import numpy as np
+
+        from cosmicai.engines.base import check_batch
+
+        images, magnitudes = _float32(image, "image"), _float32(magnitude, "magnitude")
+        check_batch(images, magnitudes)
+        predictions = Predictions()
+        step = self._galaxies_at_once(BATCH_SIZE)
+        for start in range(0, len(images), step):
+            part = slice(start, start + step)
+            unknown = np.full(len(images[part]), np.nan, np.float32)
+            self._predict(
+                predictions, 0, start, images[part], magnitudes[part], unknown, BATCH_SIZE
+            )
+        return predictions
+
+    def predict_partitions(
+        self,
+        partitions: Iterable[str | Path | S3Object],
+        *,
+        batch_size: int = BATCH_SIZE,
+        on_partition: Callable[[str], None] | None = None,
+    ) -> Predictions:
+        """Predict partitions, streamed: memory holds a few batches, whatever their size.
+
+        Parameters
+        ----------
+        partitions
+            Paths of ``.pt`` files, or addresses ``s3://bucket/key``.
+        batch_size
+            Galaxies of a batch as it is counted; the engine may get several at once.
+        on_partition
+            Called with a partition's name when it is predicted.
+
+        Raises
+        ------
+        PartitionNotFound, CorruptPartition, UnsafePickle, TransientStorageError
+            From reading a partition.
+        InvalidInput
+            No partition is named, or an address is not one.
+        """
+        from cosmicai.partition.sources import located
+
+        sources = [located(partition) for partition in partitions]
+        if not sources:
+            raise InvalidInput("partitions: at least one expected, found none")
+        predictions = Predictions()
+        with opened_for(self.engine, sources, batch_size) as readers:
+            self.predict_readers(
+                readers, predictions, batch_size=batch_size, on_partition=on_partition
+            )
+        return predictions
+
+    def predict_readers(
+        self,
+        readers: Iterable[PartitionReader],
+        predictions: Predictions,
+        *,
+        batch_size: int,
+        on_partition: Callable[[str], None] | None = None,
+    ) -> None:
+        """Predict opened partitions, one after the other, and add them to ``predictions``.
+
+        Raises
+        ------
+        CorruptPartition, TransientStorageError
+            From reading them.
+        """
+        from cosmicai.partition.catalogue import Catalogue
+
+        for reader in readers:
+            position = len(predictions.partitions)
+            for batch in reader:
+                self._predict(
+                    predictions,
+                    position,
+                    batch.start,
+                    batch.image,
+                    batch.magnitude,
+                    batch.redshift,
+                    batch_size,
+                )
+            predictions.partitions.append(reader.name)
+            predictions.catalogues.append(reader.catalogue() or Catalogue((), reader.num_samples))
+            if rejected := reader.rejected():
+                predictions.rejected.append(rejected)
+            predictions.num_bytes += reader.nbytes
+            predictions.wait_seconds += reader.wait_seconds
+            if reader.s3 is not None:
+                predictions.s3.append(reader.s3)
+            if on_partition is not None:
+                on_partition(reader.name)
+
+    def _galaxies_at_once(self, batch_size: int) -> int:
+        from cosmicai.engines.registry import galaxies_at_once
+
+        return galaxies_at_once(self.engine, batch_size)
+
+    def _predict(
+        self,
+        predictions: Predictions,
+        partition: int,
+        start: int,
+        image: NDArray[np.float32],
+        magnitude: NDArray[np.float32],
+        true_redshift: NDArray[np.float32],
+        batch_size: int,
+    ) -> None:
+        """Predict a batch; galaxies with NaN or infinite input are counted and predicted as NaN.
+
+        An engine may turn a NaN into a plausible number (a maximum with NaN, say), so such galaxies
+        are blanked before and after it.
+        """
+        import numpy as np
+
+        started = time.perf_counter()
+        given_image, given_magnitude = image, magnitude
+        # A sum is finite only if every term is: one cheap pass instead of a mask of all pixels.
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspect = ~np.isfinite(image.sum(axis=(1, 2, 3)) + magnitude.sum(axis=1))
+        bad = np.zeros(len(image), bool)
+        if suspect.any():
+            pixels = ~np.isfinite(image[suspect])
+            magnitudes = ~np.isfinite(magnitude[suspect])
+            predictions.nonfinite_pixels += int(pixels.sum())
+            predictions.nonfinite_magnitudes += int(magnitudes.sum())
+            bad[suspect] = pixels.any(axis=(1, 2, 3)) | magnitudes.any(axis=1)
+            given_image, given_magnitude = image.copy(), magnitude.copy()
+            given_image[bad], given_magnitude[bad] = 0, 0
+        redshift = self._engine.predict(given_image, given_magnitude)
+        redshift = np.where(bad | ~np.isfinite(redshift), np.float32(np.nan), redshift)
+        predictions.predict_seconds += time.perf_counter() - started
+        batch = PredictedBatch(
+            partition=partition,
+            start=start,
+            image=image,
+            magnitude=magnitude,
+            true_redshift=true_redshift,
+            redshift=redshift,
+        )
+        predictions.append(batch, batch_size)
 
 
 def opened_for(
-    item: ManifestItem, sources: Sequence[Path | S3Object]
+    engine: str, sources: Sequence[Path | S3Object], batch_size: int
 ) -> AbstractContextManager[Iterator[PartitionReader]]:
-    """Open a rank's partitions, to be read in as many galaxies at once as its engine wants.
+    """Open partitions, to be read in as many galaxies at once as the engine wants.
 
     Raises
     ------
@@ -60,108 +375,20 @@ def opened_for(
     from cosmicai.engines.registry import galaxies_at_once
     from cosmicai.partition.reader import opened_ahead
 
-    return opened_ahead(sources, batch_size=galaxies_at_once(item.ENGINE, item.BATCH_SIZE))
+    return opened_ahead(sources, batch_size=galaxies_at_once(engine, batch_size))
 
 
-def predict_partition(
-    reader: PartitionReader, position: int, engine: Engine, totals: Totals, batch_size: int
-) -> None:
-    """Predict one partition, batch by batch, and add it to ``totals``.
-
-    Parameters
-    ----------
-    reader
-        The opened partition.
-    position
-        Which of the rank's partitions it is.
-    batch_size
-        Galaxies of a batch as it is counted; the engine may get several at once.
-
-    Raises
-    ------
-    CorruptPartition, TransientStorageError
-        From reading it.
-    """
+def _float32(values: ArrayLike, name: str) -> NDArray[np.float32]:
+    """Return an array as the engines take it, masked values as NaN."""
     import numpy as np
 
-    from cosmicai.partition.catalogue import Catalogue
-
-    for batch in reader:
-        redshift = _predict(batch, engine, totals)
-        count = len(redshift)
-        totals.num_batches += math.ceil(count / batch_size)
-        predicted = PredictedBatch(
-            partition=position,
-            start=batch.start,
-            image=batch.image,
-            magnitude=batch.magnitude,
-            true_redshift=batch.redshift,
-            redshift=redshift,
-        )
-        totals.columns["partition"].append(np.full(count, position, np.int32))
-        for name, column in stored_columns().items():
-            # Copied, because a view would keep the whole batch in memory.
-            totals.columns[name].append(np.array(column.value(predicted), column.dtype))
-    totals.catalogues.append(reader.catalogue() or Catalogue((), reader.num_samples))
-    if rejected := reader.rejected():
-        totals.rejected.append(rejected)
-    totals.num_samples += reader.num_samples
-    totals.num_bytes += reader.nbytes
-    totals.wait_seconds += reader.wait_seconds
-    if reader.s3 is not None:
-        totals.s3.append(reader.s3)
-
-
-def _predict(batch: Batch, engine: Engine, totals: Totals) -> NDArray[np.float32]:
-    """Predict a batch; galaxies with NaN or infinite input are counted and predicted as NaN.
-
-    An engine may turn a NaN into a plausible number (a maximum with NaN, say), so such galaxies
-    are blanked before and after it.
-    """
-    import numpy as np
-
-    started = time.perf_counter()
-    image, magnitude = batch.image, batch.magnitude
-    # A sum is finite only if every term is: one cheap pass instead of a mask of all pixels.
-    with np.errstate(over="ignore", invalid="ignore"):
-        suspect = ~np.isfinite(image.sum(axis=(1, 2, 3)) + magnitude.sum(axis=1))
-    bad = np.zeros(len(image), bool)
-    if suspect.any():
-        pixels = ~np.isfinite(image[suspect])
-        magnitudes = ~np.isfinite(magnitude[suspect])
-        totals.nonfinite_pixels += int(pixels.sum())
-        totals.nonfinite_magnitudes += int(magnitudes.sum())
-        bad[suspect] = pixels.any(axis=(1, 2, 3)) | magnitudes.any(axis=1)
-        image, magnitude = image.copy(), magnitude.copy()
-        image[bad], magnitude[bad] = 0, 0
-    redshift = engine.predict(image, magnitude)
-    redshift = np.where(bad | ~np.isfinite(redshift), np.float32(np.nan), redshift)
-    totals.predict_seconds += time.perf_counter() - started
-    totals.input_bytes += image.nbytes + magnitude.nbytes
-    return redshift
-
-
-def columns_of(item: ManifestItem, totals: Totals) -> dict[str, NDArray[Any]]:
-    """Return the arrays of the predictions file.
-
-    The columns that the partitions carry are under ``catalogue`` and ``rejected``, as
-    :meth:`~cosmicai.partition.catalogue.Catalogue.to_arrays` writes them.
-    """
-    import numpy as np
-
-    from cosmicai.partition.catalogue import concatenate
-
-    dtypes = {"partition": "int32"} | {n: column.dtype for n, column in stored_columns().items()}
-    columns: dict[str, NDArray[Any]] = {
-        name: np.concatenate(parts) if parts else np.empty(0, dtypes[name])
-        for name, parts in totals.columns.items()
-    }
-    columns["data_paths"] = np.array(item.data_paths, dtype=np.str_)
-    for name, parts in (("catalogue", totals.catalogues), ("rejected", totals.rejected)):
-        carried = concatenate(parts)
-        if carried.columns:
-            columns |= carried.to_arrays(name)
-    return columns
+    try:
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, and is counted
+            masked: Any = np.ma.asarray(values).astype(np.float32, copy=False)
+            filled = masked.filled(np.nan) if np.ma.is_masked(masked) else masked.data
+            return np.ascontiguousarray(filled, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{name}: an array of numbers expected: {error}") from None
 
 
 def npz_bytes(columns: dict[str, NDArray[Any]]) -> bytes:

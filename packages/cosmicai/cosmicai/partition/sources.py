@@ -7,21 +7,21 @@ import os
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from cosmicai.errors import (
     CorruptPartition,
+    InvalidInput,
     ObjectNotFound,
     PartitionNotFound,
     PreconditionFailed,
     TransientStorageError,
 )
 from cosmicai.facts import MB
-from cosmicai.storage import ATTEMPTS, Store, backoff, failures
+from cosmicai.storage import ATTEMPTS, Store, backoff, client, failures
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
@@ -46,6 +46,22 @@ class S3Object:
 
     def __str__(self) -> str:
         return self.store.address(self.key)
+
+
+def located(partition: str | Path | S3Object) -> Path | S3Object:
+    """Return where a partition lies, of a path or an address ``s3://bucket/key``.
+
+    Raises
+    ------
+    InvalidInput
+        The address lacks a bucket or a key.
+    """
+    if not isinstance(partition, str) or not partition.startswith("s3://"):
+        return Path(partition) if isinstance(partition, str) else partition
+    bucket, _, key = partition.removeprefix("s3://").partition("/")
+    if not bucket or not key:
+        raise InvalidInput(f"{partition}: an address s3://bucket/key expected")
+    return S3Object(bucket, key, client())
 
 
 @dataclass

@@ -11,8 +11,12 @@ app = typer.Typer(rich_markup_mode="markdown")
 
 @app.command()
 def infer(
-    model: Annotated[Path, typer.Argument(help="Folder of the model bundle.")],
-    partitions: Annotated[list[Path], typer.Argument(help="Partitions (.pt files).")],
+    model: Annotated[
+        str, typer.Argument(help="Folder of the model bundle, or s3://bucket/folder.")
+    ],
+    partitions: Annotated[
+        list[str], typer.Argument(help="Partitions: .pt files, or s3://bucket/key.")
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Run folder to make; runs/infer-<time> by default."),

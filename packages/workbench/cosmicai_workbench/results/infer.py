@@ -7,38 +7,33 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cosmicai.engines.base import load_engine
-from cosmicai.engines.registry import installed_engine
 from cosmicai.errors import InvalidInput, PartitionNotFound
-from cosmicai.inference import available_vcpus, record_of
-from cosmicai.model.bundle import Bundle
-from cosmicai.prediction import Totals, columns_of, npz_bytes, opened_for, predict_partition
+from cosmicai.inference import measured_fields
+from cosmicai.models import open_model
+from cosmicai.prediction import npz_bytes
 from cosmicai.quality import figures
-from cosmicai.schema import Execution, ManifestItem, RankRecord, Summary, parse
-
-_BUCKET = "local-files"
-"""Stands where a rank has a bucket; nothing is read from S3."""
+from cosmicai.schema import Execution, RankRecord, Summary
 
 
 def infer(
-    model: Path,
-    partitions: Sequence[Path],
+    model: str | Path,
+    partitions: Sequence[str | Path],
     *,
     engine: str | None,
     precision: str = "float32",
     batch_size: int,
     threads: int | None,
     output: Path,
-    on_partition: Callable[[Path], None],
+    on_partition: Callable[[str], None],
 ) -> Summary:
     """Predict partitions on this machine, and write a run folder like an execution's.
 
     Parameters
     ----------
     model
-        Folder of the model bundle.
+        Folder of the model bundle, or ``s3://bucket/folder``.
     partitions
-        ``.pt`` files, predicted one after the other.
+        ``.pt`` files or ``s3://bucket/key``, predicted one after the other.
     engine, precision
         Which engine predicts, by default the first that is installed, and its arithmetic.
     threads
@@ -59,32 +54,32 @@ def infer(
     """
     if output.exists():
         raise InvalidInput(f"{output}: exists already; choose another --output, or remove it")
-    missing = [str(path) for path in partitions if not path.is_file()]
+    paths = [str(path) for path in partitions]
+    missing = [path for path in paths if not path.startswith("s3://") and not Path(path).is_file()]
     if missing:
         raise PartitionNotFound(f"no such file: {', '.join(missing)}")
     began, clock, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
-    count = threads or available_vcpus()
-    bundle = Bundle(model)
-    engine = engine or installed_engine(bundle.config.architecture, precision).name
-    loaded = load_engine(engine, bundle, threads=count, precision=precision)
+    predictor = open_model(model, engine=engine, precision=precision, threads=threads)
     load_seconds = time.perf_counter() - clock
-    digest = bundle.digest
+    predictions = predictor.predict_partitions(
+        paths, batch_size=batch_size, on_partition=on_partition
+    )
+    arrays = predictions.arrays(paths)
     name = output.name
-    item = _item(model, partitions, name, engine, precision, batch_size)
-    totals = Totals()
-    with opened_for(item, partitions) as readers:
-        for position, reader in enumerate(readers):
-            predict_partition(reader, position, loaded, totals, batch_size)
-            on_partition(partitions[position])
-    columns = columns_of(item, totals)
-    record = record_of(
-        item,
-        totals,
-        columns,
+    record = RankRecord(
+        **measured_fields(predictions, arrays, batch_size),
+        result_path=name,
+        data_path=paths,
+        execution=f"local:{name}",
+        rank=0,
+        world_size=1,
+        engine=predictor.engine,
+        precision=predictor.precision,
+        threads=predictor.threads,
+        model_digest=predictor.digest,
+        memory_limit_mb=0,
         cold_start=True,
         request_id="local",
-        threads=count,
-        model_digest=digest,
         started_at=began,
         finished_at=datetime.now(UTC),
         model_load_seconds=load_seconds,
@@ -93,50 +88,25 @@ def infer(
         predictions_key="predictions/0.npz",
         predictions_etag="",
     )
-    summary = _summary(item, record, began, len(partitions))
-    _write(output, record, summary, npz_bytes(columns))
+    summary = _summary(record, began, model=Path(model).resolve().name)
+    _write(output, record, summary, npz_bytes(arrays))
     return summary
 
 
-def _item(
-    model: Path, partitions: Sequence[Path], name: str, engine: str, precision: str, batch_size: int
-) -> ManifestItem:
-    values = {
-        "S3_BUCKET": _BUCKET,
-        "S3_OBJECT_NAME": model.resolve().name,
-        "SCRIPT": "inference.py",
-        "S3_OBJECT_TYPE": "folder",
-        "WORLD_SIZE": 1,
-        "RANK": 0,
-        "DATA_BUCKET": _BUCKET,
-        "DATA_PREFIX": partitions[0].resolve().parent.name or "data",
-        "DATA_PATH": [str(path) for path in partitions],
-        "RESULT_PATH": name,
-        "BATCH_SIZE": batch_size,
-        "EXECUTION": f"local:{name}",
-        "EXECUTION_NAME": name,
-        "MODEL_VERSION": "",
-        "ENGINE": engine,
-        "PRECISION": precision,
-        "FAILURE_KEY": "failures/0.json",
-    }
-    return parse(ManifestItem, values)
-
-
-def _summary(item: ManifestItem, record: RankRecord, began: datetime, partitions: int) -> Summary:
+def _summary(record: RankRecord, began: datetime, *, model: str) -> Summary:
     wall = (record.finished_at - began).total_seconds()
     return Summary(
         status="SUCCEEDED",
-        execution=Execution(id=item.EXECUTION, name=item.EXECUTION_NAME, start_time=began),
+        execution=Execution(id=record.execution, name=record.result_path, start_time=began),
         input={
-            "batch_size": item.BATCH_SIZE,
-            "engine": item.ENGINE,
-            "data_path": item.data_paths,
-            "model": item.S3_OBJECT_NAME,
+            "batch_size": record.batch_size,
+            "engine": record.engine,
+            "data_path": record.data_path,
+            "model": model,
         },
         world_size=1,
         ranks_received=1,
-        num_partitions=partitions,
+        num_partitions=len(record.data_path or ()),
         num_samples=record.num_samples,
         num_bytes=record.num_bytes,
         num_nonfinite_pixels=record.num_nonfinite_pixels,
