@@ -30,7 +30,6 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "GetAccountSettings": {
         "AccountLimit": {"ConcurrentExecutions": 1000, "UnreservedConcurrentExecutions": 900}
     },
-    "RedriveExecution": {},
 }
 """Operations that moto does not know, and what AWS would answer."""
 

@@ -114,23 +114,72 @@ def start(stack: dict[str, str], name: str) -> str:
     )["executionArn"]
 
 
-def test_redrive_goes_on_with_a_stopped_execution(
+def test_resume_starts_a_new_execution_over_a_stopped_one(
     stack: dict[str, str], calls: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    put_data({"1.pt": 200_000})
     arn = start(stack, "stopped")
     boto3.client("stepfunctions").stop_execution(executionArn=arn)
-    assert main(["redrive", "stopped", "--stack", STACK, "--no-watch"]) == 0
-    assert capsys.readouterr().out.strip() == arn
-    assert "RedriveExecution" in calls
+    change = ["--set", "tolerated_failure_percentage=5", "--name", "resumed"]
+    assert main(["resume", "stopped", "--stack", STACK, "--no-watch", *change]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.strip().endswith(":resumed")
+    assert "estimated cost $" in printed.err
+    found = boto3.client("stepfunctions").describe_execution(executionArn=printed.out.strip())
+    assert json.loads(found["input"]) == {
+        **INPUT,
+        "overwrite": False,
+        "resume": arn,
+        "tolerated_failure_percentage": 5,
+    }
 
 
-def test_redrive_refuses_an_execution_that_was_not_stopped(
+def test_resume_refuses_an_execution_that_still_runs_and_an_unknown_one(
     stack: dict[str, str], calls: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     start(stack, "going")
-    assert main(["redrive", "going", "--stack", STACK]) == 2
-    assert "overwrite=true" in capsys.readouterr().err
-    assert "RedriveExecution" not in calls
+    assert main(["resume", "going", "--stack", STACK]) == 2
+    assert "still running" in capsys.readouterr().err
+    assert main(["resume", "nobody", "--stack", STACK]) == 2
+    assert "nobody" in capsys.readouterr().err
+
+
+def test_run_needs_no_bucket_name_and_no_input_file(
+    stack: dict[str, str],
+    calls: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Only the folders are named; the stack's outputs say where everything goes."""
+    partitions, model = tmp_path / "partitions", tmp_path / "my model"
+    partitions.mkdir()
+    model.mkdir()
+    for number in range(3):
+        (partitions / f"{number}.pt").write_bytes(b"x" * 200_000)
+    for file in ("model.safetensors", "config.json"):
+        (model / file).write_bytes(b"x")
+    folders = ["--data", str(partitions), "--model", str(model)]
+    assert main(["run", "--stack", STACK, *folders, "--no-watch", "--name", "mine"]) == 0
+    arn = capsys.readouterr().out.strip()
+    found = boto3.client("stepfunctions").describe_execution(executionArn=arn)
+    content = json.loads(found["input"])
+    assert content["bucket"] == stack["BucketName"]
+    assert content["data_bucket"] == stack["DataBucketName"]
+    assert content["file_limit"] == 3
+    assert content["result_path"].endswith("/mine")
+    listing = boto3.client("s3").list_objects_v2(Bucket=stack["BucketName"])["Contents"]
+    keys = {each["Key"] for each in listing}
+    assert {f"{content['data_prefix']}/{number}.pt" for number in range(3)} <= keys
+    assert f"{content['S3_object_name']}/model.safetensors" in keys
+
+
+def test_run_says_what_is_missing_where_nothing_names_it(
+    stack: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--stack", STACK]) == 2
+    assert "'S3_object_name' is missing" in capsys.readouterr().err
+    assert main(["run", "--stack", STACK, "--set", "S3_object_name=m"]) == 2
+    assert "name a folder of partitions by --data" in capsys.readouterr().err
 
 
 def test_results_get_refuses_a_running_execution_and_an_unknown_one(

@@ -1,26 +1,30 @@
-"""The main job on this machine: real galaxies through the whole state machine."""
+"""The main job with nothing prepared: real galaxies through the whole state machine."""
 
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosmicai_workbench.application import SMALL_MODEL
 from cosmicai_workbench.client.execution import check_input, new_name
+from cosmicai_workbench.client.inputs import complete
 from cosmicai_workbench.performing import perform
 from cosmicai_workbench.place import own_cloud
 from cosmicai_workbench.results.fetch import RUNS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cosmicai_workbench.bars import Bar
     from cosmicai_workbench.performing import Outcome
+    from cosmicai_workbench.place import Place
 
 GALAXIES = 2500
 """Of the 2,501 real galaxies that the shipped model has never seen (parents included)."""
 PARTITIONS = 11
 CACHE = Path(".cosmicai") / "demo"
-_BUCKET = "cosmicai-data"
 _SEED = 0
 
 
@@ -29,11 +33,14 @@ def demo(
     galaxies: int = GALAXIES,
     partitions: int = PARTITIONS,
     engine: str | None = None,
+    place: Place | None = None,
+    approve: Callable[[dict[str, Any], Path, Path], dict[str, Any]] | None = None,
+    on_start: Callable[[str], None] | None = None,
     bar: Bar,
     runs: Path = RUNS,
     cache: Path = CACHE,
 ) -> Outcome:
-    """Make a data set of real SDSS galaxies and run an execution over it, in a local cloud.
+    """Make a data set of real SDSS galaxies and run an execution over it.
 
     Parameters
     ----------
@@ -41,6 +48,12 @@ def demo(
         Size of the data set, and into how many partitions it is split: one rank each.
     engine
         Inference engine, by default the template's.
+    place
+        Where to run it, by default in a local cloud of its own.
+    approve
+        Called with input, model and data before anything is uploaded; returns the input to run.
+    on_start
+        Called with the execution's ARN once it has started.
     bar
         Shows progress.
     runs
@@ -50,21 +63,22 @@ def demo(
     """
     data = dataset(galaxies, partitions, bar=bar, cache=cache)
     name = new_name()
-    content: dict[str, Any] = {
-        "bucket": _BUCKET,
-        "file_limit": str(partitions),
-        "batch_size": 512,
-        "object_type": "folder",
-        "S3_object_name": SMALL_MODEL.name,
-        "script": "inference.py",
-        "result_path": f"results/{name}",
-        "data_bucket": _BUCKET,
-        "data_prefix": "sdss",
-    }
-    if engine is not None:
-        content["engine"] = engine
-    with own_cloud(check_input(content), bar=bar) as place:
-        return perform(place, content, bar=bar, model=SMALL_MODEL, data=data, name=name, runs=runs)
+    chosen = {} if engine is None else {"engine": engine}
+    connection = place.connection if place else None
+    content = complete(chosen, name=name, connection=connection, model=SMALL_MODEL, data=data)
+    if approve is not None:
+        content = approve(content, SMALL_MODEL, data)
+    with nullcontext(place) if place else own_cloud(check_input(content), bar=bar) as where:
+        return perform(
+            where,
+            content,
+            bar=bar,
+            model=SMALL_MODEL,
+            data=data,
+            name=name,
+            runs=runs,
+            on_start=on_start,
+        )
 
 
 def dataset(galaxies: int, partitions: int, *, bar: Bar, cache: Path) -> Path:

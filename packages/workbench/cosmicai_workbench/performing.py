@@ -6,8 +6,12 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cosmicai.errors import CosmicAIError
+
 from cosmicai_workbench.client import execution as executions
+from cosmicai_workbench.client.connection import LookupRefused
 from cosmicai_workbench.client.upload import files_to_upload, upload
+from cosmicai_workbench.client.waiting import WatchLost, persist
 from cosmicai_workbench.cloud.invocations import write_invocations
 from cosmicai_workbench.results.fetch import RUNS, fetch
 from cosmicai_workbench.results.plot import plot_redshifts
@@ -25,13 +29,15 @@ if TYPE_CHECKING:
 class Outcome:
     """How an execution ended, and what was fetched of it.
 
-    ``folder`` is None where there was nothing to fetch, ``run`` where it holds no summary.
+    ``folder`` is None where there was nothing to fetch, ``run`` where it holds no summary;
+    ``trouble`` says why the results of an execution that failed could not be fetched.
     """
 
     execution: executions.Ended
     folder: Path | None = None
     run: Run | None = None
     plot: Path | None = None
+    trouble: str = ""
 
 
 def perform(
@@ -66,22 +72,64 @@ def perform(
     ------
     InvalidInput
         If the input, or a folder, is at fault: nothing was started.
+    WatchLost
+        If the connection was lost: the execution goes on.
+    """
+    upload_sources(place, content, model=model, data=data, bar=bar)
+    arn = executions.start(place.connection, content, name)
+    if on_start is not None:
+        on_start(arn)
+    return attach(place, arn, runs=runs, bar=bar)
+
+
+def upload_sources(
+    place: Place, content: Mapping[str, Any], *, model: Path | None, data: Path | None, bar: Bar
+) -> None:
+    """Upload a model and partitions to where an input looks for them; None is there already.
+
+    Raises
+    ------
+    InvalidInput
+        If the input, or a folder, is at fault: nothing was uploaded.
     """
     files = files_to_upload(executions.check_input(content), model=model, data=data)
     if files:
         total = sum(path.stat().st_size for path in files.values())
         with bar("uploading", total, "bytes") as advance:
             upload(place.connection, files, advance)
-    arn = executions.start(place.connection, content, name)
-    if on_start is not None:
-        on_start(arn)
-    follow(place, arn, bar=bar)
-    return collect(place, arn, runs=runs, bar=bar)
+
+
+def attach(place: Place, arn: str, *, bar: Bar, runs: Path = RUNS) -> Outcome:
+    """Follow an execution that has started, and fetch what it leaves.
+
+    Raises
+    ------
+    WatchLost
+        If it can no longer be watched: it goes on, and can be attached to again.
+    """
+    try:
+        follow(place, arn, bar=bar)
+        execution = persist(
+            lambda: executions.ended(place.connection, arn), f"execution {arn}", place.patience
+        )
+    except LookupRefused as error:
+        where = f" --stack {place.stack}" if place.stack else ""
+        raise WatchLost(
+            f"{error}. The execution goes on without this command; to watch it again and fetch "
+            f"its results: cosmicai run --attach {arn.rsplit(':', 1)[-1]}{where}"
+        ) from error
+    return collect(place, execution, runs=runs, bar=bar)
 
 
 def follow(place: Place, arn: str, *, bar: Bar) -> None:
-    """Show the ranks of an execution as they are done, until it ends."""
-    progress = executions.watch(place.connection, arn, place.interval)
+    """Show the ranks of an execution as they are done, until it ends.
+
+    Raises
+    ------
+    LookupRefused
+        If AWS refuses to tell, or does not answer for as long as the place has patience.
+    """
+    progress = executions.watch(place.connection, arn, place.interval, place.patience)
     now = next(progress)
     while now.total == 0:
         following = next(progress, None)
@@ -95,13 +143,20 @@ def follow(place: Place, arn: str, *, bar: Bar) -> None:
             done = each.succeeded + each.failed
 
 
-def collect(place: Place, arn: str, *, bar: Bar, runs: Path = RUNS) -> Outcome:
-    """Fetch what an execution that ended has left."""
-    execution = executions.ended(place.connection, arn)
+def collect(place: Place, execution: executions.Ended, *, bar: Bar, runs: Path = RUNS) -> Outcome:
+    """Fetch what an execution that ended has left.
+
+    Trouble with fetching never hides why an execution failed: it is told beside it.
+    """
     if execution.is_refused:
         # The result path may be another execution's: there is nothing of this one.
         return Outcome(execution)
-    folder = fetch(place.connection, execution, runs, bar=bar)
+    try:
+        folder = fetch(place.connection, execution, runs, bar=bar)
+    except CosmicAIError as error:
+        if execution.status == "SUCCEEDED":
+            raise
+        return Outcome(execution, trouble=str(error))
     if place.logs is not None:
         write_invocations(place.logs, execution.name, folder)
     if not (folder / "summary.json").is_file():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.connection import Connection, connect
 from cosmicai_workbench.cloud.local import STATE_ROOT, LocalCloud
-from cosmicai_workbench.cloud.state import Status, logs_folder, state_folder
+from cosmicai_workbench.cloud.state import LocalCloudError, Status, logs_folder, state_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _LOCAL_INTERVAL = 0.2
 _AWS_INTERVAL = 2.0
+_AWS_PATIENCE = 300.0
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,44 @@ class Place:
     """A connection, and what is known of the place beyond what AWS would tell.
 
     ``logs`` is the folder of a local cloud's log streams; ``interval`` the seconds between two
-    looks at an execution; ``is_empty`` says that nothing was uploaded there yet.
+    looks at an execution, and ``patience`` those to wait for an answer that does not come;
+    ``stack`` the name of a stack on AWS.
     """
 
     connection: Connection
     interval: float
     logs: Path | None = None
-    is_empty: bool = False
+    patience: float = 0.0
+    stack: str | None = None
 
 
 def on_aws(stack: str, *, profile: str | None = None, region: str | None = None) -> Place:
     """Return the place of a deployed stack; see :func:`connect` for the errors."""
-    return Place(connect(stack, profile=profile, region=region), _AWS_INTERVAL)
+    connection = connect(stack, profile=profile, region=region)
+    return Place(connection, _AWS_INTERVAL, patience=_AWS_PATIENCE, stack=stack)
+
+
+def find(
+    stack: str | None, cloud: str, *, profile: str | None = None, region: str | None = None
+) -> Place:
+    """Return the place of a stack on AWS, or else of a local cloud that is up.
+
+    Raises
+    ------
+    StackNotFound
+        If there is no such stack.
+    LocalCloudError
+        If no such local cloud is up.
+    """
+    if stack is not None:
+        return on_aws(stack, profile=profile, region=region)
+    running = running_cloud(cloud)
+    if running is None:
+        raise LocalCloudError(
+            f"no local cloud {cloud!r} is up (a cloud of a run's own ends with it, and its buckets "
+            "with the cloud: `cosmicai local up` keeps one); or name a stack on AWS by --stack"
+        )
+    return running
 
 
 def running_cloud(name: str, root: Path = STATE_ROOT) -> Place | None:
@@ -48,7 +75,7 @@ def running_cloud(name: str, root: Path = STATE_ROOT) -> Place | None:
     status = Status.read(folder)
     if status is None:
         return None
-    return _local(status, logs_folder(folder), is_empty=False)
+    return _local(status, logs_folder(folder))
 
 
 @contextmanager
@@ -92,11 +119,11 @@ def own_cloud(
         with bar("starting", 1, "local cloud") as advance:
             status = cloud.start()
             advance(1)
-        yield _local(status, cloud.logs, is_empty=True)
+        yield _local(status, cloud.logs)
     finally:
         cloud.stop()
 
 
-def _local(status: Status, logs: Path, *, is_empty: bool) -> Place:
+def _local(status: Status, logs: Path) -> Place:
     connection = connect(status.stack, variables=status.variables)
-    return Place(connection, _LOCAL_INTERVAL, logs, is_empty)
+    return Place(connection, _LOCAL_INTERVAL, logs)

@@ -1,14 +1,19 @@
-"""``cosmicai demo``: the main job, on this machine, with one command."""
+"""``cosmicai demo``: the main job with one command, on this machine or on AWS."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cosmicai_workbench.cli.approval import Json, MaxCost, Profile, Region, Runs, Yes
+
 app = typer.Typer(rich_markup_mode="markdown")
 
 
-@app.command(epilog="Exit codes: as of `cosmicai run`. Example: `cosmicai demo --galaxies 500`")
+@app.command(
+    epilog="Exit codes: as of `cosmicai run`. Examples: `cosmicai demo --galaxies 500`, "
+    "`cosmicai demo --stack cosmicai`"
+)
 def demo(
     galaxies: Annotated[
         int,
@@ -22,23 +27,42 @@ def demo(
     engine: Annotated[
         str | None, typer.Option(help="Inference engine. Default: the template's.")
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the outcome as JSON on stdout.")
-    ] = False,
+    stack: Annotated[
+        str | None, typer.Option("--stack", help="Run on AWS, in the stack of this name.")
+    ] = None,
+    runs: Runs = Path("runs"),
+    max_cost: MaxCost = 5.0,
+    yes: Yes = False,
+    profile: Profile = None,
+    region: Region = None,
+    as_json: Json = False,
 ) -> None:
-    """Run real SDSS galaxies through the whole state machine, on this machine.
+    """Run real SDSS galaxies through the whole state machine.
 
     Makes the data set (real magnitudes and redshifts of galaxies that the shipped model has never
-    seen, painted images), splits it into partitions in an embedded S3, predicts them by a
-    distributed Map of model-inference functions, and summarizes. No account, no Docker. The data
-    set is kept in `.cosmicai/demo/`, the results go to `runs/<execution>/`.
+    seen, painted images), splits it into partitions in S3, predicts them by a distributed Map of
+    model-inference functions, and summarizes. On this machine, with an embedded S3: no account,
+    no Docker. With `--stack` on AWS: model and data are uploaded to the stack's buckets after a
+    check and an estimate. The data set is kept in `.cosmicai/demo/`, the results go to
+    `runs/<execution>/`.
     """
+    from functools import partial
+
+    from cosmicai_workbench import place as places
+    from cosmicai_workbench.cli.approval import approve, tell_start
     from cosmicai_workbench.cli.progress import progress_bar
     from cosmicai_workbench.cli.run import report
     from cosmicai_workbench.demo import demo as run_demo
 
+    place = None if stack is None else places.on_aws(stack, profile=profile, region=region)
     outcome = run_demo(
-        galaxies=galaxies, partitions=partitions, engine=engine, bar=progress_bar, runs=runs
+        galaxies=galaxies,
+        partitions=partitions,
+        engine=engine,
+        place=place,
+        approve=partial(approve, place, max_cost=max_cost, yes=yes) if place else None,
+        on_start=tell_start if place else None,
+        bar=progress_bar,
+        runs=runs,
     )
     raise typer.Exit(report(outcome, as_json=as_json))

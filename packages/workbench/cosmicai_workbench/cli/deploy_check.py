@@ -53,7 +53,7 @@ def deploy_check(
         typer.echo(json.dumps(found.document(), indent=2))
     else:
         show(found)
-    if max_cost is not None and found.dollars > max_cost:
+    if max_cost is not None and found.dollars is not None and found.dollars > max_cost:
         typer.echo(f"cosmicai: ${found.dollars:.2f} is above --max-cost {max_cost:g}", err=True)
         raise typer.Exit(1)
     raise typer.Exit(0 if found.passed else 1)

@@ -29,7 +29,7 @@ GROUPS: tuple[str, ...] = (
     "demo",
     "run",
     "deploy_check",
-    "redrive",
+    "resume",
     "local",
     "logs",
     "data",
@@ -46,6 +46,7 @@ GROUPS: tuple[str, ...] = (
 
 RUN_FAILED = 1
 BAD_INPUT = 2
+WATCH_LOST = 4
 _RUN_ERRORS = (IncompleteResults, FmiTimeout, TransientStorageError)
 
 
@@ -101,7 +102,11 @@ def root(
 
 
 def exit_code(error: CosmicAIError) -> int:
-    """Tell a run that failed (1) from input that could never have worked (2)."""
+    """Tell a run that failed (1), or was lost sight of (4), from bad input (2)."""
+    from cosmicai_workbench.client.waiting import WatchLost
+
+    if isinstance(error, WatchLost):
+        return WATCH_LOST
     return RUN_FAILED if isinstance(error, _RUN_ERRORS) else BAD_INPUT
 
 

@@ -110,10 +110,10 @@ def get(
     place = places.on_aws(stack, profile=profile, region=region)
     arn = execution_arn(place.connection, execution)
     with lookups(f"execution {execution}"):
-        status = ended(place.connection, arn).status
-    if status == RUNNING:
+        found = ended(place.connection, arn)
+    if found.status == RUNNING:
         raise InvalidInput(f"execution {execution} is still running: there is no result yet")
-    raise typer.Exit(report(collect(place, arn, bar=progress_bar, runs=runs), as_json=as_json))
+    raise typer.Exit(report(collect(place, found, bar=progress_bar, runs=runs), as_json=as_json))
 
 
 def _figure(value: float | None, form: str) -> str:

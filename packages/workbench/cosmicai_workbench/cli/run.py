@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cosmicai_workbench.cli.approval import Json, MaxCost, Profile, Region, Runs, Watch, Yes
+
 if TYPE_CHECKING:
-    from cosmicai.schema import ExecutionInput
+    from collections.abc import Mapping
 
     from cosmicai_workbench.performing import Outcome
-    from cosmicai_workbench.place import Place
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -21,14 +22,15 @@ PARTIAL = 3
 @app.command(
     epilog="Exit codes: 0 every rank was received; 1 the execution failed; 2 bad usage or input, "
     "nothing was computed; 3 a partial result, within what the execution tolerates; "
-    "130 interrupted."
+    "4 the execution goes on, but can no longer be watched; 130 interrupted."
 )
 def run(
     input_file: Annotated[
-        str, typer.Option("--input", "-i", help="JSON file of the execution's input; - for stdin.")
-    ],
+        str | None,
+        typer.Option("--input", "-i", help="JSON file of the execution's input; - for stdin."),
+    ] = None,
     local: Annotated[
-        bool, typer.Option("--local", help="Run on this machine, in a local cloud.")
+        bool, typer.Option("--local", help="Run on this machine, in a local cloud: the default.")
     ] = False,
     stack: Annotated[
         str | None, typer.Option("--stack", help="Run on AWS, in the stack of this name.")
@@ -39,11 +41,14 @@ def run(
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option(help="Folder of a model bundle to upload to S3_object_name first."),
+        typer.Option(
+            help="Folder of a model bundle to upload first. Default, with --data: the one that "
+            "ships."
+        ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of partitions (*.pt) to upload to data_prefix first."),
+        typer.Option(help="Folder of partitions (*.pt) to upload first."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the execution.")] = None,
     concurrency: Annotated[
@@ -57,56 +62,62 @@ def run(
     cloud: Annotated[
         str, typer.Option(help="With --local: the local cloud to use, where one is up.")
     ] = "local",
-    watch: Annotated[
-        bool,
+    attach: Annotated[
+        str | None,
         typer.Option(
-            "--watch/--no-watch", help="Follow to the end and fetch the results; or only start."
+            metavar="EXECUTION", help="Start nothing: watch this execution, and fetch its results."
         ),
-    ] = True,
-    runs: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
-    max_cost: Annotated[
-        float,
-        typer.Option(
-            help="With --stack: ask first when the estimated cost is above this, in dollars.", min=0
-        ),
-    ] = 5.0,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --stack: do not ask.")] = False,
-    profile: Annotated[str | None, typer.Option(help="With --stack: AWS profile.")] = None,
-    region: Annotated[str | None, typer.Option(help="With --stack: AWS region.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the outcome as JSON on stdout.")
-    ] = False,
+    ] = None,
+    watch: Watch = True,
+    runs: Runs = Path("runs"),
+    max_cost: MaxCost = 5.0,
+    yes: Yes = False,
+    profile: Profile = None,
+    region: Region = None,
+    as_json: Json = False,
 ) -> None:
     """Run one execution of the state machine, and fetch what it leaves.
 
-    The results go to `runs/<execution>/`, and `runs/latest` points there. With `--local`, the
-    run uses the local cloud that is up (`cosmicai local up`), or else one of its own, which
+    The results go to `runs/<execution>/`, and `runs/latest` points there. Model and partitions
+    are uploaded to the stack's own buckets; `-i` and `--set` say everything else. On this machine
+    the run uses the local cloud that is up (`cosmicai local up`), or else one of its own, which
     ends with it.
 
-    On this machine: `cosmicai run --local -i events/seed-100MB-1GB.json --data partitions`
+    On this machine: `cosmicai run --data partitions --model my-model`
 
-    On AWS: `cosmicai run --stack cosmicai -i events/seed-100MB-1GB.json --set file_limit=2`
+    On AWS: `cosmicai run --stack cosmicai --data partitions --model my-model`
     """
     from cosmicai.errors import InvalidInput
 
     from cosmicai_workbench import place as places
+    from cosmicai_workbench.cli.approval import approve, tell_start
     from cosmicai_workbench.cli.progress import progress_bar
-    from cosmicai_workbench.client.execution import check_input, start
-    from cosmicai_workbench.client.inputs import pairs, read_input
-    from cosmicai_workbench.performing import perform
+    from cosmicai_workbench.client.execution import check_input, execution_arn, new_name, start
+    from cosmicai_workbench.client.inputs import complete, pairs, read_input
+    from cosmicai_workbench.performing import attach as attach_to
+    from cosmicai_workbench.performing import perform, upload_sources
 
-    if local == (stack is not None):
+    if local and stack is not None:
         raise InvalidInput("say where to run: either --local or --stack NAME")
-    content = read_input(input_file, overrides or [])
-    checked = check_input(content)
+    if attach is not None:
+        place = places.find(stack, cloud, profile=profile, region=region)
+        arn = execution_arn(place.connection, attach)
+        outcome = attach_to(place, arn, bar=progress_bar, runs=runs)
+        raise typer.Exit(report(outcome, as_json=as_json))
+    given = read_input(input_file, overrides or [])
+    name = name or new_name()
     with ExitStack() as cleanup:
-        if stack is not None:
-            place = places.on_aws(stack, profile=profile, region=region)
-            _approve(place, checked, model, data, max_cost=max_cost, yes=yes)
-        elif (running := places.running_cloud(cloud)) is not None:
-            place = running
-        else:
-            model = _sources_of_an_empty_cloud(checked, model, data, watch=watch)
+        found = (
+            places.running_cloud(cloud)
+            if stack is None
+            else places.on_aws(stack, profile=profile, region=region)
+        )
+        model = _model_to_upload(given, model, data, empty=found is None)
+        connection = None if found is None else found.connection
+        content = complete(given, name=name, connection=connection, model=model, data=data)
+        checked = check_input(content)
+        if found is None:
+            _require_data(checked.data_bucket, checked.data_prefix, data, watch=watch)
             own = places.own_cloud(
                 checked,
                 concurrency=concurrency,
@@ -115,7 +126,12 @@ def run(
                 bar=progress_bar,
             )
             place = cleanup.enter_context(own)
+        else:
+            place = found
+        if stack is not None:
+            content = approve(place, content, model, data, max_cost=max_cost, yes=yes)
         if not watch:
+            upload_sources(place, content, model=model, data=data, bar=progress_bar)
             arn = start(place.connection, content, name)
             typer.echo(json.dumps({"arn": arn}) if as_json else arn)
             return
@@ -127,48 +143,9 @@ def run(
             data=data,
             name=name,
             runs=runs,
-            on_start=_tell_start if stack is not None else None,
+            on_start=tell_start if stack is not None else None,
         )
     raise typer.Exit(report(outcome, as_json=as_json))
-
-
-def _approve(
-    place: "Place",
-    content: "ExecutionInput",
-    model: Path | None,
-    data: Path | None,
-    *,
-    max_cost: float,
-    yes: bool,
-) -> None:
-    """Refuse a run that cannot work on AWS, and ask before one that is dear."""
-    from cosmicai.errors import InvalidInput
-
-    from cosmicai_workbench.client.connection import LookupRefused
-    from cosmicai_workbench.deployment.preflight import preflight
-
-    try:
-        found = preflight(place.connection, content, model=model, data=data)
-    except LookupRefused as error:
-        typer.echo(f"cosmicai: no check and no estimate beforehand: {error}", err=True)
-        return
-    for check in found.checks:
-        if check.level == "warning":
-            typer.echo(f"cosmicai: {check.name}: {check.finding}", err=True)
-    if problems := [f"{c.name}: {c.finding}" for c in found.checks if c.level == "error"]:
-        raise InvalidInput("; ".join(problems))
-    typer.echo(f"cosmicai: estimated cost ${found.dollars:.4f}", err=True)
-    if found.dollars > max_cost and not yes:
-        typer.confirm("Start it?", abort=True, err=True)
-
-
-def _tell_start(arn: str) -> None:
-    """Say what goes on if this command is interrupted."""
-    typer.echo(
-        f"cosmicai: started {arn}; Ctrl-C stops watching only (to stop it: aws stepfunctions "
-        f"stop-execution --execution-arn {arn})",
-        err=True,
-    )
 
 
 def report(outcome: "Outcome", *, as_json: bool) -> int:
@@ -185,6 +162,7 @@ def report(outcome: "Outcome", *, as_json: bool) -> int:
             "reason": execution.reason,
             "folder": str(outcome.folder) if outcome.folder else None,
             "plot": str(outcome.plot) if outcome.plot else None,
+            "trouble": outcome.trouble,
             "summary": summary.model_dump(mode="json") if summary else None,
         }
         typer.echo(json.dumps(document, indent=2))
@@ -193,28 +171,34 @@ def report(outcome: "Outcome", *, as_json: bool) -> int:
         typer.echo(f"Results in {outcome.folder}/")
         if outcome.plot is not None:
             typer.echo(f"Plot: {outcome.plot}")
+    if outcome.trouble:
+        typer.echo(f"cosmicai: its results cannot be fetched: {outcome.trouble}", err=True)
     if execution.status != "SUCCEEDED":
         typer.echo(f"cosmicai: {execution.error or execution.status}: {execution.reason}", err=True)
         return 2 if execution.is_refused else 1
     return PARTIAL if execution.is_partial else 0
 
 
-def _sources_of_an_empty_cloud(
-    content: "ExecutionInput", model: Path | None, data: Path | None, *, watch: bool
-) -> Path:
-    """Check what a cloud of its own would start with, and return the model to upload."""
-    from cosmicai.errors import InvalidInput
-
+def _model_to_upload(
+    given: "Mapping[str, object]", model: Path | None, data: Path | None, *, empty: bool
+) -> Path | None:
+    """Return the model that ships where none is named and none can be there already."""
     from cosmicai_workbench.application import SMALL_MODEL
+
+    if model is not None or data is None or not (empty or "S3_object_name" not in given):
+        return model
+    typer.echo(f"cosmicai: no --model given, using the one that ships: {SMALL_MODEL}", err=True)
+    return SMALL_MODEL
+
+
+def _require_data(bucket: str, prefix: str, data: Path | None, *, watch: bool) -> None:
+    """Refuse to start an empty cloud that would have nothing to compute, or would end at once."""
+    from cosmicai.errors import InvalidInput
 
     if not watch:
         raise InvalidInput("--no-watch needs a cloud that stays: `cosmicai local up` first")
     if data is None:
         raise InvalidInput(
             f"a local cloud of its own starts empty: give --data FOLDER, whose partitions then are "
-            f"s3://{content.data_bucket}/{content.data_prefix}; or keep one up by "
-            "`cosmicai local up` and fill it"
+            f"s3://{bucket}/{prefix}; or keep one up by `cosmicai local up` and fill it"
         )
-    if model is None:
-        typer.echo(f"cosmicai: no --model given, using the one that ships: {SMALL_MODEL}", err=True)
-    return model or SMALL_MODEL

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ class Connection:
     outputs: Mapping[str, str]
     service: Callable[..., Any]
     """Makes a client of another service, by boto3's name of it."""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """Parameters that the stack was deployed with."""
 
     def store(self, bucket: str) -> Store:
         """Return one of the place's buckets."""
@@ -94,6 +96,10 @@ def connect(
             states=session.client("stepfunctions", endpoint_url=endpoint, config=config),
             outputs=outputs,
             service=partial(session.client, endpoint_url=endpoint, config=config),
+            parameters={
+                each["ParameterKey"]: each.get("ParameterValue", "")
+                for each in found.get("Parameters", [])
+            },
         )
     except ClientError as error:
         raise StackNotFound(

@@ -13,6 +13,7 @@ from cosmicai.errors import CosmicAIError, InvalidInput
 from cosmicai.schema import ExecutionInput, Failure, parse
 
 from cosmicai_workbench.client.connection import lookups
+from cosmicai_workbench.client.waiting import persist
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -115,37 +116,49 @@ def execution_arn(connection: Connection, name: str) -> str:
     return connection.state_machine.replace(":stateMachine:", ":execution:") + f":{name}"
 
 
-def redrive(connection: Connection, arn: str) -> None:
-    """Have Step Functions go on with an execution that was stopped or timed out.
+def resumed_input(connection: Connection, arn: str) -> dict[str, Any]:
+    """Return the input of a new execution that resumes one which has ended.
 
     Raises
     ------
     InvalidInput
-        If it ended by itself: a redrive would only repeat its last state.
-    CosmicAIError
-        If Step Functions refuses.
+        If it still runs, or succeeded with every rank.
+    LookupRefused
+        If there is no such execution, or AWS refuses.
     """
     with lookups(f"execution {arn}"):
-        described = connection.states.describe_execution(executionArn=arn)
-    if described["status"] not in ("ABORTED", "TIMED_OUT"):
-        name, status = described["name"], described["status"]
+        earlier = ended(connection, arn)
+    if earlier.status == RUNNING:
         raise InvalidInput(
-            f"execution {name} is {status}: a redrive goes on with one that was stopped or timed "
-            "out. One that failed has recorded why and ended; when the cause is mended, start it "
-            f"anew, over its results: `cosmicai run --stack … -i … --set overwrite=true`"
+            f"execution {earlier.name} is still running: wait for it (`cosmicai run --attach "
+            f"{earlier.name}`), or stop it first"
         )
-    with lookups(f"a redrive of {arn}"):
-        connection.states.redrive_execution(executionArn=arn)
+    if earlier.status == "SUCCEEDED" and not earlier.is_partial:
+        raise InvalidInput(f"execution {earlier.name} succeeded: there is nothing left to run")
+    return {**earlier.input, "overwrite": False, "resume": arn}
 
 
-def watch(connection: Connection, arn: str, interval: float) -> Iterator[Progress]:
-    """Yield how far an execution is, every ``interval`` seconds, until it ends."""
-    state, total = "", 0
-    while True:
+def watch(
+    connection: Connection, arn: str, interval: float, patience: float = 0.0
+) -> Iterator[Progress]:
+    """Yield how far an execution is, every ``interval`` seconds, until it ends.
+
+    Raises
+    ------
+    LookupRefused
+        If AWS refuses to tell, or does not answer for ``patience`` seconds.
+    """
+    state, total, running = "", 0, True
+
+    def look() -> Progress:
+        nonlocal state, total, running
         running = connection.states.describe_execution(executionArn=arn)["status"] == RUNNING
         if total == 0 or not running:
             state, total = _planned(connection, arn, state)
-        yield _progress(connection, arn, state, total)
+        return _progress(connection, arn, state, total)
+
+    while True:
+        yield persist(look, f"execution {arn}", patience)
         if not running:
             return
         time.sleep(interval)

@@ -1,20 +1,32 @@
-"""Read an execution's input from a file, with keys overridden on the command line."""
+"""An execution's input: from a file, from the command line, and what both leave open."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosmicai.errors import InvalidInput
+from cosmicai.keys import MODEL_FILES, folder
+from cosmicai.planning import is_partition
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from cosmicai_workbench.client.connection import Connection
+
+LOCAL_BUCKET = "cosmicai-data"
+"""Bucket of a local cloud that nothing else names."""
+DEFAULT_BATCH_SIZE = 512
 
 
-def read_input(source: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_input(source: str | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Return the input in a JSON file (``-`` for standard input), overridden by KEY=VALUE pairs.
+
+    Without a file, it is the pairs alone.
 
     Raises
     ------
@@ -22,7 +34,7 @@ def read_input(source: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         If it cannot be read, is no JSON object, or a pair has no equals sign.
     """
     try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text()
+        text = "{}" if source is None else _text(source)
         content = json.loads(text)
     except OSError as error:
         raise InvalidInput(f"the input {source} cannot be read: {error}") from error
@@ -31,6 +43,95 @@ def read_input(source: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InvalidInput(f"the input {source} must be a JSON object, found {text[:40]!r}")
     return {**content, **{key: _value(text) for key, text in pairs(overrides, "--set").items()}}
+
+
+def complete(
+    content: Mapping[str, Any],
+    *,
+    name: str,
+    connection: Connection | None = None,
+    model: Path | None = None,
+    data: Path | None = None,
+) -> dict[str, Any]:
+    """Fill in what an input leaves open.
+
+    Parameters
+    ----------
+    content
+        Keys that were given; they stay.
+    name
+        Name of the execution: its results go to ``results/<name>``, or under the prefix that the
+        stack allows results in.
+    connection
+        The stack, whose outputs name the buckets; without one, a local cloud's bucket.
+    model, data
+        Folders that are about to be uploaded. Their keys hold a digest, so that another model or
+        data set of the same folder name never mixes with an earlier one.
+
+    Raises
+    ------
+    InvalidInput
+        If neither the input nor an option says which model, or which partitions.
+    """
+    outputs = connection.outputs if connection else {}
+    bucket = content.get("bucket", outputs.get("BucketName", LOCAL_BUCKET))
+    prefix = connection.parameters.get("ResultPrefix", "") if connection else ""
+    filled = {
+        "bucket": bucket,
+        "data_bucket": outputs.get("DataBucketName", bucket),
+        "object_type": "folder",
+        "batch_size": DEFAULT_BATCH_SIZE,
+        "script": "inference.py",
+        "result_path": f"{prefix or 'results/'}{name}",
+    }
+    if model is not None:
+        filled["S3_object_name"] = f"models/{_slug(model)}-{_digest_of_contents(model)}"
+    if data is not None:
+        sizes = {path.name: path.stat().st_size for path in data.glob("*.pt")}
+        filled["data_prefix"] = f"data/{_slug(data)}-{_digest(sorted(sizes.items()))}"
+        filled["file_limit"] = max(1, len(sizes))
+    filled |= content
+    for key, option, what in (
+        ("S3_object_name", "--model", "model bundle"),
+        ("data_prefix", "--data", "partitions"),
+    ):
+        if key not in filled:
+            raise InvalidInput(
+                f"key {key!r} is missing: name a folder of {what} by {option} FOLDER, or what is "
+                f"in the bucket already by --set {key}=FOLDER"
+            )
+    if "file_limit" not in filled:
+        filled["file_limit"] = _partitions_there(connection, filled)
+    return filled
+
+
+def _slug(folder: Path) -> str:
+    """Return the name of a folder as a step of an S3 key."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip(".-") or "files"
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:8]
+
+
+def _digest_of_contents(model: Path) -> str:
+    files = [model / name for name in MODEL_FILES]
+    found = []
+    for path in files:
+        if path.is_file():  # a missing one is named when it is uploaded
+            with path.open("rb") as file:
+                found.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return _digest(found)
+
+
+def _partitions_there(connection: Connection | None, content: Mapping[str, Any]) -> int:
+    """Return how many partitions the data's folder holds, at least 1."""
+    if connection is None:
+        return 1  # an empty cloud: the partitions come by --data
+    listing = connection.store(content["data_bucket"]).list(
+        folder(str(content["data_prefix"])), recursive=False
+    )
+    return max(1, sum(is_partition(item.key) for item in listing))
 
 
 def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
@@ -48,6 +149,10 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
             raise InvalidInput(f"{option} expects KEY=VALUE, found {text!r}")
         result[key] = value
     return result
+
+
+def _text(source: str) -> str:
+    return sys.stdin.read() if source == "-" else Path(source).read_text()
 
 
 def _value(text: str) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cosmicai import keys, planning
 from cosmicai.errors import PartitionNotFound
-from cosmicai.facts import GALAXY_BYTES, MB
+from cosmicai.facts import ARCHIVE_BYTES, GALAXY_BYTES, MB
 
 from cosmicai_workbench.client.connection import lookups
 from cosmicai_workbench.simulation.service import plan_execution
@@ -48,6 +48,13 @@ class Preflight:
     num_bytes: int
     ranks: int
     estimate: Plan
+    available: int
+    """Ranks that the account would run at once."""
+
+    @property
+    def bounds(self) -> dict[str, int]:
+        """Keys to add to the input, so that the Map starts no more ranks than can run."""
+        return {"max_concurrency": max(1, self.available)} if self.ranks > self.available else {}
 
     @property
     def passed(self) -> bool:
@@ -55,8 +62,8 @@ class Preflight:
         return all(check.level != "error" for check in self.checks)
 
     @property
-    def dollars(self) -> float:
-        """Estimated cost of the execution."""
+    def dollars(self) -> float | None:
+        """Estimated cost of the execution, or None where it has no price."""
         return self.estimate.cost.total
 
     def document(self) -> dict[str, Any]:
@@ -133,7 +140,7 @@ def preflight(
     at_once = min(account.available, account.max_concurrency, MAX_CHILDREN)
     estimate = plan_execution(
         galaxies=max(1, num_bytes // GALAXY_BYTES),
-        partition_mb=max(num_bytes / ranks, GALAXY_BYTES) / MB,
+        partition_mb=max(num_bytes / ranks, GALAXY_BYTES + ARCHIVE_BYTES) / MB,
         ranks=min(ranks, max(1, num_bytes // GALAXY_BYTES)),
         memory_mb=account.memory_mb,
         concurrency=max(1, at_once),
@@ -152,7 +159,7 @@ def preflight(
         _time(account, estimate),
         *(Check("simulation", "warning", warning) for warning in estimate.warnings),
     ]
-    return Preflight(tuple(checks), len(partitions), num_bytes, ranks, estimate)
+    return Preflight(tuple(checks), len(partitions), num_bytes, ranks, estimate, at_once)
 
 
 def _account(connection: Connection) -> _Account:

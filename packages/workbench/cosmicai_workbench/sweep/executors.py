@@ -10,6 +10,7 @@ from cosmicai.facts import MAX_MEMORY_MB, galaxies_in
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.connection import LookupRefused
 from cosmicai_workbench.client.execution import check_input, new_name
+from cosmicai_workbench.client.inputs import LOCAL_BUCKET
 from cosmicai_workbench.client.upload import files_to_upload, upload
 from cosmicai_workbench.data.making import make_dataset
 from cosmicai_workbench.data.splitting import galaxies_per_partition, split_dataset
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from cosmicai_workbench.sweep.experiment import Experiment, Point
 
-LOCAL_BUCKET = "cosmicai-data"
+
 _SEED = 0
 
 
@@ -222,8 +223,8 @@ class StackExecutor:
             try:
                 dollars = preflight(self._place.connection, content).dollars
             except LookupRefused:
-                dollars = self._at_most(point)
-            self._estimates[point] = dollars
+                dollars = None
+            self._estimates[point] = self._at_most(point) if dollars is None else dollars
         return self._estimates[point]
 
     def _at_most(self, point: "Point") -> float:

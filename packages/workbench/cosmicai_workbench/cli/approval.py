@@ -1,0 +1,68 @@
+"""Before an execution on AWS starts: what the check finds, and whether it may cost that much."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from cosmicai_workbench.place import Place
+
+MaxCost = Annotated[
+    float,
+    typer.Option(
+        help="With --stack: ask first when the estimated cost is above this, in dollars.", min=0
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="With --stack: do not ask.")]
+Profile = Annotated[str | None, typer.Option(help="With --stack: AWS profile.")]
+Region = Annotated[str | None, typer.Option(help="With --stack: AWS region.")]
+Runs = Annotated[Path, typer.Option(help="Folder of the run folders.")]
+Watch = Annotated[
+    bool,
+    typer.Option(
+        "--watch/--no-watch", help="Follow to the end and fetch the results; or only start."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on stdout.")]
+
+
+def approve(
+    place: "Place",
+    content: dict[str, Any],
+    model: Path | None,
+    data: Path | None,
+    *,
+    max_cost: float,
+    yes: bool,
+) -> dict[str, Any]:
+    """Refuse a run that cannot work on AWS, ask before one that is dear, and return its input.
+
+    Its ``max_concurrency`` is bounded by what the account can run at once.
+    """
+    from cosmicai.errors import InvalidInput
+
+    from cosmicai_workbench.client.execution import check_input
+    from cosmicai_workbench.deployment.preflight import preflight
+
+    found = preflight(place.connection, check_input(content), model=model, data=data)
+    for check in found.checks:
+        if check.level == "warning":
+            typer.echo(f"cosmicai: {check.name}: {check.finding}", err=True)
+    if problems := [f"{c.name}: {c.finding}" for c in found.checks if c.level == "error"]:
+        raise InvalidInput("; ".join(problems))
+    cost = "unknown" if found.dollars is None else f"${found.dollars:.4f}"
+    seconds = found.estimate.wall_seconds.median
+    typer.echo(f"cosmicai: estimated cost {cost}, about {seconds:.0f} s", err=True)
+    if (found.dollars is None or found.dollars > max_cost) and not yes:
+        typer.confirm("Start it?", abort=True, err=True)
+    return {**content, **found.bounds}
+
+
+def tell_start(arn: str) -> None:
+    """Say what goes on if this command is interrupted."""
+    typer.echo(
+        f"cosmicai: started {arn}; Ctrl-C stops watching only (to stop it: aws stepfunctions "
+        f"stop-execution --execution-arn {arn})",
+        err=True,
+    )
