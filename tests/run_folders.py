@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cosmicai.partition.catalogue import Catalogue
 from cosmicai.quality import figures
 from cosmicai.schema import (
     CollectiveResult,
@@ -77,8 +78,12 @@ def make_run(
     batch_size: int = 128,
     seconds_per_sample: float = 0.005,
     fmi: bool = False,
+    carried: dict[int, dict[str, Catalogue]] | None = None,
 ) -> Path:
-    """Write ``runs/<name>`` as an execution of ``ranks`` ranks leaves it; return its folder."""
+    """Write ``runs/<name>`` as an execution of ``ranks`` ranks leaves it; return its folder.
+
+    ``carried`` holds, by rank, what its partition carries: ``catalogue`` and ``rejected``.
+    """
     rng = np.random.default_rng(seed)
     folder = path / name
     (folder / "predictions").mkdir(parents=True)
@@ -112,6 +117,11 @@ def make_run(
             redshift=predicted,
             true_redshift=true,
             magnitude_r=(17.8 - rng.exponential(0.7, samples)).astype(np.float32),
+            **{
+                key: array
+                for kind, catalogue in (carried or {}).get(rank, {}).items()
+                for key, array in catalogue.to_arrays(kind).items()
+            },
         )
         trues.append(true)
         predictions.append(predicted)

@@ -1,5 +1,6 @@
 """Data sets as files: made, split, inspected, read back by torch."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import pytest
 from cosmicai.errors import InvalidInput
 from cosmicai.partition.reader import open_partition
 from cosmicai_workbench.cli.main import main
-from cosmicai_workbench.data.catalogue import read_catalogue
 from cosmicai_workbench.data.partition_writer import PartitionWriter, write_partition
 from cosmicai_workbench.data.photometry import is_test_parent
 from cosmicai_workbench.data.splitting import galaxies_per_partition
@@ -23,6 +23,13 @@ def torch_tensors(path: Path) -> list[np.ndarray]:
         dataset = torch.load(path, weights_only=True)
     assert isinstance(dataset, TensorDataset)
     return [tensor.numpy() for tensor in dataset.tensors]
+
+
+def object_ids(path: Path) -> list[object]:
+    with open_partition(path, batch_size=1) as reader:
+        catalogue = reader.catalogue()
+    assert catalogue is not None
+    return catalogue.columns["object_id"].plain()
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +49,13 @@ def test_torch_reads_what_was_made_and_metadata_says_what_is_real(survey: Path) 
     metadata = json.loads(survey.with_suffix(".json").read_text())
     assert metadata["images"] == "painted"
     assert "real" in metadata["notice"]
-    rows = [*read_catalogue(survey)]
-    assert [row.index for row in rows] == list(range(23))
-    assert all(is_test_parent(int(row.object_id.split("-")[1])) for row in rows)
+    names = object_ids(survey)
+    assert len(names) == 23
+    assert all(is_test_parent(int(str(name).split("-")[1])) for name in names)
+    with survey.with_suffix(".catalogue.csv").open() as file:
+        rows = [*csv.DictReader(file)]
+    assert [int(row["index"]) for row in rows] == list(range(23))
+    assert [row["object_id"] for row in rows] == names
 
 
 def test_torch_maps_the_file_and_python_reads_its_checksums(survey: Path) -> None:
@@ -85,9 +96,34 @@ def test_split_keeps_every_galaxy_in_order(survey: Path, tmp_path: Path) -> None
         torch_tensors(survey), zip(*map(torch_tensors, parts), strict=True), strict=True
     ):
         np.testing.assert_array_equal(np.concatenate(pieces), whole)
-    names = [row.object_id for part in parts for row in read_catalogue(part)]
-    assert names == [row.object_id for row in read_catalogue(survey)]
-    assert [row.index for row in read_catalogue(parts[1])] == list(range(10))
+    assert [name for part in parts for name in object_ids(part)] == object_ids(survey)
+    with parts[1].with_suffix(".catalogue.csv").open() as file:
+        assert [int(row["index"]) for row in csv.DictReader(file)] == list(range(10))
+
+
+def test_split_takes_the_users_own_table(
+    survey: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "objects.csv"
+    rows = [f"{number:05},{number / 10},{number % 3}" for number in range(23)]
+    table.write_text("\n".join(["objid,mass,class", *rows, ""]))
+    command = ["data", "split", str(survey), "--galaxies", "10", "--catalogue", str(table)]
+    parts = tmp_path / "parts"
+    assert main([*command, str(parts), "--keep", "mass", "--keep", "CLASS"]) == 0
+    assert object_ids(parts / "2.pt") == [f"{number:05}" for number in range(10, 20)]
+    with open_partition(parts / "3.pt", batch_size=1) as reader:
+        catalogue = reader.catalogue()
+    assert catalogue is not None
+    assert catalogue.columns["mass"].plain() == [2.0, 2.1, 2.2]
+    assert catalogue.columns["class"].plain() == [2, 0, 1]
+
+    assert main([*command, str(tmp_path / "a"), "--keep", "radius"]) == 2
+    assert "column 'radius' to keep expected, found objid, mass, class" in capsys.readouterr().err
+    table.write_text("objid\n1\n")
+    assert main([*command, str(tmp_path / "b")]) == 2
+    assert "a row for each of 23 galaxies expected, found 1" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()
 
 
 def test_split_reads_what_torch_wrote(tmp_path: Path) -> None:

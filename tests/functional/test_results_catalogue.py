@@ -8,34 +8,46 @@ import subprocess
 import numpy as np
 import pytest
 from cosmicai.errors import InvalidInput
-from cosmicai_workbench.data.catalogue import CatalogueRow, write_catalogue
+from cosmicai.partition.catalogue import DEC, RA, REASON, Catalogue, ColumnInfo, column_of
+from cosmicai_workbench.data.partition_writer import PartitionWriter
 from cosmicai_workbench.results.export import export
 from cosmicai_workbench.results.run_folder import load_run
 from run_folders import DIGEST, make_run
 
 
+def described(names, dtype="str", **more):
+    """Return the catalogue of a partition: names, positions, and further columns."""
+    count = len(names)
+    columns = [
+        column_of(ColumnInfo("object_id", dtype), names),
+        column_of(RA, [150 + i / 100 for i in range(count)]),
+        column_of(DEC, [2.5] * count),
+    ]
+    columns += [column_of(ColumnInfo(n, d, unit), v) for n, (d, unit, v) in more.items()]
+    return Catalogue(columns)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
+    second = described([f"SDSS J{i:04d}" for i in range(50)])
     return load_run(
-        make_run(tmp_path_factory.mktemp("runs"), ranks=3, samples=50, straggler=None, nan=4)
+        make_run(
+            tmp_path_factory.mktemp("runs"),
+            ranks=3,
+            samples=50,
+            straggler=None,
+            nan=4,
+            carried={1: {"catalogue": second}},
+        )
     )
 
 
-@pytest.fixture
-def data(tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    rows = [CatalogueRow(i, f"SDSS J{i:04d}", 150 + i / 100, 2.5) for i in range(50)]
-    write_catalogue(folder / "2.pt", rows)
-    return folder
-
-
 @pytest.mark.parametrize("form", ["parquet", "fits", "csv"])
-def test_astropy_opens_it_without_help(run, data, tmp_path, form):
+def test_astropy_opens_it_without_help(run, tmp_path, form):
     from astropy.table import Table
 
     path = tmp_path / f"catalogue.{form}"
-    assert export(run, path, form, data=data) == 150
+    assert export(run, path, form) == 150
     table = Table.read(path)
     assert len(table) == 150
     np.testing.assert_array_equal(
@@ -94,16 +106,16 @@ def test_unknown_format_and_missing_folder_are_named(run, tmp_path):
     shutil.which("stilts") is None, reason="STILTS is absent; Debian's package stilts has it"
 )
 @pytest.mark.parametrize("form", ["fits", "csv"])
-def test_the_library_of_topcat_opens_it_without_help(run, data, tmp_path, form):
+def test_the_library_of_topcat_opens_it_without_help(run, tmp_path, form):
     def stilts(*arguments):
         command = ["stilts", "tpipe", f"in=catalogue.{form}", f"ifmt={form}", *arguments]
         return subprocess.run(
             command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
         ).stdout
 
-    export(run, tmp_path / f"catalogue.{form}", form, data=data)
-    described = stilts("cmd=meta Name Units UCD Description", "ofmt=csv")
-    columns = {line.split(",")[0]: line for line in described.splitlines()}
+    export(run, tmp_path / f"catalogue.{form}", form)
+    meta = stilts("cmd=meta Name Units UCD Description", "ofmt=csv")
+    columns = {line.split(",")[0]: line for line in meta.splitlines()}
     assert set(columns) > {"object_id", "ra", "dec", "redshift", "true_redshift", "magnitude_r"}
     second = stilts("cmd=select ra>0", "cmd=head 1", "cmd=keepcols 'object_id ra dec'", "ofmt=csv")
     assert second.splitlines()[1].split(",") == ["SDSS J0000", "150.0", "2.5"]
@@ -111,3 +123,118 @@ def test_the_library_of_topcat_opens_it_without_help(run, data, tmp_path, form):
         assert "deg,pos.eq.ra;meta.main,right ascension" in columns["ra"].replace('"', "")
         assert "mag,phot.mag;em.opt.R" in columns["magnitude_r"]
         assert DIGEST in stilts("omode=meta")
+
+
+IDS = [1237648720693755918, 2, None, 999999]
+EXTRA = {
+    "mass": ("float32", "solMass", [1.5, None, 2.5, 3.5]),
+    "survey": ("str", "", ["=SUM(A1)", "β Cas", "-12.5", None]),
+    "count": ("int64", "", [1, 2, 3, None]),
+    "redshift": ("float64", "", [0.25, 0.5, 0.75, 1.0]),
+    "seen": ("bool", "", [True, None, False, True]),
+}
+
+
+@pytest.fixture(scope="module")
+def partial(tmp_path_factory):
+    """A run whose second rank failed; one object was rejected when the data set was made."""
+    folder = tmp_path_factory.mktemp("partial")
+    whole = described(IDS, "int64", **EXTRA)
+    because = column_of(REASON, ["masked pixels: 3 in g"])
+    rejected = Catalogue([*described([77], "int64").columns.values(), because])
+    carried = {0: {"catalogue": whole, "rejected": rejected}}
+    path = make_run(folder, ranks=2, samples=4, straggler=None, failed=(1,), nan=1, carried=carried)
+    (folder / "data" / "25MB").mkdir(parents=True)
+    with PartitionWriter(folder / "data" / "25MB" / "2.pt", 2, {}) as writer:
+        zeros = np.zeros((2, 5 * 32 * 32), np.float32)
+        writer.write(zeros.reshape(2, 5, 32, 32), zeros[:, :5].copy(), zeros[:, 0].copy())
+        writer.write_catalogue(described([501, 502], "int64"))
+    return load_run(path), folder / "data"
+
+
+@pytest.mark.parametrize("form", ["parquet", "fits", "csv"])
+def test_every_object_has_a_row_that_joins_on_its_own_id(partial, tmp_path, form):
+    import pandas as pd
+    from astropy.table import Table
+
+    run, data = partial
+    path = tmp_path / f"catalogue.{form}"
+    assert export(run, path, form, data=data) == 7
+    if form == "fits":
+        table = Table.read(path)
+        assert table["object_id"].dtype.kind == "i"
+        ids = table["object_id"].filled(-1).tolist()
+        assert str(table["mass"].unit) == "solMass"
+        reasons = [str(text) for text in table["reason"].filled("")]
+        assert table["count"].mask.tolist() == [False] * 3 + [True] * 4
+    else:
+        frame = pd.read_parquet(path) if form == "parquet" else pd.read_csv(path)
+        mine = pd.DataFrame({"object_id": [999999, 1237648720693755918, 502, 77]})
+        if form == "parquet":
+            joined = mine.merge(frame, on="object_id", how="left")
+            assert joined["ra"].notna().all()
+            ids = frame["object_id"].fillna(-1).astype("int64").tolist()
+        else:
+            text = path.read_text().splitlines()
+            ids = [int(line.split(",")[0] or -1) for line in text[1:]]
+        reasons = frame["reason"].fillna("").tolist()
+        assert frame["redshift_input"].tolist()[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert ids == [1237648720693755918, 2, -1, 999999, 77, 501, 502]
+    assert reasons == [
+        "no prediction: a pixel or a magnitude is missing",
+        "",
+        "",
+        "",
+        "masked pixels: 3 in g",
+        "its rank failed",
+        "its rank failed",
+    ]
+
+
+def test_fits_escapes_what_its_tables_cannot_hold(partial, tmp_path):
+    from astropy.io import fits
+
+    run, _ = partial
+    export(run, tmp_path / "c.fits", "fits")
+    with fits.open(tmp_path / "c.fits") as hdus:
+        assert hdus[1].data["survey"][1] == r"\u03b2 Cas"
+        names = hdus[1].columns.names
+        assert "ASCII" in hdus[1].header[f"TCOMM{names.index('survey') + 1}"]
+
+
+def test_no_cell_of_a_csv_is_a_formula(partial, tmp_path):
+    import csv
+
+    run, _ = partial
+    export(run, tmp_path / "c.csv", "csv")
+    with (tmp_path / "c.csv").open(newline="") as file:
+        cells = [row["survey"] for row in csv.DictReader(file)]
+    assert cells[:3] == ["'=SUM(A1)", "β Cas", "-12.5"]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1"])
+def test_formulas_are_defused_and_numbers_are_not(text):
+    from cosmicai_workbench.data.catalogue import spreadsheet_safe
+
+    assert spreadsheet_safe(text) == f"'{text}"
+    assert [spreadsheet_safe(cell) for cell in ("-1.5", "+2", -3, "a=b")] == [
+        "-1.5",
+        "+2",
+        -3,
+        "a=b",
+    ]
+
+
+def test_the_command_says_which_objects_are_not_listed(partial, tmp_path, capsys):
+    from cosmicai_workbench.cli.main import main
+
+    run, data = partial
+    words = ["results", "export", str(run.path), "--to", "csv", "-o"]
+    assert main([*words, str(tmp_path / "a.csv")]) == 0
+    said = capsys.readouterr().out
+    assert "5 rows" in said
+    assert "25MB/2.pt" in said
+    assert main([*words, str(tmp_path / "b.csv"), "--data", str(data)]) == 0
+    said = capsys.readouterr().out
+    assert "7 rows" in said
+    assert "not listed" not in said

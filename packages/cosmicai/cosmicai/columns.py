@@ -75,7 +75,7 @@ _DECLARED = (
     Column(
         name="object_id",
         dtype="str",
-        description="name of the galaxy; partition and index where no catalogue names it",
+        description="name of the object; partition and index where no catalogue names it",
         ucd="meta.id;meta.main",
     ),
     Column(
@@ -132,6 +132,12 @@ _DECLARED = (
         dtype="int32",
         description="rank that predicted it",
         ucd="meta.number",
+    ),
+    Column(
+        name="reason",
+        dtype="str",
+        description="why there is no prediction; empty where there is one",
+        ucd="meta.note",
     ),
 )
 

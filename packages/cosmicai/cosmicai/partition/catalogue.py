@@ -4,7 +4,7 @@ A ``.pt`` file of ours holds a record ``extra/catalogue.jsonl`` beside its tenso
 leaves alone: one JSON object that describes the columns, then one JSON array per galaxy. The
 columns ``object_id``, ``ra`` and ``dec`` are known by these names; any others belong to the user
 and are carried as they are. A record ``extra/rejected.jsonl`` lists in the same way the objects of
-the data set that are in no partition, with ``reason`` and ``detail``.
+the data set that are in no partition, with the reason in a column ``rejected_because``.
 
 Predictions carry these columns on, so that results need no other file to tell their galaxies.
 """
@@ -88,6 +88,11 @@ class ColumnInfo:
                 f"a column's name, unit and description: text of at most {MAX_TEXT} characters "
                 f"expected, found {self.name!r:.80}"
             )
+
+
+RA: Final = ColumnInfo("ra", "float64", "deg", "right ascension (ICRS)")
+REASON: Final = ColumnInfo("rejected_because", "str", "", "why the object is in no partition")
+DEC: Final = ColumnInfo("dec", "float64", "deg", "declination (ICRS)")
 
 
 @dataclass(frozen=True)
@@ -205,6 +210,11 @@ class Catalogue:
             if column.missing.any():
                 arrays[f"{prefix}.{number}.missing"] = column.missing
         return arrays
+
+
+def named(names: Sequence[str]) -> Catalogue:
+    """Return a catalogue that says nothing but what its objects are called."""
+    return Catalogue([column_of(ColumnInfo("object_id", "str"), names)], len(names))
 
 
 def from_arrays(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Catalogue | None:

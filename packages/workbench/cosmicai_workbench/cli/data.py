@@ -17,6 +17,13 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A column of the catalogue to carry into the predictions, besides object id, RA and "
+        "Dec; may be given several times."
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
@@ -65,12 +72,18 @@ def split(
     galaxies: Annotated[
         int | None, typer.Option(help="Galaxies in a partition, instead of --size.")
     ] = None,
+    catalogue: Annotated[
+        Path | None,
+        typer.Option(help="CSV or FITS table with a row for each galaxy of SOURCE, in its order."),
+    ] = None,
+    keep: Keep = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Split a data set into numbered partitions; memory stays flat.
 
-    The catalogue beside SOURCE, if there is one, is split with it.
+    Every partition holds its share of the catalogue (object id, RA, Dec, and columns to keep):
+    of `--catalogue`, or else of the one in SOURCE.
     """
     from cosmicai.errors import InvalidInput
     from cosmicai.partition.reader import open_partition
@@ -83,7 +96,15 @@ def split(
     with open_partition(source, batch_size=1) as reader:
         total = reader.num_samples
     with progress_bar("splitting", total, "galaxies") as advance:
-        partitions = split_dataset(source, folder, count, overwrite=overwrite, on_galaxies=advance)
+        partitions = split_dataset(
+            source,
+            folder,
+            count,
+            objects=catalogue,
+            keep=keep or (),
+            overwrite=overwrite,
+            on_galaxies=advance,
+        )
     if as_json:
         typer.echo(json.dumps({"partitions": [str(path) for path in partitions]}, indent=2))
         return
@@ -129,7 +150,8 @@ def from_fits(
         Path, typer.Argument(help="Folder of calibrated FITS images, five bands a field.")
     ],
     catalogue: Annotated[
-        Path, typer.Argument(help="CSV or FITS table: ra, dec; maybe magnitudes and redshift.")
+        Path,
+        typer.Argument(help="Table (CSV, FITS, …): ra, dec; maybe magnitudes, redshift."),
     ],
     folder: Annotated[Path, typer.Argument(help="Receives 1.pt, 1.catalogue.csv, rejects.csv …")],
     size: Annotated[float, typer.Option(help="Size of a partition in MB (1024² bytes).")] = 25,
@@ -147,6 +169,7 @@ def from_fits(
         float | None,
         typer.Option(help="AB magnitude of one unit, where BUNIT names no unit of flux."),
     ] = None,
+    keep: Keep = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -154,8 +177,8 @@ def from_fits(
 
     A field is five files whose names differ in the band alone: SDSS frames
     (`frame-r-002583-2-0136.fits.bz2`) or single-band cutouts (`object7_r.fits`), with a WCS.
-    Catalogue columns: `ra`, `dec` (degrees); optionally `object_id`, `redshift`,
-    `mag_u` … `mag_z`, `extinction_u` … `extinction_z`.
+    Catalogue columns: `ra`, `dec` (degrees, or the column's unit); optionally `object_id`,
+    `redshift`, `mag_u` … `mag_z`, `extinction_u` … `extinction_z`.
 
     Objects off the images, at an edge, or with masked pixels are counted and written to
     `rejects.csv` with the reason.
@@ -171,6 +194,7 @@ def from_fits(
         aperture=aperture,
         registration=as_registration(registration),
         zero_point=zero_point,
+        keep=keep or (),
         overwrite=overwrite,
         bar=progress_bar,
     )

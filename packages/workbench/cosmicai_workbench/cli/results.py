@@ -64,7 +64,7 @@ def export(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder with the N.catalogue.csv files that hold RA and Dec."),
+        typer.Option(help="Folder with the partitions of failed ranks, to list their objects too."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
@@ -75,14 +75,19 @@ def export(
     """
     from typing import cast
 
-    from cosmicai_workbench.results.export import Format
+    from cosmicai_workbench.results.export import Format, unlisted_partitions
     from cosmicai_workbench.results.export import export as export_run
     from cosmicai_workbench.results.run_folder import load_run
 
     loaded = load_run(run)
     target = output or run / f"catalogue.{to}"
     count = export_run(loaded, target, cast("Format", to), data=data, overwrite=overwrite)
-    typer.echo(f"{target}: {count:,} galaxies")
+    typer.echo(f"{target}: {count:,} rows, one per object")
+    if unlisted := unlisted_partitions(loaded, data):
+        typer.echo(
+            f"  not listed: the objects of {len(unlisted)} partition(s) of failed ranks, such as "
+            f"{unlisted[0]}; --data FOLDER, with these partitions, lists them"
+        )
 
 
 @app.command()

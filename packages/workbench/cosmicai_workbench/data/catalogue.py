@@ -1,61 +1,50 @@
-"""The catalogue beside a partition: which object on the sky each galaxy is.
+"""The catalogue of a partition as a text file, for people and spreadsheets.
 
-``N.catalogue.csv`` lies beside ``N.pt``, one row a galaxy: index, object_id, ra, dec (degrees,
-ICRS).
+``N.catalogue.csv`` lies beside ``N.pt`` and repeats the catalogue that the partition itself holds
+(:mod:`cosmicai.partition.catalogue`), one row per galaxy. Nothing here reads it.
 """
 
 import csv
-from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
-from cosmicai.errors import InvalidInput
+from cosmicai.partition.catalogue import Catalogue
 
 from cosmicai_workbench.data.files import whole_text_file
 
-COLUMNS = ("index", "object_id", "ra", "dec")
-
-
-@dataclass(frozen=True)
-class CatalogueRow:
-    """One galaxy of a partition: its index there, its name and its place on the sky."""
-
-    index: int
-    object_id: str
-    ra: float
-    dec: float
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def catalogue_path(partition: Path) -> Path:
-    """Return the path of the catalogue that belongs to ``partition``."""
+    """Return the path of the text file that belongs to ``partition``."""
     return partition.with_suffix(".catalogue.csv")
 
 
-def write_catalogue(partition: Path, rows: Iterable[CatalogueRow]) -> None:
-    """Write the catalogue of ``partition``; whole or not at all."""
-    with whole_text_file(catalogue_path(partition)) as file:
+def write_text_catalogue(partition: Path, catalogue: Catalogue) -> None:
+    """Write the text file of ``partition``; whole or not at all."""
+    index = range(len(catalogue))
+    columns = [index, *(column.plain() for column in catalogue.columns.values())]
+    write_rows(catalogue_path(partition), ("index", *catalogue.columns), zip(*columns, strict=True))
+
+
+def write_rows(path: Path, header: Any, rows: Any) -> None:
+    """Write a CSV file that a spreadsheet opens without running anything in it."""
+    with whole_text_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(astuple(row) for row in rows)
+        writer.writerow(header)
+        writer.writerows([spreadsheet_safe(value) for value in row] for row in rows)
 
 
-def read_catalogue(partition: Path) -> Iterator[CatalogueRow]:
-    """Yield the rows of the catalogue of ``partition``, in its order.
+def spreadsheet_safe(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula.
 
-    Raises
-    ------
-    InvalidInput
-        The file has other columns, or a row cannot be read.
+    Text that begins like one gets an apostrophe in front; numbers are left alone, also those that
+    are written as text.
     """
-    path = catalogue_path(partition)
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
-        header = tuple(next(reader, ()))
-        if header != COLUMNS:
-            raise InvalidInput(f"{path}: columns {', '.join(COLUMNS)} expected, found {header}")
-        for position, row in enumerate(reader):
-            try:
-                index, object_id, ra, dec = row
-                yield CatalogueRow(int(index), object_id, float(ra), float(dec))
-            except ValueError as error:
-                raise InvalidInput(f"{path}, row {position + 1}: {row}: {error}") from error
+    if not isinstance(value, str) or not value.startswith(_FORMULA_STARTS):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value

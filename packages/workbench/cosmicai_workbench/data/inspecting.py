@@ -9,7 +9,6 @@ import numpy as np
 from cosmicai.partition.reader import open_partition
 from numpy.typing import NDArray
 
-from cosmicai_workbench.data.catalogue import catalogue_path
 from cosmicai_workbench.data.partition_writer import read_metadata
 
 _BATCH = 256
@@ -69,7 +68,8 @@ class PartitionSummary:
     galaxies_with_nonfinite_inputs: int
     galaxies_without_redshift: int
     tensors: dict[str, TensorSummary]
-    catalogue: str | None
+    catalogue: tuple[str, ...]
+    """Names of the columns that say which object each galaxy is."""
     metadata: dict[str, Any] | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def inspect_partition(
                 ("image", "magnitude", "redshift"), reader.tensors, ranges, strict=False
             )
         }
-        catalogue = catalogue_path(path)
+        catalogue = reader.catalogue()
         return PartitionSummary(
             path=str(path),
             bytes=reader.nbytes,
@@ -128,7 +128,7 @@ def inspect_partition(
             galaxies_with_nonfinite_inputs=nonfinite,
             galaxies_without_redshift=redshift.nan,
             tensors=tensors,
-            catalogue=str(catalogue) if catalogue.exists() else None,
+            catalogue=() if catalogue is None else tuple(catalogue.columns),
             metadata=read_metadata(path),
         )
 
@@ -137,6 +137,7 @@ def render_summary(summary: PartitionSummary) -> None:
     """Print a summary for people."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     console.print(
@@ -161,4 +162,4 @@ def render_summary(summary: PartitionSummary) -> None:
         f"without redshift: {summary.galaxies_without_redshift:,}"
     )
     notice = (summary.metadata or {}).get("notice")
-    console.print(notice or "no metadata of its origin", style="dim")
+    console.print(Text(str(notice or "no metadata of its origin")), style="dim")

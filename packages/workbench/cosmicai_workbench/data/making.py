@@ -1,19 +1,21 @@
 """Data sets of painted galaxies, as files."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cosmicai
 from cosmicai.errors import InvalidInput
+from cosmicai.partition.catalogue import DEC, RA, Catalogue, ColumnInfo, column_of, concatenate
 
-from cosmicai_workbench.data.catalogue import CatalogueRow, catalogue_path, write_catalogue
+from cosmicai_workbench.data.catalogue import catalogue_path, write_text_catalogue
 from cosmicai_workbench.data.files import file_errors, whole_text_file
 from cosmicai_workbench.data.partition_writer import PartitionWriter
 from cosmicai_workbench.data.photometry import SOURCE, Split, load_split, sky_positions
 from cosmicai_workbench.data.synthesis import Galaxies, synthesize
 
+OBJECT_ID = ColumnInfo("object_id", "str", "", "row of the SDSS sample, and its copy if it moved")
 NOTICE = (
     "Magnitudes and redshifts are real (SDSS). The images are PAINTED from the real fluxes: bulge "
     "and disk, sizes drawn from a size-luminosity relation, seeing, sky and photon noise. Galaxies "
@@ -89,16 +91,14 @@ def make_dataset(
         path.parent.mkdir(parents=True, exist_ok=True)
 
         metadata = describe(count, split, seed)
+        parts: list[Catalogue] = []
         with PartitionWriter(path, count, metadata) as writer:
-
-            def rows() -> Iterator[CatalogueRow]:
-                for galaxies in synthesize(count, split, seed):
-                    first = writer.written
-                    writer.write(galaxies.image, galaxies.magnitude, galaxies.redshift)
-                    yield from _catalogue_rows(galaxies, first, metadata["original_galaxies"])
-                    on_galaxies(len(galaxies))
-
-            write_catalogue(path, rows())
+            for galaxies in synthesize(count, split, seed):
+                parts.append(_catalogue(galaxies, writer.written, metadata["original_galaxies"]))
+                writer.write(galaxies.image, galaxies.magnitude, galaxies.redshift)
+                writer.write_catalogue(parts[-1])
+                on_galaxies(len(galaxies))
+        write_text_catalogue(path, concatenate(parts))
         with whole_text_file(path.with_suffix(".json")) as file:
             file.write(json.dumps(metadata, indent=2) + "\n")
     return metadata
@@ -109,8 +109,16 @@ def made_files(path: Path) -> tuple[Path, Path, Path]:
     return path, path.with_suffix(".json"), catalogue_path(path)
 
 
-def _catalogue_rows(galaxies: Galaxies, first: int, originals: int) -> Iterator[CatalogueRow]:
+def _catalogue(galaxies: Galaxies, first: int, originals: int) -> Catalogue:
     ra, dec = sky_positions()
-    for index, parent in enumerate(galaxies.parent, start=first):
-        name = f"gst-{parent}" if index < originals else f"gst-{parent}-moved-{index}"
-        yield CatalogueRow(index, name, float(ra[parent]), float(dec[parent]))
+    names = [
+        f"gst-{parent}" if index < originals else f"gst-{parent}-moved-{index}"
+        for index, parent in enumerate(galaxies.parent, start=first)
+    ]
+    return Catalogue(
+        (
+            column_of(OBJECT_ID, names),
+            column_of(RA, ra[galaxies.parent].tolist()),
+            column_of(DEC, dec[galaxies.parent].tolist()),
+        )
+    )

@@ -1,21 +1,16 @@
 """One data set into partitions of a given size."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import ARCHIVE_BYTES, GALAXY_BYTES, MB, galaxies_in
-from cosmicai.partition.reader import Batch, open_partition
+from cosmicai.partition.catalogue import Catalogue
+from cosmicai.partition.reader import Batch, PartitionReader, open_partition
 
-from cosmicai_workbench.data.catalogue import (
-    CatalogueRow,
-    catalogue_path,
-    read_catalogue,
-    write_catalogue,
-)
+from cosmicai_workbench.data.catalogue import write_text_catalogue
 from cosmicai_workbench.data.files import file_errors, replace_files, staging_folder
 from cosmicai_workbench.data.partition_writer import (
     PartitionWriter,
@@ -53,12 +48,14 @@ def split_dataset(
     folder: Path,
     galaxies: int,
     *,
+    objects: Path | None = None,
+    keep: Sequence[str] = (),
     overwrite: bool = False,
     on_galaxies: Callable[[int], None] = lambda _: None,
 ) -> list[Path]:
     """Split a data set into partitions 1.pt, 2.pt, …, its catalogue with it.
 
-    Memory stays at a few megabytes, whatever the sizes.
+    Of the images, only a few megabytes are in memory at once, whatever the sizes.
 
     Parameters
     ----------
@@ -68,6 +65,11 @@ def split_dataset(
         Receives the partitions.
     galaxies
         Galaxies in a partition; the last one holds what is left.
+    objects
+        Table with a row for each galaxy, in the same order, in place of the catalogue that
+        ``source`` may hold.
+    keep
+        Its columns to carry along, besides the object's name and position.
     overwrite
         Remove the numbered partitions that ``folder`` already has.
     on_galaxies
@@ -98,21 +100,23 @@ def split_dataset(
             raise InvalidInput(f"{source} holds no galaxies, so there is nothing to split")
         batches = _Rebatched(iter(reader))
         metadata = read_metadata(source) or {"split_from": source.name}
-        catalogue = read_catalogue(source) if catalogue_path(source).exists() else None
+        catalogue = _catalogue(reader, objects, keep)
+        rejected = reader.rejected()
         names: list[str] = []
         for first in range(0, total, galaxies):
             count = min(galaxies, total - first)
             path = staging / f"{len(names) + 1}.pt"
             place = {"first_galaxy": first, "partition_galaxies": count}
-            with PartitionWriter(path, count, metadata | place) as writer:
+            with PartitionWriter(path, count, metadata | place, rejected=rejected) as writer:
                 for batch in batches.take(count):
                     writer.write(batch.image, batch.magnitude, batch.redshift)
                     on_galaxies(len(batch))
+                if catalogue is not None:
+                    writer.write_catalogue(catalogue[first : first + count])
             if catalogue is not None:
-                _split_catalogue(path, catalogue, count)
+                write_text_catalogue(path, catalogue[first : first + count])
+            rejected = None  # one partition of the set holds them
             names.append(path.name)
-        if catalogue is not None and next(catalogue, None) is not None:
-            raise InvalidInput(f"{catalogue_path(source)} has more rows than {total} galaxies")
     return [folder / name for name in names]
 
 
@@ -181,11 +185,21 @@ def _cut(batch: Batch, count: int) -> tuple[Batch, Batch | None]:
     )
 
 
-def _split_catalogue(path: Path, catalogue: Iterator[CatalogueRow], count: int) -> None:
-    rows = [
-        CatalogueRow(index, row.object_id, row.ra, row.dec)
-        for index, row in enumerate(islice(catalogue, count))
-    ]
-    if len(rows) != count:
-        raise InvalidInput(f"the catalogue ends before the galaxies of {path.name}")
-    write_catalogue(path, rows)
+def _catalogue(
+    reader: PartitionReader, objects: Path | None, keep: Sequence[str]
+) -> Catalogue | None:
+    """Return the catalogue of the whole data set: the user's table, or the file's own."""
+    if objects is None:
+        if keep:
+            raise InvalidInput("columns to keep: a catalogue that has them expected, found none")
+        return reader.catalogue()
+    from cosmicai_workbench.data.fits.objects import carried_columns
+    from cosmicai_workbench.data.fits.tables import read_table
+
+    table = read_table(objects)
+    if len(table) != reader.num_samples:
+        raise InvalidInput(
+            f"{objects}: a row for each of {reader.num_samples} galaxies expected, found "
+            f"{len(table)} rows"
+        )
+    return carried_columns(table, keep)

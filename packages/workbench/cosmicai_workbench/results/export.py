@@ -1,63 +1,154 @@
 """A run as a catalogue that astronomers open: Parquet, FITS or CSV."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import cosmicai
 import numpy as np
-from cosmicai.columns import COLUMNS
+from cosmicai.columns import COLUMNS, Column
 from cosmicai.errors import InvalidInput
+from cosmicai.partition.catalogue import REASON, Catalogue, concatenate, named
+from cosmicai.partition.reader import open_partition
 from cosmicai.tables import to_arrow, to_pandas, to_table
 
-from cosmicai_workbench.data.catalogue import catalogue_path, read_catalogue
+from cosmicai_workbench.data.catalogue import spreadsheet_safe
+from cosmicai_workbench.data.files import file_errors, whole_file, whole_text_file
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Iterator, Mapping
 
-    from cosmicai_workbench.results.run_folder import Run
+    from cosmicai_workbench.results.run_folder import Predictions, Run
 
 Format = Literal["parquet", "fits", "csv"]
 
+UNPREDICTABLE = "no prediction: a pixel or a magnitude is missing"
+FAILED = "its rank failed"
 
-def columns(run: "Run", data: Path | None = None) -> "dict[str, NDArray[Any]]":
-    """Return the catalogue's columns (``cosmicai.columns``), one entry per galaxy.
+
+@dataclass(frozen=True)
+class CatalogueTable:
+    """The catalogue of a run, one row per object.
+
+    Attributes
+    ----------
+    columns
+        Name → declaration: the catalogue's own, then those that the partitions carry.
+    values
+        Name → masked array (N,).
+    """
+
+    columns: dict[str, Column]
+    values: "dict[str, np.ma.MaskedArray[Any, Any]]"
+
+    def __len__(self) -> int:
+        return int(self.values["index"].size)
+
+
+def catalogue_of(run: "Run", data: Path | None = None) -> CatalogueTable:
+    """Return the catalogue: predicted galaxies, then rejected objects, then those of failed ranks.
 
     Parameters
     ----------
+    run
+        A finished run.
     data
-        Folder with the ``N.catalogue.csv`` files of the partitions, where there are any.
+        Folder with the partitions of failed ranks, whose predictions do not tell their objects.
 
     Raises
     ------
     InvalidInput
-        If a catalogue cannot be read, or names an index that its partition does not have.
+        The predictions cannot be read.
+    PartitionNotFound, CorruptPartition, UnsafePickle
+        A failed rank's partition cannot be read.
     """
     found = run.predictions
-    size = found.index.size
-    paths = np.array(found.data_paths or ("",), dtype=object)[found.partition]
-    names = [f"{PurePosixPath(path).stem}#{i}" for path, i in zip(paths, found.index, strict=True)]
-    object_id = np.array(names, dtype=object)
-    ra, dec = np.full(size, np.nan), np.full(size, np.nan)
-    for position, path in enumerate(found.data_paths):
-        partition = (data or Path()) / PurePosixPath(path).name
-        if data is None or not catalogue_path(partition).is_file():
-            continue
-        here = np.flatnonzero(found.partition == position)
-        row_of = dict(zip(found.index[here].tolist(), here.tolist(), strict=True))
-        for entry in read_catalogue(partition):
-            if entry.index in row_of:  # a failed rank's galaxies have no row
-                row = row_of[entry.index]
-                object_id[row], ra[row], dec[row] = entry.object_id, entry.ra, entry.dec
-    values = {
-        "object_id": object_id,
+    failed = [*_failed(run, data)]
+    carried = concatenate([found.catalogue, found.rejected, *(part for _, part in failed)])
+    paths = np.array(found.data_paths or ("",), dtype=object)[found.partition].tolist()
+    paths += [""] * len(found.rejected)
+    for key, part in failed:
+        paths += [key] * len(part)
+    known = {
         "partition": paths,
-        "ra": ra,
-        "dec": dec,
         "rank": found.rank,
+        "reason": _reasons(found, sum(len(part) for _, part in failed)),
         **found.stored,
     }
-    return {name: values[name] for name in COLUMNS}
+    columns = dict(COLUMNS)
+    values = {name: _value(name, known, carried) for name in COLUMNS}
+    for name, own in carried.columns.items():
+        if name == REASON.name:
+            continue
+        declared = COLUMNS.get(name) if name not in known else None
+        label = name if declared or name not in COLUMNS else f"{name}_input"
+        columns[label] = Column(
+            name=label,
+            dtype=own.info.dtype,
+            description=own.info.description or (declared.description if declared else ""),
+            ucd=declared.ucd if declared else "",
+            unit=own.info.unit,
+        )
+        values[label] = own.masked()
+    return CatalogueTable(columns, values)
+
+
+def _value(
+    name: str, known: "Mapping[str, Any]", carried: Catalogue
+) -> "np.ma.MaskedArray[Any, Any]":
+    """Return the values of a declared column, missing where nothing says them."""
+    column = COLUMNS[name]
+    if name not in known and name in carried.columns:
+        return carried.columns[name].masked()
+    dtype = np.dtype(object if column.dtype == "str" else column.dtype)
+    found = np.array(known.get(name, ()), dtype)
+    padding = np.full(len(carried) - len(found), "" if dtype.kind == "O" else 0, dtype)
+    if dtype.kind == "f":
+        padding[:] = np.nan
+    missing = np.arange(len(carried)) >= len(found)
+    return np.ma.MaskedArray(np.concatenate((found, padding)), missing)
+
+
+def unlisted_partitions(run: "Run", data: Path | None = None) -> list[str]:
+    """Return the partitions of failed ranks whose objects the catalogue cannot list."""
+    return [key for key in _failed_keys(run) if data is None or _find(data, key) is None]
+
+
+def _reasons(found: "Predictions", failed: int) -> list[str]:
+    predicted = np.where(np.isnan(found.redshift), UNPREDICTABLE, "").tolist()
+    rejected = found.rejected.columns.get(REASON.name)
+    why = [] if rejected is None else [str(reason) for reason in rejected.values]
+    return [*predicted, *why, *[FAILED] * failed]
+
+
+def _failed_keys(run: "Run") -> list[str]:
+    keys: list[str] = []
+    for rank in run.summary.failed_ranks:
+        paths = rank.data_path or []
+        keys += [paths] if isinstance(paths, str) else paths
+    return keys
+
+
+def _failed(run: "Run", data: Path | None) -> "Iterator[tuple[str, Catalogue]]":
+    """Yield the partitions of failed ranks that lie in ``data``, with their catalogues."""
+    for key in _failed_keys(run) if data is not None else ():
+        path = _find(data, key) if data is not None else None
+        if path is None:
+            continue
+        with open_partition(path, batch_size=1) as reader:
+            names = [f"{PurePosixPath(key).stem}#{index}" for index in range(reader.num_samples)]
+            yield key, reader.catalogue() or named(names)
+
+
+def _find(data: Path, key: str) -> Path | None:
+    """Return the file of a partition's key: the one whose path agrees with it the furthest."""
+    parts = PurePosixPath(key).parts
+    for first in range(len(parts)):
+        path = data.joinpath(*parts[first:])
+        if path.is_file():
+            return path
+    return None
 
 
 def provenance(run: "Run") -> dict[str, str]:
@@ -78,15 +169,23 @@ def provenance(run: "Run") -> dict[str, str]:
 def export(
     run: "Run", output: Path, form: Format, *, data: Path | None = None, overwrite: bool = False
 ) -> int:
-    """Write the catalogue and return its number of galaxies.
+    """Write the catalogue and return its number of rows.
 
     Provenance lies in the metadata: the FITS header, the Parquet schema, and for CSV, which has
     no place for it, a JSON file beside it.
 
+    Parameters
+    ----------
+    data
+        Folder with the partitions of failed ranks; see :func:`catalogue_of`.
+
     Raises
     ------
     InvalidInput
-        If the output exists, the format is unknown, or a catalogue cannot be read.
+        If the output exists or cannot be written, the format is unknown, or the predictions cannot
+        be read.
+    PartitionNotFound, CorruptPartition, UnsafePickle
+        A failed rank's partition cannot be read.
     """
     if form not in get_args(Format):
         raise InvalidInput(f"--to: expected one of {', '.join(get_args(Format))}, found {form!r}")
@@ -94,34 +193,73 @@ def export(
         raise InvalidInput(f"{output}: exists already; add --overwrite, or choose another --output")
     if data is not None and not data.is_dir():
         raise InvalidInput(f"--data {data}: no such folder")
-    table = columns(run, data)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(f".{output.name}.partial")
+    table = catalogue_of(run, data)
     writers = {"fits": _write_fits, "parquet": _write_parquet, "csv": _write_csv}
-    writers[form](unfinished, table, provenance(run))
-    if form == "csv":
-        beside = output.with_name(f"{output.name}.provenance.json")
-        beside.write_text(json.dumps(provenance(run), indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(output)
-    return int(table["index"].size)
+    with file_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(output) as unfinished:
+            writers[form](unfinished, table, provenance(run))
+            if form == "csv":
+                beside = output.with_name(f"{output.name}.provenance.json")
+                with whole_text_file(beside) as file:
+                    file.write(json.dumps(provenance(run), indent=2) + "\n")
+    return len(table)
 
 
-def _write_fits(path: Path, table: "dict[str, NDArray[Any]]", meta: dict[str, str]) -> None:
+def _write_fits(path: Path, table: CatalogueTable, meta: dict[str, str]) -> None:
     from astropy.io import fits
 
-    hdu = fits.table_to_hdu(to_table(table, meta))
+    comments = {name: column.description for name, column in table.columns.items()}
+    values = dict(table.values)
+    for name, column in table.columns.items():
+        if column.dtype == "str":
+            values[name], changed = _ascii(values[name])
+            if changed:
+                comments[name] += " (characters outside ASCII as \\x, \\u)"
+        elif column.dtype == "bool" and np.ma.is_masked(values[name]):
+            # astropy writes no missing logical values.
+            values[name] = np.ma.MaskedArray(values[name], dtype=np.int16)
+        if values[name].dtype.kind in "iu":
+            # What stands for a missing number: no identifier is that low, or that high.
+            limits = np.iinfo(values[name].dtype)
+            unsigned = values[name].dtype.kind == "u"
+            values[name].fill_value = limits.max if unsigned else limits.min
+    hdu = fits.table_to_hdu(to_table(values, meta, table.columns))
     # Where TOPCAT looks for them; astropy would write a block of YAML that only astropy reads.
-    for number, name in enumerate(table, start=1):
-        hdu.header[f"TCOMM{number}"] = COLUMNS[name].description
-        hdu.header[f"TUCD{number}"] = COLUMNS[name].ucd
+    for number, (name, column) in enumerate(table.columns.items(), start=1):
+        hdu.header[f"TCOMM{number}"] = _ascii_text(comments[name])
+        if column.ucd:
+            hdu.header[f"TUCD{number}"] = column.ucd
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path, overwrite=True)
 
 
-def _write_parquet(path: Path, table: "dict[str, NDArray[Any]]", meta: dict[str, str]) -> None:
+def _ascii(
+    values: "np.ma.MaskedArray[Any, Any]",
+) -> "tuple[np.ma.MaskedArray[Any, Any], bool]":
+    """Return text as FITS tables may hold it, and whether anything had to be escaped."""
+    texts = [str(text) for text in np.ma.filled(values.astype(object), "")]
+    escaped = [_ascii_text(text) for text in texts]
+    return np.ma.MaskedArray(np.array(escaped, dtype=np.str_)), escaped != texts
+
+
+def _ascii_text(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()
+
+
+def _write_parquet(path: Path, table: CatalogueTable, meta: dict[str, str]) -> None:
     import pyarrow.parquet as pq
 
-    pq.write_table(to_arrow(table, meta), path)
+    pq.write_table(to_arrow(table.values, meta, table.columns), path)
 
 
-def _write_csv(path: Path, table: "dict[str, NDArray[Any]]", _: dict[str, str]) -> None:
-    to_pandas(table).to_csv(path, index=False)
+def _write_csv(path: Path, table: CatalogueTable, _: dict[str, str]) -> None:
+    values = {
+        name: np.ma.MaskedArray(
+            np.array([spreadsheet_safe(str(text)) for text in found.data], dtype=object),
+            np.ma.getmaskarray(found),
+        )
+        if table.columns[name].dtype == "str"
+        else found
+        for name, found in table.values.items()
+    }
+    to_pandas(values).to_csv(path, index=False)

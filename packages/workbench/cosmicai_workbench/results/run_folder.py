@@ -3,11 +3,19 @@
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cosmicai.columns import COLUMNS, Column, stored_columns
 from cosmicai.errors import InvalidInput
+from cosmicai.partition.catalogue import (
+    Catalogue,
+    CatalogueError,
+    concatenate,
+    from_arrays,
+    named,
+)
 from cosmicai.schema import RankRecord, Summary, parse
 
 from cosmicai_workbench.results.invocations import Invocation, read_invocations
@@ -34,12 +42,18 @@ class Predictions:
         int32: which partition, and which rank predicted it.
     stored
         Name → values of the columns that ranks store (``cosmicai.columns``), as those declare them.
+    catalogue
+        What the partitions say of each galaxy: object id, position, columns of the user's.
+    rejected
+        Objects of the data set that are in no partition, with reasons.
     """
 
     data_paths: tuple[str, ...]
     partition: "NDArray[np.int32]"
     rank: "NDArray[np.int32]"
     stored: "Mapping[str, NDArray[Any]]"
+    catalogue: Catalogue
+    rejected: Catalogue
 
     @property
     def index(self) -> "NDArray[np.int32]":
@@ -141,6 +155,8 @@ def _read_predictions(path: "Path", ranks: list[int]) -> Predictions:
     partitions: list[NDArray[np.int32]] = []
     numbers: list[NDArray[np.int32]] = []
     stored: dict[str, list[NDArray[Any]]] = {name: [] for name in stored_columns()}
+    catalogues: list[Catalogue] = []
+    rejected: list[Catalogue] = []
     for rank in ranks:
         source = path / "predictions" / f"{rank}.npz"
         try:
@@ -148,13 +164,21 @@ def _read_predictions(path: "Path", ranks: list[int]) -> Predictions:
                 found = {name: _column(arrays, column) for name, column in stored_columns().items()}
                 partition = arrays["partition"].astype(np.int32, copy=False)
                 paths = [str(key) for key in arrays["data_paths"]]
+                catalogue = from_arrays(arrays, "catalogue") or named(
+                    [
+                        f"{PurePosixPath(paths[position]).stem}#{index}"
+                        for position, index in zip(partition, found["index"], strict=True)
+                    ]
+                )
+                rejected.append(from_arrays(arrays, "rejected") or Catalogue(()))
         except FileNotFoundError:
             raise InvalidInput(f"{source}: missing, though rank {rank} has a record") from None
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, LookupError, CatalogueError) as error:
             raise InvalidInput(f"{source}: not a predictions file ({error})") from None
         here = np.array([positions.setdefault(key, len(positions)) for key in paths], np.int32)
         partitions.append(here[partition] if here.size else partition)
         numbers.append(np.full(partition.size, rank, np.int32))
+        catalogues.append(catalogue)
         for name, values in found.items():
             stored[name].append(values)
 
@@ -166,6 +190,8 @@ def _read_predictions(path: "Path", ranks: list[int]) -> Predictions:
         partition=joined(partitions),
         rank=joined(numbers),
         stored={name: joined(parts, COLUMNS[name].dtype) for name, parts in stored.items()},
+        catalogue=concatenate(catalogues),
+        rejected=concatenate(rejected),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -12,9 +11,10 @@ import cosmicai
 import numpy as np
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import BAND_NAMES, IMAGE_SIZE
+from cosmicai.partition.catalogue import MAX_TEXT, REASON, Catalogue, column_of
 
 from cosmicai_workbench.bars import no_bar
-from cosmicai_workbench.data.catalogue import CatalogueRow, write_catalogue
+from cosmicai_workbench.data.catalogue import write_rows, write_text_catalogue
 from cosmicai_workbench.data.files import whole_text_file
 from cosmicai_workbench.data.fits.cutting import (
     Cutout,
@@ -30,7 +30,7 @@ from cosmicai_workbench.data.partition_writer import PartitionWriter
 from cosmicai_workbench.data.splitting import REJECTS_NAME, REPORT_NAME, staged_partitions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -111,6 +111,7 @@ def convert(
     aperture: float = 3.0,
     registration: Registration = "subpixel",
     zero_point: float | None = None,
+    keep: Sequence[str] = (),
     overwrite: bool = False,
     bar: Bar = no_bar,
 ) -> Conversion:
@@ -123,7 +124,7 @@ def convert(
     images
         FITS files and folders of them; see :func:`~.fields.find_fields`.
     catalogue
-        CSV or FITS table; see :func:`~.objects.read_objects`.
+        Table of objects; see :func:`~.objects.read_objects`.
     folder
         Receives 1.pt, 1.catalogue.csv, …, ``rejects.csv`` and ``from-fits.json``.
     galaxies
@@ -134,6 +135,9 @@ def convert(
         How the bands are brought onto the r band's pixels; see :class:`~.cutting.FieldCutter`.
     zero_point
         AB magnitude of one unit of the images, if their headers do not name a unit of flux.
+    keep
+        Columns of the catalogue to carry into the partitions and on into the predictions, besides
+        the object's name and position.
     overwrite
         Remove the numbered partitions that ``folder`` already has.
     bar
@@ -149,12 +153,12 @@ def convert(
     if not aperture > 0:
         raise InvalidInput(f"aperture: above 0 arcsec expected, found {aperture}")
     files = find_fields(images)
-    objects = read_objects(catalogue)
+    objects = read_objects(catalogue, keep)
     run = _Run(objects, aperture, registration, zero_point)
     with staged_partitions(folder, overwrite=overwrite) as staging:
         with bar("cutting", len(files), "fields") as advance:
             found = run.galaxies(files, advance)
-            names = _write(staging, found, galaxies, objects, run.describe())
+            names = _write(staging, found, galaxies, objects, run)
         rejected = run.rejected()
         reasons = dict(Counter(reject.reason for reject in rejected.values()))
         if not names:
@@ -241,6 +245,16 @@ class _Run:
             for row in np.flatnonzero(~self._written).tolist()
         }
 
+    def rejected_catalogue(self) -> Catalogue | None:
+        """Return the objects without a cutout, with the columns of the others and why."""
+        rejected = self.rejected()
+        if not rejected:
+            return None
+        rows = self._objects.catalogue[np.array(list(rejected))]
+        reasons = [f"{reject.reason}: {reject.detail}" for reject in rejected.values()]
+        because = column_of(REASON, (reason.rstrip(": ")[:MAX_TEXT] for reason in reasons))
+        return Catalogue((*rows.columns.values(), because))
+
     def _check_rows(self) -> NDArray[np.bool_]:
         """Reject the rows that no image can help; return which are left."""
         objects = self._objects
@@ -284,50 +298,48 @@ class _Run:
 
 
 def _write(
-    folder: Path,
-    galaxies: Iterator[_Galaxy],
-    size: int,
-    objects: Objects,
-    metadata: dict[str, Any],
+    folder: Path, galaxies: Iterator[_Galaxy], size: int, objects: Objects, run: _Run
 ) -> list[str]:
-    """Write partitions of ``size`` galaxies each as they come; return their names."""
+    """Write partitions of ``size`` galaxies each as they come; return their names.
+
+    The last one holds the objects that are in none, which are known only then.
+    """
     names: list[str] = []
     batch: list[_Galaxy] = []
 
-    def flush() -> None:
+    def flush(*, last: bool) -> None:
         path = folder / f"{len(names) + 1}.pt"
         rows = [galaxy.row for galaxy in batch]
-        with PartitionWriter(path, len(batch), metadata) as writer:
+        rejected = run.rejected_catalogue() if last else None
+        with PartitionWriter(path, len(batch), run.describe(), rejected=rejected) as writer:
             writer.write(
                 np.stack([galaxy.cutout.image for galaxy in batch]),
                 np.stack([galaxy.magnitude for galaxy in batch]),
                 objects.redshift[rows].astype(np.float32),
             )
-        write_catalogue(
-            path,
-            (
-                CatalogueRow(
-                    index, objects.object_id[row], float(objects.ra[row]), float(objects.dec[row])
-                )
-                for index, row in enumerate(rows)
-            ),
-        )
+            writer.write_catalogue(objects.catalogue[np.array(rows)])
+        write_text_catalogue(path, objects.catalogue[np.array(rows)])
         names.append(path.name)
         batch.clear()
 
     for galaxy in galaxies:
-        batch.append(galaxy)
         if len(batch) == size:
-            flush()
+            flush(last=False)
+        batch.append(galaxy)
     if batch:
-        flush()
+        flush(last=True)
     return names
 
 
 def _write_rejects(path: Path, objects: Objects, rejected: dict[int, Rejected]) -> None:
-    with whole_text_file(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("row", "object_id", "ra", "dec", "reason", "detail"))
-        for row, reject in rejected.items():
-            place = objects.object_id[row], objects.ra[row], objects.dec[row]
-            writer.writerow((row, *place, reject.reason, reject.detail))
+    names, ra, dec = (
+        objects.catalogue.columns[name].plain() for name in ("object_id", "ra", "dec")
+    )
+    write_rows(
+        path,
+        ("row", "object_id", "ra", "dec", "reason", "detail"),
+        (
+            (row, names[row], ra[row], dec[row], reject.reason, reject.detail)
+            for row, reject in rejected.items()
+        ),
+    )

@@ -1,24 +1,38 @@
-"""The user's catalogue: which objects to cut out."""
+"""The user's catalogue: which objects to cut out, and what to carry along."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from cosmicai.errors import InvalidInput
-from cosmicai.facts import BAND_NAMES
+from cosmicai.facts import BAND_NAMES as BANDS
+from cosmicai.partition.catalogue import (
+    DEC,
+    RA,
+    Catalogue,
+    Column,
+    ColumnInfo,
+    column_of,
+)
 from numpy.typing import NDArray
 
-_NAMES = {
-    "ra": ("ra", "ra_deg", "raj2000", "ra_icrs", "alpha_j2000"),
-    "dec": ("dec", "dec_deg", "dej2000", "decj2000", "de_icrs", "delta_j2000"),
-    "object_id": ("object_id", "objid", "id", "name", "source_id"),
-    "redshift": ("redshift", "z_spec", "zspec", "specz", "spec_z"),
-}
+from cosmicai_workbench.data.fits.tables import Field, UserTable, read_table
+
+_RA_NAMES = ("ra", "ra_deg", "raj2000", "_raj2000", "ra_icrs", "alpha_j2000", "target_ra")
+_DEC_NAMES = (
+    "dec", "dec_deg", "dej2000", "decj2000", "_dej2000", "de_icrs", "delta_j2000", "target_dec",
+)  # fmt: skip
+_ID_NAMES = ("object_id", "objid", "id", "name", "source_id", "targetid", "specobjid")
+_REDSHIFT_NAMES = ("redshift", "z_spec", "zspec", "specz", "spec_z", "zsp")
 _MAGNITUDE_NAMES = ("mag_{}", "magnitude_{}", "dered_{}", "{}_mag", "{}")
 _EXTINCTION_NAMES = ("extinction_{}", "a_{}")
 _FAINTEST = 50.0
+
+_HOURS = frozenset(("h", "hr", "hour", "hours", "hourangle", "hms", "h:m:s"))
+_DEGREES = frozenset(("", "deg", "degree", "degrees", "dms", "d:m:s"))
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -27,10 +41,8 @@ class Objects:
 
     Attributes
     ----------
-    object_id
-        N names.
-    ra, dec
-        float64 (N,), degrees, ICRS.
+    catalogue
+        Names, positions and further columns, as partitions carry them.
     redshift
         float64 (N,), NaN where unknown.
     magnitude
@@ -39,129 +51,204 @@ class Objects:
         float64 (N, 5), Galactic, magnitudes; None where the catalogue has none.
     """
 
-    object_id: tuple[str, ...]
-    ra: NDArray[np.float64]
-    dec: NDArray[np.float64]
+    catalogue: Catalogue
     redshift: NDArray[np.float64]
     magnitude: NDArray[np.float64] | None
     extinction: NDArray[np.float64] | None
 
+    @property
+    def ra(self) -> NDArray[np.float64]:
+        """Right ascensions (N,), degrees, ICRS; NaN where missing."""
+        return self.catalogue.columns["ra"].values
+
+    @property
+    def dec(self) -> NDArray[np.float64]:
+        """Declinations (N,), degrees, ICRS; NaN where missing."""
+        return self.catalogue.columns["dec"].values
+
     def __len__(self) -> int:
-        return len(self.object_id)
+        return len(self.catalogue)
 
 
-def read_objects(path: Path) -> Objects:
+def read_objects(path: Path, keep: Sequence[str] = ()) -> Objects:
     """Read a catalogue.
 
-    Columns are found by name, whatever the case: ``ra`` and ``dec`` in degrees; optionally
-    ``object_id``, ``redshift``, magnitudes (``mag_u`` … or ``u`` …) and extinctions
-    (``extinction_u`` …). A column ``z`` is the redshift, unless u, g, r and i stand beside it.
+    Columns are found by name, whatever the case: ``ra`` and ``dec``; optionally ``object_id``,
+    ``redshift``, magnitudes (``mag_u`` … or ``u`` …) and extinctions (``extinction_u`` …). A column
+    ``z`` is the redshift, unless u, g, r and i stand beside it.
 
     Parameters
     ----------
     path
-        CSV, or a FITS table.
+        CSV, FITS, VOTable, ECSV or Parquet; see :func:`~.tables.read_table`.
+    keep
+        Further columns to carry along.
 
     Raises
     ------
     InvalidInput
-        It cannot be read, has no rows, lacks a column, has some bands only, or names an object
-        twice.
+        It cannot be read, has no rows, lacks a column, has some bands only, names an object twice,
+        or gives positions in a unit that is none of an angle.
     """
-    table = _read_table(path)
-    names = {name.lower(): name for name in table.colnames}
-
-    def column(candidates: Sequence[str]) -> str | None:
-        return next((names[name] for name in candidates if name in names), None)
-
-    ra, dec = column(_NAMES["ra"]), column(_NAMES["dec"])
-    if ra is None or dec is None:
+    table = read_table(path)
+    carried = carried_columns(table, keep)
+    if "ra" not in carried.columns or "dec" not in carried.columns:
         raise InvalidInput(
-            f"{path}: columns ra and dec (degrees) expected, found {', '.join(table.colnames)}"
+            f"{path}: columns ra and dec (degrees) expected, found {', '.join(table.fields)}"
         )
-    magnitudes = _five(path, names, _MAGNITUDE_NAMES, "magnitude")
-    redshift = column(_NAMES["redshift"])
-    if redshift is None and "z" in names and names["z"] not in (magnitudes or ()):
-        redshift = names["z"]
-    identifier = column(_NAMES["object_id"])
-    identifiers = (
-        tuple(_text(value) for value in table[identifier])
-        if identifier
-        else tuple(str(row) for row in range(len(table)))
-    )
-    repeated = len(identifiers) - len(set(identifiers))
-    if repeated:
-        raise InvalidInput(f"{path}: column {identifier} names {repeated} objects twice")
-    z = _numbers(path, table, redshift) if redshift else np.full(len(table), np.nan)
+    magnitude = _five(table, _MAGNITUDE_NAMES, "magnitude", lowest=0)
+    redshift = table.find(_REDSHIFT_NAMES)
+    if redshift is None and not _has_bare_bands(table):
+        redshift = table.find(("z",))
+    z = np.full(len(table), np.nan)
+    if redshift is not None:
+        z = _single(table, redshift)
     return Objects(
-        object_id=identifiers,
-        ra=_numbers(path, table, ra),
-        dec=_numbers(path, table, dec),
+        catalogue=carried,
         redshift=np.where(z > 0, z, np.nan),  # surveys write -9999 or 0 for "none"
-        magnitude=_five_columns(path, table, magnitudes, lowest=0),
-        extinction=_five_columns(
-            path, table, _five(path, names, _EXTINCTION_NAMES, "extinction"), lowest=-1
-        ),
+        magnitude=magnitude,
+        extinction=_five(table, _EXTINCTION_NAMES, "extinction", lowest=-1),
     )
 
 
-def _read_table(path: Path) -> Any:
-    from astropy.table import Table
+def carried_columns(table: UserTable, keep: Sequence[str]) -> Catalogue:
+    """Return the columns of a table that partitions carry: name, position, and those to keep.
 
-    is_fits = path.name.lower().split(".", 1)[-1].startswith("fit")
+    An object without a column of names is called by its row number, from 0.
+
+    Raises
+    ------
+    InvalidInput
+        A column to keep is missing, or one of them cannot be used.
+    """
+    columns: list[Column] = []
+    identifier = table.find(_ID_NAMES)
+    if identifier is not None:
+        columns.append(table.identifiers(identifier))
+    else:
+        info = ColumnInfo("object_id", "int64", "", f"row of {table.path.name}"[:256])
+        columns.append(column_of(info, range(len(table))))
+    for info, names in ((RA, _RA_NAMES), (DEC, _DEC_NAMES)):
+        field = table.find(names)
+        if field is not None:
+            columns.append(column_of(info, _degrees(table, field, info).tolist()))
+    taken = {column.info.name for column in columns}
+    for name in keep:
+        field = table.find((name.strip(),))
+        if field is None:
+            raise InvalidInput(
+                f"{table.path}: column {name!r} to keep expected, found {', '.join(table.fields)}"
+            )
+        column = table.carried(field)
+        if column.info.name not in taken:
+            taken.add(column.info.name)
+            columns.append(column)
+    return Catalogue(columns, len(table))
+
+
+def _degrees(table: UserTable, field: Field, info: ColumnInfo) -> NDArray[np.float64]:
+    """Return a column of angles in degrees, NaN where missing."""
+    where = f"{table.path}: column {field.name}"
+    unit = _angle_unit(where, field.unit)
+    if field.is_text:
+        there = [str(text) for text in field.values.data[~field.missing]]
+        if not all(map(_DECIMAL.fullmatch, there)):
+            hours = unit == "hourangle" or (not field.unit and info is RA)
+            return _sexagesimal(where, field, "hourangle" if hours else "deg")
+    values = _single(table, field)
+    if unit == "deg":
+        return values
+    from astropy import units
+
+    degrees: NDArray[np.float64] = (values * units.Unit(unit)).to_value("deg")
+    return degrees
+
+
+def _angle_unit(where: str, name: str) -> str:
+    """Return astropy's name of a column's unit of angle; no unit means degrees."""
+    low = name.strip().lower()
+    if low in _HOURS:
+        return "hourangle"
+    if low in _DEGREES:
+        return "deg"
+    from astropy import units
+
     try:
-        table = Table.read(path, format="fits" if is_fits else "ascii.csv")
-    except FileNotFoundError:
-        raise InvalidInput(f"{path}: a catalogue expected, found no file") from None
-    except (OSError, ValueError, TypeError, IndexError) as error:
-        raise InvalidInput(f"{path} cannot be read as a catalogue: {error}") from error
-    if not len(table):
-        raise InvalidInput(f"{path}: at least one object expected, found none")
-    return table
+        unit = units.Unit(name)
+        unit.to(units.deg)
+    except (ValueError, TypeError, units.UnitConversionError) as error:
+        raise InvalidInput(
+            f"{where}: a unit of angle expected, such as deg, h or rad, found {name!r}"
+        ) from error
+    return str(unit)
+
+
+def _sexagesimal(where: str, field: Field, unit: str) -> NDArray[np.float64]:
+    """Read angles such as ``10:00:00.0``, ``10h00m00s`` or ``+02 00 00``; RA is in hours."""
+    from astropy.coordinates import Angle
+
+    degrees = np.full(len(field.values), np.nan)
+    for row in np.flatnonzero(~field.missing).tolist():
+        text = str(field.values.data[row]).strip()
+        try:
+            # A plain number among sexagesimal ones could be meant in either unit.
+            degrees[row] = Angle("" if _DECIMAL.fullmatch(text) else text, unit=unit).deg
+        except (ValueError, TypeError) as error:
+            raise InvalidInput(
+                f"{where} is not numbers, and row {row} is no sexagesimal angle: {text!r:.60}: "
+                f"{error}"
+            ) from error
+    return degrees
+
+
+def _single(table: UserTable, field: Field) -> NDArray[np.float64]:
+    values = table.numbers(field)
+    if values.ndim != 1:
+        raise InvalidInput(
+            f"{table.path}: column {field.name}: one number per row expected, found "
+            f"{values.shape[1:]}"
+        )
+    return values
+
+
+def _has_bare_bands(table: UserTable) -> bool:
+    return all(_is_scalar(table, band) for band in BANDS)
+
+
+def _is_scalar(table: UserTable, name: str) -> bool:
+    field = table.find((name,))
+    return field is not None and field.values.ndim == 1
 
 
 def _five(
-    path: Path, names: dict[str, str], patterns: Sequence[str], what: str
-) -> tuple[str, ...] | None:
-    """Return the names of five columns of one pattern; some bands without the others are an error.
+    table: UserTable, patterns: Sequence[str], what: str, *, lowest: float
+) -> NDArray[np.float64] | None:
+    """Return the values of five columns of one pattern, or of one column of five values.
 
-    A lone ``z`` is no sign of magnitudes: it is a redshift.
+    Some bands without the others are an error, but a lone ``z`` is a redshift, and ``u`` beside
+    ``q`` is a Stokes parameter.
     """
     for pattern in patterns:
-        wanted = [pattern.format(band) for band in BAND_NAMES]
-        found = [name for name in wanted if name in names]
-        if len(found) == len(BAND_NAMES):
-            return tuple(names[name] for name in wanted)
-        if found and found != ["z"]:
+        wanted = [pattern.format(band) for band in BANDS]
+        found = [name for name in wanted if _is_scalar(table, name)]
+        if len(found) == len(BANDS):
+            fields = [table.find((name,)) for name in wanted]
+            return _plausible(
+                np.stack([_single(table, field) for field in fields if field], axis=1), lowest
+            )
+        vector = table.find((pattern.format("").strip("_"),)) if pattern != "{}" else None
+        if vector is not None and vector.values.shape[1:] == (len(BANDS),):
+            return _plausible(table.numbers(vector), lowest)
+        stokes = found == ["u"] and table.find(("q",)) is not None
+        if found and found != ["z"] and not stokes:
             missing = sorted(set(wanted) - set(found))
             raise InvalidInput(
-                f"{path}: {what} columns {', '.join(wanted)} expected, {', '.join(missing)} missing"
+                f"{table.path}: {what} columns {', '.join(wanted)} expected, "
+                f"{', '.join(missing)} missing"
             )
     return None
 
 
-def _five_columns(
-    path: Path, table: Any, columns: tuple[str, ...] | None, *, lowest: float
-) -> NDArray[np.float64] | None:
-    if columns is None:
-        return None
-    values = np.stack([_numbers(path, table, name) for name in columns], axis=1)
+def _plausible(values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
     values[(values <= lowest) | (values >= _FAINTEST)] = np.nan  # -9999, 99 and the like
     return values
-
-
-def _numbers(path: Path, table: Any, name: str) -> NDArray[np.float64]:
-    """Return a column as float64, NaN where it is empty."""
-    column = table[name]
-    try:
-        filled = column.astype(np.float64)
-    except (ValueError, TypeError) as error:
-        raise InvalidInput(f"{path}: column {name} is not numbers: {error}") from error
-    values: NDArray[np.float64] = np.asarray(np.ma.filled(filled, np.nan), dtype=np.float64)
-    if values.ndim != 1:
-        raise InvalidInput(f"{path}: column {name} has {values.ndim} dimensions, expected 1")
-    return values.copy()
-
-
-def _text(value: Any) -> str:
-    return (value.decode() if isinstance(value, bytes) else str(value)).strip()
