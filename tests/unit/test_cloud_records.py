@@ -12,6 +12,7 @@ from cosmicai_workbench.cloud.records import (
     Report,
     latest_logs,
     peak_memory,
+    start_line,
 )
 from cosmicai_workbench.results.invocations import parse_report
 
@@ -108,3 +109,47 @@ def test_a_sandbox_has_the_threads_of_its_memory_and_its_share_of_the_machine(
     memory: int, concurrency: int, cores: int, expected: int
 ) -> None:
     assert sandbox_threads(memory, concurrency, cores) == expected
+
+
+TRACE = "[ERROR] KeyError: 'x'\rTraceback (most recent call last):\r  File a\r\nKeyError: 'x'"
+
+
+def test_a_stack_trace_stays_one_record_and_is_shown_in_order(tmp_path: Path) -> None:
+    stream = LogStream(tmp_path / "f/0.log")
+    for text in ("before", TRACE, "after"):
+        stream.write(text)
+    entries = LogReader(tmp_path).read()
+    assert [entry.text for entry in entries] == ["before", TRACE.replace("\r\n", "\r"), "after"]
+    shown = entries[1].shown().splitlines()
+    assert shown[0].endswith("f/0 [ERROR] KeyError: 'x'")
+    expected = ["Traceback (most recent call last):", "  File a", "KeyError: 'x'"]
+    assert shown[1:] == [f"    {line}" for line in expected]
+
+
+@pytest.mark.parametrize("control", ["\x1b[2J", "\x07", "\x9b1m", "\x7f"])
+def test_no_line_controls_the_terminal(tmp_path: Path, control: str) -> None:
+    LogStream(tmp_path / "f/0.log").write(f"a{control}b\tc")
+    (entry,) = LogReader(tmp_path).read()
+    assert control[0] not in entry.shown()
+    assert entry.shown().endswith("b\tc")
+
+
+@pytest.mark.parametrize(
+    ("payload", "found"),
+    [
+        (b'{"RANK": 3}', True),
+        (b'{"RANK": 33}', False),
+        (b"[3]", False),
+        (b"\xff not JSON", False),
+        (b"{}", False),
+    ],
+)
+def test_a_rank_that_failed_before_its_first_line_is_found(
+    tmp_path: Path, payload: bytes, found: bool
+) -> None:
+    stream = LogStream(tmp_path / "f/0.log")
+    stream.write(start_line("r-1", payload))
+    stream.write("[ERROR] Runtime.OutOfMemory")
+    stream.write(Report("r-1", 1.0, 512, 80, status="error").line())
+    assert len(LogReader(tmp_path, rank=3).read()) == (3 if found else 0)
+    assert len(LogReader(tmp_path).read()) == 3

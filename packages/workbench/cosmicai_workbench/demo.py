@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cosmicai_workbench.application import SMALL_MODEL
 from cosmicai_workbench.client.execution import check_input, new_name
 from cosmicai_workbench.client.inputs import complete
+from cosmicai_workbench.locking import locked
 from cosmicai_workbench.performing import perform
 from cosmicai_workbench.place import own_cloud
 from cosmicai_workbench.results.fetch import RUNS
@@ -89,16 +90,17 @@ def dataset(galaxies: int, partitions: int, *, bar: Bar, cache: Path) -> Path:
     target = cache / f"{galaxies}-galaxies-{partitions}-partitions"
     marker = target / "made.json"
     made = repr(describe(galaxies, "test", _SEED))
-    if marker.is_file() and marker.read_text() == made:
-        return target / "partitions"
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    survey = target / "survey.pt"
-    with bar("painting", galaxies, "galaxies") as advance:
-        make_dataset(survey, galaxies, "test", _SEED, overwrite=True, on_galaxies=advance)
-    each = -(-galaxies // partitions)
-    with bar("splitting", galaxies, "galaxies") as advance:
-        split_dataset(survey, target / "partitions", each, overwrite=True, on_galaxies=advance)
-    survey.unlink()  # its partitions hold the same galaxies
-    marker.write_text(made)
+    with locked(cache / f".{target.name}.lock"):  # several demos may begin at once
+        if marker.is_file() and marker.read_text() == made:
+            return target / "partitions"
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        survey = target / "survey.pt"
+        with bar("painting", galaxies, "galaxies") as advance:
+            make_dataset(survey, galaxies, "test", _SEED, overwrite=True, on_galaxies=advance)
+        each = -(-galaxies // partitions)
+        with bar("splitting", galaxies, "galaxies") as advance:
+            split_dataset(survey, target / "partitions", each, overwrite=True, on_galaxies=advance)
+        survey.unlink()  # its partitions hold the same galaxies
+        marker.write_text(made)
     return target / "partitions"

@@ -13,7 +13,7 @@ from cosmicai_workbench.client.connection import LookupRefused
 from cosmicai_workbench.client.upload import files_to_upload, upload
 from cosmicai_workbench.client.waiting import WatchLost, persist
 from cosmicai_workbench.cloud.invocations import write_invocations
-from cosmicai_workbench.results.fetch import RUNS, fetch
+from cosmicai_workbench.results.fetch import RUNS, fetch, reserve
 from cosmicai_workbench.results.plot import plot_redshifts
 from cosmicai_workbench.results.run_folder import Run, load_run
 
@@ -71,10 +71,12 @@ def perform(
     Raises
     ------
     InvalidInput
-        If the input, or a folder, is at fault: nothing was started.
+        If the input, the name or a folder is at fault: nothing was started.
     WatchLost
         If the connection was lost: the execution goes on.
     """
+    name = name or executions.new_name()
+    reserve(runs, name)
     upload_sources(place, content, model=model, data=data, bar=bar)
     arn = executions.start(place.connection, content, name)
     if on_start is not None:

@@ -7,7 +7,10 @@ import typer
 app = typer.Typer(rich_markup_mode="markdown")
 
 
-@app.command(epilog="Example: `cosmicai logs --rank 3`, `cosmicai logs --follow`")
+@app.command(
+    epilog="Exit code 1: nothing was found. Example: `cosmicai logs --rank 3`, `cosmicai logs "
+    "--follow`"
+)
 def logs(
     name: Annotated[
         str | None,
@@ -49,12 +52,19 @@ def logs(
         return
     from cosmicai_workbench.cloud.local import STATE_ROOT
     from cosmicai_workbench.cloud.records import LogReader, latest_logs
-    from cosmicai_workbench.cloud.state import logs_folder
+    from cosmicai_workbench.cloud.state import logs_folder, state_folder
 
-    folder = logs_folder(STATE_ROOT / name) if name else latest_logs(STATE_ROOT)
+    folder = logs_folder(state_folder(STATE_ROOT, name)) if name else latest_logs(STATE_ROOT)
     if folder is None or not folder.is_dir():
         typer.echo(f"cosmicai: no logs of {name or 'any local cloud'} in {STATE_ROOT}", err=True)
         raise typer.Exit(1)
     reader = LogReader(folder, rank=rank)
-    for entry in reader.follow() if follow else reader.read():
-        typer.echo(f"{entry.timestamp} {entry.stream} {entry.text}")
+    entries = reader.follow() if follow else iter(reader.read())
+    nothing = True
+    for entry in entries:
+        nothing = False
+        typer.echo(entry.shown())
+    if nothing:
+        of = "" if rank is None else f" of an invocation that served rank {rank}"
+        typer.echo(f"cosmicai: no lines{of} in {folder}", err=True)
+        raise typer.Exit(1)

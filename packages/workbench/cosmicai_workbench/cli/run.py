@@ -96,6 +96,7 @@ def run(
     from cosmicai_workbench.client.inputs import complete, pairs, read_input
     from cosmicai_workbench.performing import attach as attach_to
     from cosmicai_workbench.performing import perform, upload_sources
+    from cosmicai_workbench.results.fetch import reserve
 
     if local and stack is not None:
         raise InvalidInput("say where to run: either --local or --stack NAME")
@@ -106,6 +107,8 @@ def run(
         raise typer.Exit(report(outcome, as_json=as_json))
     given = read_input(input_file, overrides or [])
     name = name or new_name()
+    if watch:
+        reserve(runs, name)  # before a cloud is started
     with ExitStack() as cleanup:
         found = (
             places.running_cloud(cloud)

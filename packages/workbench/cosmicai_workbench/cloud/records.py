@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -19,6 +20,14 @@ from cosmicai.machine import peak_memory_mb_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+_RANK_FIELD = "\tRank: "
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\x{ord(match[0]):02x}"
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,11 @@ class LogStream:
         self._lock = threading.Lock()
 
     def write(self, line: str) -> None:
-        """Append a line; after :meth:`close`, drop it."""
+        """Append a line; after :meth:`close`, drop it.
+
+        A record of several lines is kept as Lambda's runtime writes it, by carriage returns.
+        """
+        line = line.replace("\r\n", "\r").replace("\n", "\r")
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         with self._lock:
             if not self._file.closed:
@@ -91,6 +104,16 @@ class Entry:
     timestamp: str
     stream: str
     text: str
+
+    def shown(self) -> str:
+        """Return what to print: time and stream, then the text, its further lines indented.
+
+        Lambda's runtime writes the lines of a stack trace as one record, with carriage returns
+        between them. Characters that would control a terminal are shown as escapes.
+        """
+        first, *more = self.text.split("\r")
+        lines = [f"{self.timestamp} {self.stream} {first}", *(f"    {line}" for line in more)]
+        return "\n".join(_CONTROL.sub(_escape, line) for line in lines)
 
 
 @dataclass
@@ -113,8 +136,9 @@ class LogReader:
     folder
         Folder of the streams, as :class:`LogStream` wrote them.
     rank
-        Show only the invocations that served this rank: those with a JSON line whose ``rank`` is
-        this number. They are shown once they are over, for their first lines do not name it.
+        Show only the invocations that served this rank: those whose START line names it, or a JSON
+        line whose ``rank`` is this number. They are shown once they are over, for a JSON line may
+        come late.
     """
 
     def __init__(self, folder: Path, *, rank: int | None = None) -> None:
@@ -139,7 +163,8 @@ class LogReader:
             time.sleep(interval)
 
     def _new_entries(self, stream: _Stream) -> Iterator[Entry]:
-        with stream.path.open(encoding="utf-8", errors="replace") as file:
+        # newline="": carriage returns are part of a line.
+        with stream.path.open(encoding="utf-8", errors="replace", newline="") as file:
             file.seek(stream.position)
             text = stream.rest + file.read()
             stream.position = file.tell()
@@ -163,8 +188,25 @@ class LogReader:
             stream.pending, stream.rank_seen = [], False
 
 
+def start_line(request_id: str, payload: bytes) -> str:
+    """Return the START line of an invocation, with the rank that its event names, if it does.
+
+    A rank that fails before its first log line is found by it.
+    """
+    line = f"START RequestId: {request_id} Version: $LATEST"
+    try:
+        event = json.loads(payload)
+    except ValueError:
+        return line
+    rank = event.get("RANK") if isinstance(event, dict) else None
+    return line if rank is None else f"{line}{_RANK_FIELD}{rank}"
+
+
 def _rank(text: str) -> int | None:
-    """Return the rank that a JSON log line names, if it does."""
+    """Return the rank that a START or JSON log line names, if it does."""
+    if text.startswith("START RequestId"):
+        named = text.partition(_RANK_FIELD)[2]
+        return int(named) if named.isdigit() else None
     if not text.startswith("{"):
         return None
     try:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from cosmicai_workbench.cloud import tether
-from cosmicai_workbench.cloud.records import LogStream, Report, peak_memory
+from cosmicai_workbench.cloud.records import LogStream, Report, peak_memory, start_line
 from cosmicai_workbench.cloud.state import LocalCloudError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Sandbox:
             start_new_session=True,
         )
         self._runtime: int | None = None
-        self._request_id = ""
+        self._request_id, self._payload = "", b""
         self._init_duration: float | None = None
         self._duration: float | None = None
         self._done = threading.Event()
@@ -175,7 +175,7 @@ class Sandbox:
             self._connect()
         self._done.clear()
         self._duration = self._init_duration = None
-        self._request_id = ""
+        self._request_id, self._payload = "", payload
         begin = time.monotonic()
         try:
             status, body = self._post(payload)
@@ -300,6 +300,7 @@ class Sandbox:
         elif line:
             if match := _START.match(line):
                 self._request_id = match[1]
+                line = start_line(match[1], self._payload)
             self._log.write(line)
 
     def _take_emulator_line(self, line: str) -> None:

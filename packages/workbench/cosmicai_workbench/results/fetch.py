@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 from cosmicai import keys
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 LATEST = "latest"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _CLAIM = keys.claim("x").removeprefix(keys.folder("x"))
 _NOT_FETCHED = ("map/", "fmi/")
 """What Step Functions and the ranks wrote for each other, under the result path."""
@@ -42,15 +46,13 @@ def fetch(
     Raises
     ------
     InvalidInput
-        If the run folder exists already.
+        If the run folder cannot be made; see :func:`reserve`.
     ResultPathInUse
         If the result path is another execution's by now.
     ObjectNotFound, StorageDenied, TransientStorageError
         If a file could not be read.
     """
-    target = runs / execution.name
-    if target.exists():
-        raise InvalidInput(f"{target} exists already; move it away to fetch it again")
+    target = reserve(runs, execution.name)
     bucket, prefix = execution.input["bucket"], keys.folder(execution.input["result_path"])
     partial = runs / f".{execution.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -83,6 +85,36 @@ def fetch(
     return target
 
 
+def reserve(runs: Path, name: str) -> Path:
+    """Return the run folder of an execution, having made sure that it can be made.
+
+    Called before an execution starts, so that nothing is computed that could not be stored.
+
+    Raises
+    ------
+    InvalidInput
+        If Step Functions has no such names, the run folder exists already, ``runs/latest`` is no
+        link, or the folder of the run folders cannot be written.
+    """
+    if not _NAME.fullmatch(name) or name == LATEST:
+        raise InvalidInput(
+            f"name of an execution: expected 1 to 80 letters, digits, '.', '_' and '-', the first "
+            f"a letter or digit, and not {LATEST!r}; found {name!r}"
+        )
+    target, link = runs / name, runs / LATEST
+    if target.exists():
+        raise InvalidInput(f"{target} exists already; move it away, or choose another name")
+    if link.exists() and not link.is_symlink():
+        raise InvalidInput(f"{link} is no link to the latest run; move it away")
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=runs, prefix=".writable-"):
+            pass
+    except OSError as error:
+        raise InvalidInput(f"{runs} cannot hold run folders: {error.strerror}") from error
+    return target
+
+
 def _names(store: Store, prefix: str) -> list[str]:
     """Return the files to fetch, the claim last: it tells whose the others were."""
     found = [item.key for item in store.list(prefix)]
@@ -105,7 +137,7 @@ def _require_claim(folder: Path, execution: Ended) -> None:
 
 def _point(link: Path, target: str) -> None:
     """Make a symbolic link point at a target, whatever it pointed at."""
-    new = link.with_name(f".{link.name}.new")
+    new = link.with_name(f".{link.name}.{os.getpid()}")  # runs may end at once
     new.unlink(missing_ok=True)
     new.symlink_to(target)
     new.replace(link)
