@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fmilib as fmi
+from fmilib import backend as registry
+from fmilib.frame import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 TOKEN = "a token of the tests"
 INT, DOUBLE = fmi.types(fmi.datatypes.int), fmi.types(fmi.datatypes.double)
@@ -86,6 +88,85 @@ def stop(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
+class Killed(BaseException):
+    """Stands for the process that is gone."""
+
+
+_own = threading.local()
+_OPERATIONS = ("post", "take", "send", "recv", "barrier", "bcast", "gather", "allgather", "scatter",
+               "exchange", "share")  # fmt: skip
+
+
+def _watched(base: type) -> type:
+    """Return a channel that counts what it delivers and does, and can die."""
+
+    class Watched(base):
+        after: Callable[[], None] | None = None  # called after every operation
+        dead = False
+        delivered = 0
+
+        def __init__(self, settings: Mapping[str, Any], member: fmi.Member) -> None:
+            super().__init__(settings, member)
+            _own.channel = self
+
+        def deliver(self, connection: Any, header: Any, packet: Any) -> None:
+            self.delivered += header.kind < Kind.ABORT
+            super().deliver(connection, header, packet)
+
+        def abort(self, error: fmi.FmiError) -> None:
+            if not self.dead:
+                super().abort(error)
+
+        def close(self, *, clean: bool) -> None:
+            if not self.dead:
+                super().close(clean=clean)
+
+    def wrapped(name: str) -> Any:
+        original = getattr(base, name)
+
+        def operation(self: Any, *arguments: Any, **options: Any) -> Any:
+            result = original(self, *arguments, **options)
+            if self.after is not None:
+                self.after()
+            return result
+
+        return operation
+
+    for name in _OPERATIONS:
+        setattr(Watched, name, wrapped(name))
+    return Watched
+
+
+def watched(configuration: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration with channels that a test can look at and kill."""
+    backends = {}
+    for name, settings in configuration["backends"].items():
+        original = registry.find(name)
+        known = f"Watched{name}"
+        if known not in registry.names():
+            fmi.register(original._replace(name=known, open=_watched(original.open)))
+        backends[known] = settings
+    return {"backends": backends}
+
+
+def own_channel() -> Any:
+    """Return the watched channel of the rank that is this thread."""
+    return _own.channel
+
+
+def kill() -> None:
+    """Break this rank's connections without a word, as the kernel does for a killed process."""
+    channel = own_channel()
+    channel.close(clean=False)
+    channel.dead = True
+    raise Killed
+
+
+def kill_after_first_message() -> None:
+    """Let this rank die within its next operation: after one message sent or received."""
+    own_channel().after = kill
+
+
 class Servers:
     """The servers of a test session, each started when first needed."""
 
@@ -98,6 +179,9 @@ class Servers:
         if channel not in self._backends:
             self._backends[channel] = getattr(self, f"_start_{channel.lower()}")()
         return {"backends": {channel: self._backends[channel]}}
+
+    def _start_memory(self) -> dict[str, Any]:
+        return {}
 
     def _start_direct(self) -> dict[str, Any]:
         port = free_port()

@@ -10,7 +10,6 @@ import fmilib as fmi
 import numpy as np
 import pytest
 from fmi_support import DOUBLE, INT, MAX, MIN, PROD, SUM, Servers, doubles, ints, run_ranks
-from fmilib.channels.direct import DirectChannel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -124,7 +123,7 @@ DATATYPES = ["int", "double", "int_list", "double_list", "float32"]
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("channel", ["Direct", "Redis"])
+@pytest.mark.parametrize("channel", ["Memory", "Direct", "Redis"])
 def test_conformance(servers, channel, size):
     roots = list(range(size))
     checks = run_ranks(
@@ -152,12 +151,12 @@ def test_conformance_s3_whole_table(servers, size):
     ("channel", "size", "group_ranks"),
     [("Direct", n, 8) for n in (2, 3, 5, 8, 17)]
     + [("Direct", n, 2) for n in (4, 5, 7)]
+    + [("Memory", n, 2) for n in (3, 5, 8)]
     + [("Redis", n, None) for n in (2, 3, 5, 8)],
 )
 def test_large_values_take_the_other_algorithms_and_give_the_same_bits(
-    servers, monkeypatch, channel, size, group_ranks
+    servers, channel, size, group_ranks
 ):
-    monkeypatch.setattr(DirectChannel, "group_ranks", group_ranks)
     length = 40_003  # does not divide
 
     def body(comm):
@@ -188,7 +187,14 @@ def test_large_values_take_the_other_algorithms_and_give_the_same_bits(
             comm.scatter(np.concatenate(arrays) if comm.rank == 0 else None, 0), mine
         )
 
-    run_ranks(size, servers.configuration(channel), body, timeout=60)
+    run_ranks(size, in_groups(servers, channel, group_ranks), body, timeout=60)
+
+
+def in_groups(servers, channel, group_ranks):
+    settings = servers.configuration(channel)["backends"][channel]
+    if channel != "Redis":
+        settings = {**settings, "group_ranks": group_ranks}
+    return {"backends": {channel: settings}}
 
 
 DTYPES = st.sampled_from(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u4", "c8", "c16"])
@@ -196,7 +202,7 @@ DTYPES = st.sampled_from(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u4", 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    channel=st.sampled_from(["Direct", "Direct", "Redis"]),
+    channel=st.sampled_from(["Memory", "Direct", "Redis"]),
     size=st.integers(1, 6),
     group_ranks=st.integers(1, 3),
     dtype=DTYPES,
@@ -226,9 +232,6 @@ def test_any_size_dtype_shape_and_root(servers, channel, size, group_ranks, dtyp
         partial.append(np.asarray(pair(partial[-1], array)))
 
     def body(comm):
-        (one,) = comm._world.channels.values()
-        if one.group_ranks is not None:
-            one.group_ranks = group_ranks
         mine, function = arrays[comm.rank], FUNCTIONS[operation]
         assert same(comm.allreduce(mine, function), partial[-1])
         assert same(comm.scan(mine, function), partial[comm.rank])
@@ -239,4 +242,4 @@ def test_any_size_dtype_shape_and_root(servers, channel, size, group_ranks, dtyp
         assert same(comm.scatter(arrays if comm.rank == root else None, root), mine)
         assert same(comm.allgather(mine), arrays)
 
-    run_ranks(size, servers.configuration(channel), body, timeout=60)
+    run_ranks(size, in_groups(servers, channel, group_ranks), body, timeout=60)

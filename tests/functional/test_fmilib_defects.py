@@ -16,16 +16,30 @@ from typing import TYPE_CHECKING, Any
 import fmilib as fmi
 import numpy as np
 import pytest
-from fmi_support import DOUBLE, INT, MAX, MIN, SUM, TOKEN, Servers, free_port, ints, run_ranks
-from fmilib.channels.base import Call
+from fmi_support import (
+    DOUBLE,
+    INT,
+    MAX,
+    MIN,
+    SUM,
+    TOKEN,
+    Servers,
+    free_port,
+    ints,
+    own_channel,
+    run_ranks,
+    watched,
+)
+from fmilib.call import Call
 from fmilib.codec import BYTES
+from fmilib.communicator import communicator_number
 from fmilib.frame import Kind, Packet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CHANNELS = ["Direct", "Redis", "S3"]
-FAST = ["Direct", "Redis"]
+CHANNELS = ["Memory", "Direct", "Redis", "S3"]
+FAST = ["Memory", "Direct", "Redis"]
 
 
 @pytest.fixture(scope="module")
@@ -339,8 +353,9 @@ def test_a_message_that_came_early_keeps_its_place_from_the_one_behind_it(
     size = 64 * 1024
 
     def body(comm: fmi.Communicator) -> Any:
-        channel = comm._world.choose("allreduce", size, 3)
-        call = Call(Kind.ALLREDUCE, 9, comm._comm, (0, 1, 2), comm.rank, 10.0)
+        channel = own_channel()
+        number = communicator_number("early")
+        call = Call(Kind.ALLREDUCE, 9, number, (0, 1, 2), comm.rank, 10.0)
 
         def packet(value: int) -> Packet:
             return Packet(BYTES, bytes([value]) * size, size)
@@ -364,5 +379,6 @@ def test_a_message_that_came_early_keeps_its_place_from_the_one_behind_it(
         channel.take(call, 0, 0)
         return None
 
-    found = run_ranks(3, servers.configuration("Direct"), body)
+    configuration = watched(servers.configuration("Direct"))
+    found = run_ranks(3, configuration, body, comm_name="early")
     assert found[0] == [b"\0", b"\x0a", b"\x14", b"\x15"]

@@ -25,14 +25,18 @@ from fmi_support import (
     Servers,
     free_port,
     ints,
+    kill,
+    kill_after_first_message,
+    own_channel,
     run_ranks,
     start_redis,
     start_rendezvous,
     stop,
     temporary_folder,
+    watched,
 )
-from fmilib.channels.direct import DirectChannel
 from fmilib.codec import BYTES
+from fmilib.communicator import communicator_number
 from fmilib.frame import Kind, Packet, pack_header
 
 if TYPE_CHECKING:
@@ -82,32 +86,6 @@ def right_answer(name: str, rank: int) -> Any:
     }[name]
 
 
-class Killed(BaseException):
-    """Stands for the process that is gone."""
-
-
-def kill(comm: fmi.Communicator) -> None:
-    """Break the rank's connections without a word, as the kernel does for a killed process."""
-    for channel in comm._world.channels.values():
-        channel.close(clean=False)
-    comm._world.closed = True
-    raise Killed
-
-
-def kill_after_first_message(comm: fmi.Communicator) -> None:
-    """Let the rank die within its next operation: after one message sent or received."""
-    (channel,) = comm._world.channels.values()
-    for name in ("_begin_send", "take", "_run", "_collect"):
-        if hasattr(channel, name):
-            original = getattr(channel, name)
-
-            def dying(*arguments: Any, original: Any = original, **options: Any) -> Any:
-                original(*arguments, **options)
-                kill(comm)
-
-            setattr(channel, name, dying)
-
-
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Servers]:
     started = Servers()
@@ -117,22 +95,33 @@ def servers() -> Iterator[Servers]:
 
 @pytest.mark.parametrize("when", ["before", "during", "after"])
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("channel", ["Direct", "Redis"])
+@pytest.mark.parametrize("channel", ["Memory", "Direct", "Redis"])
 def test_a_rank_killed(servers: Servers, channel: str, operation: str, when: str) -> None:
     check_a_rank_killed(servers, channel, operation, when)
 
 
 @pytest.mark.parametrize("when", ["before", "during", "after"])
 @pytest.mark.parametrize("operation", ["reduce large", "allreduce large", "scan large"])
+@pytest.mark.parametrize("channel", ["Memory", "Direct"])
 def test_a_rank_killed_in_a_chain_of_groups(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch, operation: str, when: str
+    servers: Servers, channel: str, operation: str, when: str
 ) -> None:
-    monkeypatch.setattr(DirectChannel, "group_ranks", 2)
-    check_a_rank_killed(servers, "Direct", operation, when)
+    check_a_rank_killed(servers, channel, operation, when, group_ranks=2)
 
 
-def check_a_rank_killed(servers: Servers, channel: str, operation: str, when: str) -> None:
-    for victim in range(SIZE) if channel == "Direct" else (1, 2):
+def in_groups(configuration: dict[str, Any], group_ranks: int) -> dict[str, Any]:
+    return {"backends": {name: {**settings, "group_ranks": group_ranks}
+                         for name, settings in configuration["backends"].items()}}  # fmt: skip
+
+
+def check_a_rank_killed(
+    servers: Servers, channel: str, operation: str, when: str, group_ranks: int | None = None
+) -> None:
+    sees_deaths = channel != "Redis"
+    configuration = watched(servers.configuration(channel))
+    if group_ranks is not None:
+        configuration = in_groups(configuration, group_ranks)
+    for victim in range(SIZE) if sees_deaths else (1, 2):
         answers: dict[int, Any] = {}
 
         def body(comm: fmi.Communicator, victim: int = victim, answers: Any = answers) -> Any:
@@ -140,21 +129,20 @@ def check_a_rank_killed(servers: Servers, channel: str, operation: str, when: st
             run = OPERATIONS[operation]
             if comm.rank == victim:
                 if when == "before":
-                    kill(comm)
+                    kill()
                 if when == "during":
-                    kill_after_first_message(comm)
+                    kill_after_first_message()
                 run(comm)
-                kill(comm)
+                kill()
             answers[comm.rank] = run(comm)
             comm.barrier()
             raise AssertionError("a barrier without the dead rank")
 
         # Redis does not see who is alive: there the deadline tells.
-        timeout = 8.0 if channel == "Direct" else 0.6
+        timeout = 8.0 if sees_deaths else 0.6
         started = time.monotonic()
-        results = run_ranks(SIZE, servers.configuration(channel), body, timeout=timeout,
-                            raises=False)  # fmt: skip
-        if channel == "Direct":
+        results = run_ranks(SIZE, configuration, body, timeout=timeout, raises=False)
+        if sees_deaths:
             assert time.monotonic() - started < 7, "a death is seen at once, not at the deadline"
         for rank, error in enumerate(results):
             if rank == victim:
@@ -165,7 +153,7 @@ def check_a_rank_killed(servers: Servers, channel: str, operation: str, when: st
                 assert answers[rank] == right_answer(operation, rank)
 
 
-@pytest.mark.parametrize("channel", ["Direct", "Redis", "S3"])
+@pytest.mark.parametrize("channel", ["Memory", "Direct", "Redis", "S3"])
 def test_a_rank_two_seconds_late_is_named_and_gets_no_bytes_of_another_operation(
     servers: Servers, channel: str
 ) -> None:
@@ -224,10 +212,11 @@ def test_a_message_that_trickles_in_ends_by_the_deadline(servers: Servers) -> No
         comm.barrier()
         if comm.rank == 0:
             comm.recv(1)
-        (channel,) = comm._world.channels.values()
+        channel = own_channel()
         sock = channel.connections[0].sock
         packet = Packet(BYTES, bytes(1_000_000), 1_000_000)
-        header = pack_header(packet, Kind.MESSAGE, 1, comm._comm, 0, channel.session, 0, 0)
+        number = communicator_number("trickle")
+        header = pack_header(packet, Kind.MESSAGE, 1, number, 0, channel.session, 0, 0)
         sock.send(header)
         with contextlib.suppress(OSError):  # the receiver hangs up
             for _ in range(2500):
@@ -235,18 +224,19 @@ def test_a_message_that_trickles_in_ends_by_the_deadline(servers: Servers) -> No
                 time.sleep(0.002)
 
     started = time.monotonic()
-    results = run_ranks(2, servers.configuration("Direct"), body, timeout=1.0, raises=False)
+    results = run_ranks(2, watched(servers.configuration("Direct")), body, timeout=1.0,
+                        raises=False, comm_name="trickle")  # fmt: skip
     assert isinstance(results[0], fmi.FmiTimeout)
     assert results[0].ranks == (1,)
     assert time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize("victim", range(SIZE))
+@pytest.mark.parametrize("channel", ["Memory", "Direct"])
 def test_a_late_rank_is_named_along_the_whole_chain(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch, victim: int
+    servers: Servers, channel: str, victim: int
 ) -> None:
     """Those who wait for a rank that waits for the late one name the late one, too."""
-    monkeypatch.setattr(DirectChannel, "group_ranks", 1)
 
     def body(comm: fmi.Communicator) -> Any:
         comm.barrier()
@@ -254,14 +244,15 @@ def test_a_late_rank_is_named_along_the_whole_chain(
             time.sleep(2)
         return OPERATIONS["allreduce large"](comm)
 
-    results = run_ranks(SIZE, servers.configuration("Direct"), body, timeout=1.0, raises=False)
+    configuration = in_groups(servers.configuration(channel), 1)
+    results = run_ranks(SIZE, configuration, body, timeout=1.0, raises=False)
     for rank, error in enumerate(results):
         assert isinstance(error, fmi.FmiError), (rank, error)
         if rank != victim:
             assert error.ranks == (victim,), (rank, error)
 
 
-@pytest.mark.parametrize("channel", ["Direct", "Redis", "S3"])
+@pytest.mark.parametrize("channel", ["Memory", "Direct", "Redis", "S3"])
 def test_a_rank_run_twice_is_refused_and_the_others_do_not_notice(
     servers: Servers, channel: str
 ) -> None:
@@ -288,7 +279,7 @@ def test_a_rank_run_twice_is_refused_and_the_others_do_not_notice(
     ) == [SIZE] * SIZE  # fmt: skip
 
 
-@pytest.mark.parametrize("channel", ["Direct", "Redis"])
+@pytest.mark.parametrize("channel", ["Memory", "Direct", "Redis"])
 def test_a_crashed_run_leaves_nothing_for_the_next_of_the_same_name(
     servers: Servers, channel: str
 ) -> None:
@@ -298,14 +289,14 @@ def test_a_crashed_run_leaves_nothing_for_the_next_of_the_same_name(
     def crash(comm: fmi.Communicator) -> None:
         if comm.rank > 0:
             comm.gather(-1000, 0, INT)
-        kill(comm)
+        kill()
 
-    run_ranks(SIZE, configuration, crash, comm_name=name, raises=False)
+    run_ranks(SIZE, watched(configuration), crash, comm_name=name, raises=False)
     found = run_ranks(SIZE, configuration, lambda c: c.gather(c.rank, 0, INT), comm_name=name)
     assert found[0] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("channel", ["Direct", "Redis", "S3"])
+@pytest.mark.parametrize("channel", ["Memory", "Direct", "Redis", "S3"])
 def test_abort_reaches_all_at_once(servers: Servers, channel: str) -> None:
     waited: dict[int, float] = {}
 
@@ -507,12 +498,12 @@ def test_what_a_crash_leaves_in_s3_is_tagged_and_never_read_again(servers: Serve
     def crash(comm: fmi.Communicator) -> None:
         if comm.rank > 0:
             comm.gather(-1000, 0, INT)
-        kill(comm)
+        kill()
 
     def gather(comm: fmi.Communicator) -> Any:
         return comm.gather(comm.rank, 0, INT)
 
-    run_ranks(SIZE, configuration, crash, comm_name=name, raises=False)
+    run_ranks(SIZE, watched(configuration), crash, comm_name=name, raises=False)
     leftovers = {k for k in left_behind(configuration) if k.startswith(backend["prefix"])}
     assert len(leftovers) == SIZE + SIZE - 1  # the claims of ranks, the contributions
     client = boto3.client("s3", endpoint_url=backend["endpoint_url"], region_name="us-east-1")
@@ -574,7 +565,8 @@ def test_what_a_crash_leaves_in_redis_expires(servers: Servers) -> None:
 
     configuration = servers.configuration("Redis")
     run_ranks(
-        SIZE, configuration, lambda c: c.rank and (c.gather([0] * LONG, 0, ints(LONG)), kill(c)),
+        SIZE, watched(configuration),
+        lambda c: c.rank and (c.gather([0] * LONG, 0, ints(LONG)), kill()),
         raises=False, timeout=1,
     )  # fmt: skip
     client = redis.Redis(port=configuration["backends"]["Redis"]["port"])

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from fmi_support import INT, SUM, Servers, run_ranks
-from fmilib.channels.direct import DirectChannel
+from fmi_support import INT, SUM, Servers, own_channel, run_ranks, watched
+from fmilib.channels.memory import Network
 from fmilib.channels.s3 import ABORT_SECONDS, FIRST_PAUSE, looks, pauses
 
 if TYPE_CHECKING:
@@ -87,9 +87,7 @@ class CountingClient:
 
 
 @pytest.mark.parametrize("size", [7, 40, pytest.param(MANY, marks=pytest.mark.slow)])
-def test_ranks_over_s3_with_the_documented_requests(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
+def test_ranks_over_s3_with_the_documented_requests(servers: Servers, size: int) -> None:
     import boto3
     from botocore.config import Config
 
@@ -99,6 +97,7 @@ def test_ranks_over_s3_with_the_documented_requests(
         **configuration["backends"]["S3"],
         "prefix": f"many-{uuid.uuid4().hex}",
         "requests_per_second": 100,
+        "close_seconds": 120,
     }
     client = boto3.client(
         "s3", endpoint_url=backend["endpoint_url"], region_name="us-east-1",
@@ -109,8 +108,7 @@ def test_ranks_over_s3_with_the_documented_requests(
     )  # fmt: skip
     counting = CountingClient(client)
     counts = counting.counts
-    monkeypatch.setattr("fmilib.channels.s3._client", lambda *_: counting)
-    monkeypatch.setattr("fmilib.channels.s3.CLOSE_SECONDS", 120.0)
+    backend["client"] = counting
     began = time.monotonic()
     found = run_ranks(size, {"backends": {"S3": backend}}, meet, timeout=300)
     seconds = time.monotonic() - began
@@ -134,15 +132,14 @@ def test_ranks_beyond_the_mesh_connect_when_they_need_to(servers: Servers, size:
 
     def body(comm: fmi.Communicator) -> Any:
         comm.barrier()
-        (channel,) = comm._world.channels.values()
-        connected = len(channel.connections)
+        connected = len(own_channel().connections)
         comm.barrier()  # all have counted before one connects to its neighbour
         right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
         comm.send(comm.rank, right, INT)
         assert comm.recv(left, INT) == left
         return comm.allreduce(comm.rank, SUM, INT), connected
 
-    found = run_ranks(size, {"backends": {"Direct": direct}}, body, timeout=60)
+    found = run_ranks(size, watched({"backends": {"Direct": direct}}), body, timeout=60)
     assert {total for total, _ in found} == {size * (size - 1) // 2}
     # The barrier's tree has size - 1 edges.
     assert sum(connected for _, connected in found) == 2 * (size - 1)
@@ -179,16 +176,12 @@ SEGMENTS = 4  # of a large value of 1 MB
     + [(f"{o} large", n, chain_messages(o, n))
        for o in ("reduce", "allreduce", "scan") for n in (5, 16)],
 )  # fmt: skip
+@pytest.mark.parametrize("channel", ["Memory", "Direct"])
 def test_direct_sends_the_documented_messages(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch, operation: str, size: int, documented: int
+    servers: Servers, channel: str, operation: str, size: int, documented: int
 ) -> None:
     sent: list[int] = []
-    original = DirectChannel._begin_send
-
-    def counting(channel: DirectChannel, *arguments: Any) -> bool:
-        sent.append(channel.rank)
-        return original(channel, *arguments)
-
+    network = Network(lambda _, receiver: sent.append(receiver))
     value = np.ones(131_072) if operation.endswith("large") else np.ones(1)
     run: dict[str, Any] = {
         "barrier": lambda c: c.barrier(),
@@ -201,6 +194,16 @@ def test_direct_sends_the_documented_messages(
         "scan": lambda c: c.scan(value, SUM),
     }
 
-    monkeypatch.setattr(DirectChannel, "_begin_send", counting)
-    run_ranks(size, servers.configuration("Direct"), run[operation.removesuffix(" large")])
-    assert len(sent) == documented
+    body = run[operation.removesuffix(" large")]
+    if channel == "Memory":
+        run_ranks(size, {"backends": {"Memory": {"network": network}}}, body)
+        assert len(sent) == documented
+        return
+    everybody = threading.Barrier(size)
+
+    def counted(comm: fmi.Communicator) -> int:
+        body(comm)
+        everybody.wait(20)
+        return int(own_channel().delivered)
+
+    assert sum(run_ranks(size, watched(servers.configuration("Direct")), counted)) == documented

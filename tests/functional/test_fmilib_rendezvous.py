@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import fmilib as fmi
 import pytest
-from fmi_support import TOKEN, free_port, start_rendezvous, stop
+from fmi_support import TOKEN, free_port, own_channel, start_rendezvous, stop, watched
 from fmilib.rendezvous import protocol
 from fmilib.rendezvous.client import Rendezvous
 
@@ -31,8 +31,8 @@ def port() -> Iterator[int]:
 
 
 def client(port: int, rank: int, session: str, size: int = 2, token: str = TOKEN) -> Rendezvous:
-    return Rendezvous(("127.0.0.1", port), token, session=session, epoch=0, rank=rank, size=size,
-                      strict=True)  # fmt: skip
+    member = fmi.Member(session, epoch=0, rank=rank, size=size, timeout=5.0, token=token)
+    return Rendezvous(("127.0.0.1", port), member)
 
 
 def health(port: int) -> dict[str, Any]:
@@ -48,6 +48,14 @@ def raw(port: int, line: bytes) -> dict[str, Any]:
     return answer
 
 
+def joining(port: int, rank: Rendezvous, wait: float) -> socket.socket:
+    """Return the connection of a rank that has joined and waits for the others."""
+    sock = socket.create_connection(("127.0.0.1", port), 5)
+    rank.local = sock.getsockname()[:2]
+    sock.sendall(protocol.encode({**rank.join_message("join"), "wait": wait}))
+    return sock
+
+
 def test_another_token_is_refused(port: int) -> None:
     with pytest.raises(fmi.FmiDenied):
         client(port, 0, "s", token="another").join(0, 2)
@@ -56,10 +64,10 @@ def test_another_token_is_refused(port: int) -> None:
 def test_a_recorded_join_is_refused_when_replayed(port: int) -> None:
     rank = client(port, 0, uuid.uuid4().hex)
     rank.local = ("127.0.0.1", 1)
-    line = protocol.encode({**rank._join_message("join"), "wait": 0.01})
+    line = protocol.encode({**rank.join_message("join"), "wait": 0.01})
     assert raw(port, line) == {"type": "timeout", "absent": [1]}
     assert raw(port, line)["error"] == "FmiDenied"
-    old = {**rank._join_message("join"), "time": int(time.time()) - 3600}
+    old = {**rank.join_message("join"), "time": int(time.time()) - 3600}
     old["mac"] = protocol.sign(TOKEN, old)
     assert "clocks" in raw(port, protocol.encode(old))["message"]
 
@@ -72,9 +80,7 @@ def test_absent_ranks_are_named(port: int) -> None:
 
 def test_ranks_that_disagree_about_the_size_are_told(port: int) -> None:
     session = uuid.uuid4().hex
-    first = client(port, 0, session, size=3)
-    first._connect(0, time.monotonic() + 2)
-    first._send({**first._join_message("join"), "wait": 3})
+    first = joining(port, client(port, 0, session, size=3), 3)
     time.sleep(0.1)
     with pytest.raises(fmi.FmiMismatch, match="has 3 ranks; rank 1 says 2"):
         client(port, 1, session, size=2).join(0, 2)
@@ -83,9 +89,7 @@ def test_ranks_that_disagree_about_the_size_are_told(port: int) -> None:
 
 def test_a_dead_client_frees_its_place(port: int) -> None:
     session = uuid.uuid4().hex
-    dead = client(port, 0, session)
-    dead._connect(0, time.monotonic() + 2)
-    dead._send({**dead._join_message("join"), "wait": 5})
+    dead = joining(port, client(port, 0, session), 5)
     time.sleep(0.1)
     assert health(port)["waiting"] == 1
     dead.close()
@@ -171,15 +175,14 @@ def test_without_a_token_it_does_not_start() -> None:
 def test_a_stranger_at_a_ranks_port_is_turned_away(port: int) -> None:
     import threading
 
-    configuration = {"backends": {"Direct": {"host": "127.0.0.1", "port": port}}}
+    configuration = watched({"backends": {"Direct": {"host": "127.0.0.1", "port": port}}})
     name = uuid.uuid4().hex
     results: list[Any] = []
 
     def run(rank: int) -> None:
         with fmi.Communicator(rank, 2, configuration, name, timeout=10, token=TOKEN) as comm:
             comm.barrier()
-            (channel,) = comm._world.channels.values()
-            with socket.create_connection(("127.0.0.1", channel._connector.port), 5) as stranger:
+            with socket.create_connection(("127.0.0.1", own_channel().port), 5) as stranger:
                 stranger.sendall(b"A" * 200)
                 comm.barrier()
                 time.sleep(0.05)

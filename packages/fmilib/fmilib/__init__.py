@@ -10,8 +10,9 @@
     total = comm.reduce(seconds, 0, fmi.func(fmi.op.sum), fmi.types(fmi.datatypes.double))
 """
 
+from fmilib.backend import Backend, Traffic, register
 from fmilib.codec import Codec, codecs
-from fmilib.communicator import Communicator
+from fmilib.communicator import Communicator, Group
 from fmilib.config import Configuration
 from fmilib.datatypes import datatypes, func, hints, op, types
 from fmilib.errors import (
@@ -28,10 +29,12 @@ from fmilib.errors import (
     FmiReductionError,
     FmiTimeout,
 )
+from fmilib.member import Member
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Backend",
     "Codec",
     "Communicator",
     "Configuration",
@@ -47,10 +50,14 @@ __all__ = [
     "FmiPeerLost",
     "FmiReductionError",
     "FmiTimeout",
+    "Group",
+    "Member",
+    "Traffic",
     "codecs",
     "datatypes",
     "func",
     "hints",
     "op",
+    "register",
     "types",
 ]

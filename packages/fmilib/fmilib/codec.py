@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import operator
 import struct
 import sys
@@ -47,7 +48,7 @@ _INT, _DOUBLE = struct.Struct("<q"), struct.Struct("<d")
 
 
 class Codec:
-    """An explicit way to turn objects into bytes; both sides must name the same one.
+    """A way to turn objects into bytes and back; all ranks must pass the same one.
 
     Decoding runs on data of the peers, so a codec that can execute code (pickle) is only as safe
     as every rank and every holder of the token.
@@ -75,6 +76,21 @@ def is_array(value: object) -> bool:
     return array_type is not None and isinstance(value, array_type)
 
 
+def check_array_class(value: NDArray[Any]) -> None:
+    """Raise TypeError for arrays whose class adds what would be lost: masks, units, a shape.
+
+    Only NumPy's own arrays, and those that lie in a file (`numpy.memmap`), are no more than
+    their numbers.
+    """
+    numpy = sys.modules["numpy"]
+    if type(value) not in (numpy.ndarray, numpy.memmap):
+        raise TypeError(
+            f"a {type(value).__name__} cannot be sent: what it adds to its numbers (a mask, a "
+            "unit) would be lost. Send its parts as plain arrays (x.filled(…) and x.mask, "
+            "x.to_value(unit), numpy.asarray(x)), or pass codec=…"
+        )
+
+
 def type_code(expected: types | None, codec: Codec | None) -> int | None:
     """Return the wire code that the arguments of a call ask for, if they do."""
     if codec is not None:
@@ -83,12 +99,13 @@ def type_code(expected: types | None, codec: Codec | None) -> int | None:
 
 
 def encode(value: Any, expected: types | None = None, codec: Codec | None = None) -> Packet:
-    """Return the packet of ``value``; arrays are not copied if contiguous.
+    """Return the packet of ``value``; contiguous arrays are not copied.
 
     Raises
     ------
     TypeError
-        The value is not of the named type, or of none that fmilib knows.
+        The value is not of the named type, or of none that fmilib knows, or an array of a class
+        that says more than its numbers do (masks, units).
     FmiOverflow
         An integer outside the signed 64-bit range.
     FmiMismatch
@@ -97,6 +114,8 @@ def encode(value: Any, expected: types | None = None, codec: Codec | None = None
     if codec is not None:
         data = codec.encode(value)
         return Packet(OBJECT, data, len(data), codec.name.encode())
+    if is_array(value):
+        check_array_class(value)
     code = expected.datatype.value if expected is not None else _infer(value)
     if code == INT:
         return Packet(INT, _INT.pack(checked_int(value)), 1)
@@ -181,15 +200,6 @@ def as_list_array(packet: Packet) -> array[Any]:
     return values
 
 
-def allocate(nbytes: int) -> memoryview:
-    """Return writable memory; not zeroed where NumPy is loaded."""
-    # Another thread may be in the middle of importing NumPy.
-    empty = getattr(sys.modules.get("numpy"), "empty", None)
-    if empty is not None:
-        return memoryview(empty(nbytes, "u1").data)
-    return memoryview(bytearray(nbytes))
-
-
 def as_ndarray(packet: Packet) -> NDArray[Any]:
     """Return an array packet as a writable NumPy array that shares its memory if that can be."""
     import numpy as np
@@ -243,11 +253,20 @@ def _encode_list(value: Any, code: int, expected: types | None) -> Packet:
             raise FmiOverflow(f"{worst} does not fit a signed 64-bit integer") from None
     else:
         values = array("d", value)
+        _check_masked(value, values)
     if sys.byteorder == "big":  # pragma: no cover - see as_list_array
         values.byteswap()
     if expected is not None and expected.num_objects not in (None, len(values)):
         raise FmiMismatch(f"{expected!r} promises {expected.num_objects}, got {len(values)} values")
     return Packet(code, memoryview(values).cast("B") if values else b"", len(values))
+
+
+def _check_masked(value: Any, values: array[Any]) -> None:
+    """Raise TypeError if an element is `numpy.ma.masked`, which converts to NaN."""
+    masked = getattr(sys.modules.get("numpy.ma"), "masked", None)
+    # Few lists hold a NaN, so the sum spares the others a look at each element.
+    if masked is not None and math.isnan(sum(values)) and any(v is masked for v in value):
+        raise TypeError("a list with masked elements cannot be sent: it would hold NaN instead")
 
 
 def _encode_array(value: NDArray[Any]) -> Packet:

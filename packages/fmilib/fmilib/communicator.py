@@ -1,7 +1,7 @@
-"""The typed communicator: values in, values out, over whichever channel suits.
+"""Groups of ranks: values in, values out, over whichever channel suits.
 
-Everything that ranks must agree on is decided here from what they all know: the operation, the
-types, the group's size, the configuration and the hint.
+Everything that ranks must agree on is decided here from what they all know: the operation, its
+root and function, the types, the group's size, the configuration and the hint.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from fmilib import backend as registry
 from fmilib import codec as codec_module
-from fmilib.channels import open_channel
-from fmilib.channels.base import Call, Channel
-from fmilib.codec import ARRAY, BYTES, OBJECT, Codec, decode, encode
+from fmilib import operations
+from fmilib.call import Call
+from fmilib.codec import ARRAY, BYTES, OBJECT, Codec, check_array_class, decode, encode
+from fmilib.collectives.peer_to_peer import LARGE_BYTES
 from fmilib.config import Configuration
 from fmilib.datatypes import datatypes, func, hints, types
 from fmilib.errors import FmiAborted, FmiError, FmiMismatch, FmiTimeout
-from fmilib.frame import KIND_NAMES, Kind, Packet
+from fmilib.frame import KIND_NAMES, Kind, Packet, pack_terms
+from fmilib.member import Member, session_name
 from fmilib.model import CostModel, Estimate
 from fmilib.reduction import Reduction
 from fmilib.remote import raise_error, try_encode, try_encode_all
@@ -29,6 +32,9 @@ from fmilib.world import World
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
+    from typing import Self
+
+    from fmilib.channels.base import Channel
 
 
 class _Operation:
@@ -54,101 +60,36 @@ class _Operation:
             self.world.note(self.channel, exc)
 
 
-class Communicator:
-    """A group of ranks that exchange messages.
+class Group:
+    """Ranks that exchange messages: all of a session, or those of a `split`.
 
-    Creating it joins the session on every enabled channel and waits until all ranks have; S3 waits
-    for nobody, there a rank that never came is missed by the first operation.
-    A communicator belongs to one thread. After `FmiTimeout` (of a collective), `FmiPeerLost`,
+    A group belongs to one thread. After `FmiTimeout` (of a collective), `FmiPeerLost`,
     `FmiMismatch`, `FmiAborted` or `FmiChannelError` it is broken, on every rank: all later calls
     raise the same error, and ranks that go on do so in a new session or ``epoch``.
 
-    Parameters
-    ----------
-    peer_id, num_peers : int
-        This rank, from 0, and how many there are.
-    config_path : path or mapping
-        The JSON configuration of the C++ library, see `fmilib.config`.
-    comm_name : str
-        Name of the communicator; ranks of one name talk to each other.
-    faas_memory : int
-        The function's memory in MiB, for the price.
-    session : str, optional
-        Name of this run, unique to it (an execution's id). Default ``FMI_SESSION``. With it a
-        second process of a rank is refused; without, it is taken for the next run.
-    epoch : int
-        Number of the attempt within a session, when all ranks start over.
-    timeout : float, optional
-        Seconds that an operation may take; default ``FMI_TIMEOUT``, else the configuration's
-        largest ``max_timeout``, else 30.
-    remaining : callable, optional
-        Returns the seconds this process still has (Lambda's remaining time); an operation ends
-        a second before that.
-    token : str, optional
-        The rendezvous server's shared token; default ``FMI_TOKEN``.
+    Values that operations return share no memory with those that they were given. An argument
+    that fmilib refuses (`TypeError`, `ValueError`, `FmiOverflow`, `FmiReductionError`) is refused
+    before anything is sent: the rank has then not taken part, and may call again.
 
-    Raises
-    ------
-    FmiConfigError, FmiTimeout, FmiDuplicateRank, FmiDenied, FmiChannelError, FmiAborted
+    Attributes
+    ----------
+    name : str
     """
 
     def __init__(
-        self,
-        peer_id: int,
-        num_peers: int,
-        config_path: str | os.PathLike[str] | Mapping[str, Any] | Configuration,
-        comm_name: str,
-        faas_memory: int = 128,
-        *,
-        session: str | None = None,
-        epoch: int = 0,
-        timeout: float | None = None,
-        remaining: Callable[[], float] | None = None,
-        token: str | None = None,
+        self, world: World, name: str, number: int, ranks: tuple[int, ...], rank: int
     ) -> None:
-        peer_id, num_peers = int(peer_id), int(num_peers)
-        if not 0 <= peer_id < num_peers:
-            raise ValueError(f"rank {peer_id} is not one of {num_peers} ranks (0 … size-1)")
-        configuration = (
-            config_path if isinstance(config_path, Configuration) else Configuration(config_path)
-        )
-        session = session if session is not None else os.environ.get("FMI_SESSION")
-        if timeout is None:
-            given = os.environ.get("FMI_TIMEOUT")
-            timeout = float(given) if given else configuration.timeout
-        self.name = comm_name
-        self._rank = peer_id
-        self._ranks = tuple(range(num_peers))
-        self._comm = _number(comm_name)
+        self.name = name
+        self._world = world
+        self._comm = number
+        self._ranks = ranks
+        self._rank = rank
         self._operations = 0
         self._splits = 0
         self._sent: dict[int, int] = {}
         self._received: dict[int, int] = {}
         self._to_self: deque[Packet] = deque()
         self._last: tuple[str, int] | None = None
-        model = CostModel(configuration.model, faas_memory)
-        self._world = World(model, timeout, remaining)
-        channels = self._world.channels
-        deadline = time.monotonic() + self._world.time_left()
-        try:
-            for name, parameters in configuration.backends.items():
-                channel = open_channel(
-                    name,
-                    parameters,
-                    session=f"{session or ''}/{comm_name}",
-                    strict=session is not None,
-                    epoch=epoch,
-                    rank=peer_id,
-                    size=num_peers,
-                    timeout=timeout,
-                    token=token if token is not None else os.environ.get("FMI_TOKEN"),
-                )
-                channel.open(max(0.01, deadline - time.monotonic()))
-                channels[name] = channel
-        except BaseException:
-            for channel in channels.values():
-                channel.close(clean=False)
-            raise
 
     # About the group ----------------------------------------------------------------------
 
@@ -260,12 +201,13 @@ class Communicator:
         """
         self._check_rank(root, "root")
         size = types.nbytes if types is not None else None if out is None else out.nbytes
-        operation = self._begin(Kind.BCAST, size)
-        packet, problem, sink = None, None, None
+        place = None if out is None else _bytes_of(out)
+        sink = None if self._rank == root else place
+        large = size is not None and size > LARGE_BYTES
+        operation = self._begin(Kind.BCAST, size, terms=pack_terms(root, large=large))
+        packet, problem = None, None
         if self._rank == root:
             packet, problem = try_encode(self._world_rank, lambda: encode(obj, types, codec))
-        elif out is not None:
-            sink = _bytes_of(out)
         with operation as (call, channel):
             if self.size == 1:
                 assert packet is not None
@@ -275,13 +217,14 @@ class Communicator:
             raise_error(received, problem)
             source = self._ranks[root]
             codec_module.check(received, types, codec, source, str(call))
-            if sink is not None:
-                _check_received_into(out, sink, received, source, call)
-        if sink is not None:
-            return out
-        if self._rank == root and received.code in (ARRAY, OBJECT):
-            return obj
-        return decode(received, codec)
+            if place is None:
+                return decode(_apart(received, packet), codec)
+            if self._rank == root and out is not obj and received.nbytes == place.nbytes:
+                place[:] = received.data
+                received = Packet(received.code, place, received.count, received.description)
+            if out is not obj:
+                _check_received_into(out, place, received, source, call)
+        return out
 
     def gather(
         self, obj: Any, root: int, types: types | None = None, *, codec: Codec | None = None
@@ -292,12 +235,12 @@ class Communicator:
         """
         self._check_rank(root, "root")
         packet = encode(obj, types, codec)
-        with self._begin(Kind.GATHER, types.nbytes if types is not None else None) as (
-            call,
-            channel,
-        ):
+        size = types.nbytes if types is not None else None
+        with self._begin(Kind.GATHER, size, terms=pack_terms(root)) as (call, channel):
             packets = [packet] if self.size == 1 else channel.gather(call, packet, root)
-            return [] if packets is None else self._decode_all(packets, types, codec, call)
+            if packets is None:
+                return []
+            return self._decode_all(packets, packet, types, codec, call)
 
     def allgather(
         self, obj: Any, types: types | None = None, *, codec: Codec | None = None
@@ -309,7 +252,7 @@ class Communicator:
             channel,
         ):
             packets = [packet] if self.size == 1 else channel.allgather(call, packet)
-            return self._decode_all(packets, types, codec, call)
+            return self._decode_all(packets, packet, types, codec, call)
 
     def scatter(
         self, objs: Any, root: int, types: types | None = None, *, codec: Codec | None = None
@@ -322,7 +265,8 @@ class Communicator:
         self._check_rank(root, "root")
         share = share_types(types, self.size)
         is_list = share is not None and share.is_list
-        operation = self._begin(Kind.SCATTER, share.nbytes if share and is_list else None)
+        size = share.nbytes if share and is_list else None
+        operation = self._begin(Kind.SCATTER, size, terms=pack_terms(root))
         packets, problem = None, None
         if self._rank == root:
             packets, problem = try_encode_all(
@@ -336,7 +280,8 @@ class Communicator:
                 received = channel.scatter(call, packets, root)
             raise_error(received, problem)
             codec_module.check(received, share, codec, self._ranks[root], str(call))
-        return decode(received, codec)
+        own = packets[self._rank] if packets is not None else None
+        return decode(_apart(received, own), codec)
 
     def reduce(
         self,
@@ -353,7 +298,7 @@ class Communicator:
         """
         self._check_rank(root, "root")
         return self._reduction(
-            Kind.REDUCE, obj, func, types, codec, lambda run, packet: run.reduce(packet, root)
+            Kind.REDUCE, obj, func, types, codec, lambda run, packet: run.reduce(packet, root), root
         )
 
     def allreduce(
@@ -376,24 +321,28 @@ class Communicator:
         types: types | None,
         codec: Codec | None,
         run: Callable[[Reduction, Packet], Packet | None],
+        root: int | None = None,
     ) -> Any:
         packet = encode(obj, types, codec)
+        operations.check_meaning(packet, function)
         # Ranks of a reduction hold values of one size, except objects.
         size = None if packet.code in (OBJECT, BYTES) else packet.nbytes
-        with self._begin(kind, size) as (call, channel):
+        large = size is not None and size > LARGE_BYTES
+        terms = pack_terms(root, function.operation.value, large=large)
+        with self._begin(kind, size, terms=terms) as (call, channel):
             if self.size == 1:
                 result: Packet | None = packet
             else:
                 result = run(Reduction(call, channel, function, types, codec), packet)
-        return None if result is None else decode(result, codec)
+        return None if result is None else decode(_apart(result, packet), codec)
 
     # Groups and the end -------------------------------------------------------------------
 
-    def split(self, color: int | None, key: int | None = None) -> Communicator | None:
-        """Return a communicator of the ranks that gave the same ``color``, ordered by ``key``.
+    def split(self, color: int | None, key: int | None = None) -> Group | None:
+        """Return the group of the ranks that gave the same ``color``, ordered by ``key``.
 
-        Every rank must call it; one that gives None gets None. The new communicator shares the
-        channels: closing the first one closes all.
+        Every rank must call it; one that gives None gets None. Groups share the channels of
+        their communicator: closing any of them closes all.
         """
         mine = [self._rank, -1 if color is None else int(color), key if key is not None else 0]
         if color is not None and color < 0:
@@ -404,41 +353,32 @@ class Communicator:
         if color is None:
             return None
         members = [rank for _, rank, its_color in rows if its_color == color]
-        new = object.__new__(Communicator)
-        new.__dict__.update(
-            name=f"{self.name}/{self._splits}.{color}",
-            _rank=members.index(self._rank),
-            _ranks=tuple(self._ranks[member] for member in members),
-            _comm=_number(f"{self._comm}/{self._splits}.{color}"),
-            _world=self._world,
-            _operations=0,
-            _splits=0,
-            _sent={},
-            _received={},
-            _to_self=deque(),
-            _last=None,
+        return Group(
+            self._world,
+            f"{self.name}/{self._splits}.{color}",
+            communicator_number(f"{self._comm}/{self._splits}.{color}"),
+            tuple(self._ranks[member] for member in members),
+            members.index(self._rank),
         )
-        return new
 
     def abort(self, reason: str) -> None:
         """Tell all ranks that this one fails for good; their operations fail at once, naming it."""
         rank = self._world_rank
-        error = FmiAborted(f"rank {rank} aborted: {reason}", [rank])
-        if self._world.failure is None and not self._world.closed:
-            self._world.failure = error
-            for channel in self._world.channels.values():
-                channel.abort(error)
+        self._world.abort(FmiAborted(f"rank {rank} aborted: {reason}", [rank]))
 
     def close(self) -> None:
-        """Leave, and remove what this rank left in Redis or S3. May be called twice."""
-        world = self._world
-        if world.closed:
-            return
-        world.closed = True
-        for channel in world.channels.values():
-            channel.close(clean=world.failure is None)
+        """Leave, and remove what this rank left in Redis or S3. May be called twice.
 
-    def __enter__(self) -> Communicator:
+        A program that ends without it is closed at its end.
+
+        Raises
+        ------
+        FmiMismatch
+            Another rank has taken part in a collective operation that this one never called.
+        """
+        self._world.close()
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -457,7 +397,9 @@ class Communicator:
     def _world_rank(self) -> int:
         return self._ranks[self._rank]
 
-    def _begin(self, kind: int, nbytes: int | None, op: int | None = None) -> _Operation:
+    def _begin(
+        self, kind: int, nbytes: int | None, op: int | None = None, terms: int = 0
+    ) -> _Operation:
         """Start an operation: choose its channel, number it, set its deadline."""
         world = self._world
         world.check(self.name)
@@ -467,7 +409,7 @@ class Communicator:
         if op is None:
             op = self._operations
             self._operations = op + 1
-        call = Call(kind, op, self._comm, self._ranks, self._rank, world.time_left())
+        call = Call(kind, op, self._comm, self._ranks, self._rank, world.time_left(), terms)
         return _Operation(world, call, channel)
 
     def _own(self, sink: memoryview | None) -> Packet:
@@ -485,18 +427,136 @@ class Communicator:
             raise ValueError(f"{name}={rank} is not one of {self.size} ranks (0 … size-1)")
 
     def _decode_all(
-        self, packets: Sequence[Packet], types: types | None, codec: Codec | None, call: Call
+        self,
+        packets: Sequence[Packet],
+        own: Packet,
+        types: types | None,
+        codec: Codec | None,
+        call: Call,
     ) -> list[Any]:
         for rank, packet in enumerate(packets):
             codec_module.check(packet, types, codec, self._ranks[rank], str(call))
-        values = [decode(packet, codec) for packet in packets]
+        values = [decode(_apart(packet, own), codec) for packet in packets]
         if types is not None and types.is_list:
             return [element for value in values for element in value]
         return values
 
 
+class Communicator(Group):
+    """All ranks of a session.
+
+    Creating it joins the session on every enabled channel and waits until all ranks have joined.
+    S3 waits for nobody: there, the first operation misses a rank that never came.
+
+    Parameters
+    ----------
+    peer_id, num_peers : int
+        This rank, from 0, and the number of ranks.
+    config_path : path or mapping
+        The JSON configuration of the C++ library, see `fmilib.config`.
+    comm_name : str
+        Name of the communicator; ranks of one name talk to each other.
+    faas_memory : int
+        The function's memory in MiB, for the price.
+    session : str, optional
+        Name of this run, unique to it (an execution's id). Default ``FMI_SESSION``. With it, a
+        second process of a rank is refused; without, it is taken for the next run.
+    epoch : int
+        Number of the attempt within a session, when all ranks start over.
+    timeout : float, optional
+        Seconds that an operation may take; default ``FMI_TIMEOUT``, else the configuration's
+        largest ``max_timeout``, else 30.
+    remaining : callable, optional
+        Returns the seconds this process still has (Lambda's remaining time); an operation ends
+        a second before that.
+    token : str, optional
+        The rendezvous server's shared token; default ``FMI_TOKEN``.
+
+    Raises
+    ------
+    FmiConfigError, FmiTimeout, FmiDuplicateRank, FmiDenied, FmiChannelError, FmiAborted
+    """
+
+    def __init__(
+        self,
+        peer_id: int,
+        num_peers: int,
+        config_path: str | os.PathLike[str] | Mapping[str, Any] | Configuration,
+        comm_name: str,
+        faas_memory: int = 128,
+        *,
+        session: str | None = None,
+        epoch: int = 0,
+        timeout: float | None = None,
+        remaining: Callable[[], float] | None = None,
+        token: str | None = None,
+    ) -> None:
+        configuration = (
+            config_path if isinstance(config_path, Configuration) else Configuration(config_path)
+        )
+        member = member_of(
+            configuration, peer_id, num_peers, comm_name, session, epoch, timeout, token
+        )
+        model = CostModel(configuration.model, faas_memory)
+        world = World(member.rank, model, member.timeout, remaining)
+        ranks = tuple(range(member.size))
+        super().__init__(world, comm_name, communicator_number(comm_name), ranks, member.rank)
+        deadline = time.monotonic() + world.time_left()
+        try:
+            for name, settings in configuration.backends.items():
+                channel = registry.find(name).open(settings, member)
+                channel.open(max(0.01, deadline - time.monotonic()))
+                world.channels[name] = channel
+        except BaseException:
+            for channel in world.channels.values():
+                channel.close(clean=False)
+            raise
+        world.opened()
+
+
+def member_of(
+    configuration: Configuration,
+    rank: int | str,
+    size: int | str,
+    communicator: str,
+    session: str | None,
+    epoch: int,
+    timeout: float | None,
+    token: str | None,
+) -> Member:
+    """Return what channels need to know to join; the environment fills in what is None.
+
+    Raises
+    ------
+    ValueError
+        ``rank`` is not one of ``size`` ranks.
+    """
+    rank, size = int(rank), int(size)
+    if not 0 <= rank < size:
+        raise ValueError(f"rank {rank} is not one of {size} ranks (0 … size-1)")
+    session = session if session is not None else os.environ.get("FMI_SESSION")
+    if timeout is None:
+        given = os.environ.get("FMI_TIMEOUT")
+        timeout = float(given) if given else configuration.timeout
+    return Member(
+        session=session_name(session, communicator),
+        epoch=epoch,
+        rank=rank,
+        size=size,
+        timeout=timeout,
+        token=token if token is not None else os.environ.get("FMI_TOKEN"),
+        strict=session is not None,
+    )
+
+
+def _apart(packet: Packet, own: Packet | None) -> Packet:
+    """Return a packet whose value shares no memory with this rank's own argument."""
+    return packet.copy() if packet is own and packet.code == ARRAY else packet
+
+
 def _bytes_of(out: Any) -> memoryview:
     """Return the memory of an array that a value is received into."""
+    check_array_class(out)
     if not out.flags.c_contiguous or not out.flags.writeable:
         raise ValueError("out= must be a contiguous, writable array")
     return memoryview(out.reshape(-1).view("u1"))
@@ -511,5 +571,6 @@ def _check_received_into(out: Any, sink: memoryview, packet: Packet, src: int, c
         )
 
 
-def _number(name: str) -> int:
+def communicator_number(name: str) -> int:
+    """Return the number that a communicator's frames carry."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")

@@ -7,9 +7,10 @@
                   "S3":     {"enabled": false, "bucket_name": "…", "s3_region": "…"}},
      "model":    {"FaaS": {"gib_second_price": 0.0000166667}, "Direct": {"bandwidth": 250, …}}}
 
-``max_timeout`` is in milliseconds. Values may be strings, as the C++ library's own files have
-them. Secrets never stand in the file: the token comes from ``FMI_TOKEN``, Redis's password from
-``FMI_REDIS_URL`` or ``FMI_REDIS_PASSWORD``.
+The keys of a backend are those that its channel declares (`fmilib.backend`). ``max_timeout`` is
+in milliseconds. Numbers may be strings, as in the C++ library's own files. The file holds no
+secrets: the token comes from ``FMI_TOKEN``, Redis's password from ``FMI_REDIS_URL`` or
+``FMI_REDIS_PASSWORD``.
 """
 
 from __future__ import annotations
@@ -19,23 +20,10 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
+from fmilib import backend as registry
 from fmilib.errors import FmiConfigError
 
-BACKENDS: Final = ("Direct", "Redis", "S3")
 DEFAULT_TIMEOUT: Final = 30.0
-
-_KEYS: Final = {
-    "Direct": {"enabled", "host", "port", "max_timeout", "timeout", "mesh_ranks",
-               "resolve_host_dns"},
-    "Redis": {"enabled", "host", "port", "max_timeout", "timeout", "url", "db", "ttl"},
-    "S3": {"enabled", "bucket_name", "s3_region", "max_timeout", "timeout", "prefix",
-           "endpoint_url", "requests_per_second", "tag"},
-}  # fmt: skip
-_REQUIRED: Final = {
-    "Direct": ("host", "port"),
-    "Redis": ("host", "port"),
-    "S3": ("bucket_name",),
-}
 
 
 class Configuration:
@@ -59,17 +47,20 @@ class Configuration:
             raise FmiConfigError(f"{where}: 'backends' is missing or not an object")
         self.backends: dict[str, dict[str, Any]] = {}
         for name, parameters in backends.items():
-            if name not in BACKENDS:
-                raise FmiConfigError(
-                    f"{where}: unknown backend {name!r}; known are {', '.join(BACKENDS)}"
-                )
-            if as_bool(parameters.get("enabled", True), f"{where}: {name}.enabled"):
-                self.backends[name] = _checked(name, dict(parameters), where)
+            if name not in registry.names():
+                known = ", ".join(registry.names())
+                raise FmiConfigError(f"{where}: unknown backend {name!r}; known are {known}")
+            if not isinstance(parameters, Mapping):
+                raise FmiConfigError(f"{where}: {name} is an object, not {parameters!r}")
+            if registry.as_bool(parameters.get("enabled", True), f"{where}: {name}.enabled"):
+                self.backends[name] = registry.find(name).check(parameters, where)
         if not self.backends:
             raise FmiConfigError(f"{where}: no backend is enabled")
         model = content.get("model", {})
-        if not isinstance(model, Mapping):
-            raise FmiConfigError(f"{where}: 'model' is not an object")
+        if not isinstance(model, Mapping) or not all(
+            isinstance(values, Mapping) for values in model.values()
+        ):
+            raise FmiConfigError(f"{where}: 'model' is not an object of objects")
         self.model: dict[str, dict[str, Any]] = {key: dict(value) for key, value in model.items()}
 
     @property
@@ -92,31 +83,14 @@ class Configuration:
         given = environment.get("FMI_CONFIG")
         if given:
             return cls(json.loads(given) if given.lstrip().startswith("{") else given)
-        backends: dict[str, Any] = {}
-        if rendezvous := environment.get("FMI_RENDEZVOUS"):
-            host, separator, port = rendezvous.rpartition(":")
-            if not separator or not port.isdigit():
-                raise FmiConfigError(f"FMI_RENDEZVOUS is host:port, not {rendezvous!r}")
-            backends["Direct"] = {"host": host, "port": int(port)}
-        if url := environment.get("FMI_REDIS_URL"):
-            backends["Redis"] = {"url": url}
-        if location := environment.get("FMI_S3"):
-            bucket, _, prefix = location.removeprefix("s3://").partition("/")
-            backends["S3"] = {"bucket_name": bucket, "prefix": prefix or "fmi"}
+        found = ((name, registry.find(name).from_environment(environment))
+                 for name in registry.names())  # fmt: skip
+        backends = {name: settings for name, settings in found if settings is not None}
         if not backends:
             raise FmiConfigError(
                 "no configuration: set FMI_CONFIG, FMI_RENDEZVOUS, FMI_REDIS_URL or FMI_S3"
             )
         return cls({"backends": backends})
-
-
-def as_bool(value: Any, where: str) -> bool:
-    """Return true or false from JSON's or the C++ library's spelling."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    raise FmiConfigError(f"{where} is true or false, not {value!r}")
 
 
 def _load(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
@@ -133,26 +107,3 @@ def _load(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[Mapping[s
     if not isinstance(content, dict):
         raise FmiConfigError(f"{where}: expected an object with 'backends' and 'model'")
     return content, where
-
-
-def _checked(name: str, parameters: dict[str, Any], where: str) -> dict[str, Any]:
-    unknown = sorted(set(parameters) - _KEYS[name])
-    if unknown:
-        raise FmiConfigError(
-            f"{where}: unknown key {name}.{unknown[0]}; known are {', '.join(sorted(_KEYS[name]))}"
-        )
-    if "url" not in parameters:
-        for key in _REQUIRED[name]:
-            if parameters.get(key) in (None, ""):
-                raise FmiConfigError(f"{where}: {name}.{key} is missing")
-    for key in ("port", "max_timeout", "timeout", "mesh_ranks", "db", "ttl", "requests_per_second"):
-        if key in parameters:
-            try:
-                parameters[key] = float(parameters[key])
-                if key in ("port", "mesh_ranks", "db"):
-                    parameters[key] = int(parameters[key])
-            except (TypeError, ValueError):
-                raise FmiConfigError(
-                    f"{where}: {name}.{key} is a number, not {parameters[key]!r}"
-                ) from None
-    return parameters

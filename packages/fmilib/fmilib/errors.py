@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+_BY_NAME: dict[str, type[FmiError]] = {}
 
 
 class FmiError(Exception):
@@ -20,6 +22,13 @@ class FmiError(Exception):
     def __init__(self, message: str, ranks: Iterable[int] = ()) -> None:
         super().__init__(message)
         self.ranks: tuple[int, ...] = tuple(sorted(set(ranks)))
+
+    def __init_subclass__(cls) -> None:
+        _BY_NAME[cls.__name__] = cls
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the error as the JSON object in which it travels to other ranks."""
+        return {"error": type(self).__name__, "message": str(self), "ranks": list(self.ranks)}
 
 
 class FmiConfigError(FmiError):
@@ -39,11 +48,11 @@ class FmiAborted(FmiError):
 
 
 class FmiMismatch(FmiError):
-    """Ranks disagree on the operation, the type or the size; nothing was delivered."""
+    """Ranks disagree on the operation, its root or function, the type or the size."""
 
 
 class FmiDuplicateRank(FmiError):
-    """Another process already takes part as this rank in this session and epoch."""
+    """Another process takes part as this rank in this session and epoch."""
 
 
 class FmiOverflow(FmiError):
@@ -66,20 +75,14 @@ class FmiChannelError(FmiError):
     """The channel's server (rendezvous, Redis, S3) cannot be reached or refused a request."""
 
 
-BY_NAME: dict[str, type[FmiError]] = {
-    cls.__name__: cls
-    for cls in (
-        FmiTimeout,
-        FmiPeerLost,
-        FmiAborted,
-        FmiMismatch,
-        FmiDuplicateRank,
-        FmiOverflow,
-        FmiReductionError,
-        FmiDenied,
-        FmiChannelError,
-    )
-}
+def from_wire(message: Mapping[str, Any]) -> FmiError:
+    """Return the error that `FmiError.to_wire`, or a server's refusal, describes.
+
+    An unknown name, from another version of fmilib, becomes `FmiChannelError`.
+    """
+    error = _BY_NAME.get(str(message.get("error")), FmiChannelError)
+    text = message.get("message") or f"unexpected answer {message.get('type')!r}"
+    return error(str(text), message.get("ranks", ()))
 
 
 def ranks_text(ranks: Iterable[int], limit: int = 20) -> str:

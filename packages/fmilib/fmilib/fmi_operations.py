@@ -1,12 +1,12 @@
-"""The one call that programs of the published system make."""
+"""Communicators by one call, and the end of a session on behalf of a rank that is dead."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
 
-from fmilib.channels import open_channel
-from fmilib.communicator import Communicator
+from fmilib import backend as registry
+from fmilib.communicator import Communicator, member_of
 from fmilib.config import Configuration
 from fmilib.errors import FmiAborted
 
@@ -82,20 +82,9 @@ def abort_session(
         configuration = Configuration.from_environment()
     elif not isinstance(configuration, Configuration):
         configuration = Configuration(configuration)
-    session = session if session is not None else os.environ.get("FMI_SESSION")
-    number = int(rank)
-    error = FmiAborted(f"rank {number} failed: {reason}", [number])
-    for name, parameters in configuration.backends.items():
-        channel = open_channel(
-            name,
-            parameters,
-            session=f"{session or ''}/{comm_name}",
-            strict=session is not None,
-            epoch=epoch,
-            rank=number,
-            size=int(world_size),
-            timeout=configuration.timeout,
-            token=token if token is not None else os.environ.get("FMI_TOKEN"),
-        )
+    member = member_of(configuration, rank, world_size, comm_name, session, epoch, None, token)
+    error = FmiAborted(f"rank {member.rank} failed: {reason}", [member.rank])
+    for name, settings in configuration.backends.items():
+        channel = registry.find(name).open(settings, member)
         channel.abort(error)
         channel.close(clean=False)

@@ -2,21 +2,26 @@
 
 A frame is a fixed header (56 bytes, little endian), a short description of the payload (its
 NumPy dtype and shape, a codec's name; often empty) and the payload. The header carries session,
-epoch, communicator, operation counter, kind of operation, step, sender, type and size; the
-receiver compares all of them with what it expects.
+epoch, communicator, operation counter, kind of operation, root and function, step, sender, type
+and size; the receiver compares all of them with what it expects.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Final
+import sys
+from typing import TYPE_CHECKING, Final
 
+from fmilib.datatypes import op as operations
 from fmilib.errors import FmiMismatch
+
+if TYPE_CHECKING:
+    from fmilib.call import Call
 
 MAGIC: Final = 0xF317
 HEADER: Final = struct.Struct("<HBBHHIIIIQQQQ")
-# magic, kind, code, description bytes, step, sender, communicator, epoch, whether the payload is
-# stored apart, session, operation, count, payload bytes
+# magic, kind, code, description bytes, step, sender, communicator, epoch, terms (and whether the
+# payload is stored apart), session, operation, count, payload bytes
 
 Buffer = bytes | bytearray | memoryview
 
@@ -58,6 +63,77 @@ KIND_NAMES: Final = {
 }
 
 
+# Terms: the root plus one in the low bits, then the function, then whether the value is large.
+_ROOT_BITS: Final = 24
+_OPERATIONS: Final = {member.value: member.name for member in operations}
+_LARGE: Final = 1 << 28
+_DETACHED: Final = 1 << 31
+
+
+def pack_terms(root: int | None = None, operation: int = 0, *, large: bool = False) -> int:
+    """Return what ranks must agree on besides the kind of operation, as a number in each frame.
+
+    Parameters
+    ----------
+    root : int, optional
+    operation : int
+        Value of the reduction's `fmilib.op`; 0 for none.
+    large : bool
+        Whether the value takes the algorithms for large values.
+    """
+    number = 0 if root is None else (root + 1) & ((1 << _ROOT_BITS) - 1)
+    return number | operation << _ROOT_BITS | (_LARGE if large else 0)
+
+
+def describe_terms(terms: int) -> str:
+    """Say in words what :func:`pack_terms` packed."""
+    root, operation = (terms & ((1 << _ROOT_BITS) - 1)) - 1, terms >> _ROOT_BITS & 0xF
+    parts = [f"root {root}"] if root >= 0 else []
+    parts += [_OPERATIONS.get(operation, "an unknown function")] if operation else []
+    parts += ["a large value"] if terms & _LARGE else ["a small value"]
+    return ", ".join(parts)
+
+
+def check_header(header: Header, call: Call, step: int, sender: int) -> None:
+    """Raise `FmiMismatch` unless a frame belongs to this step of this operation.
+
+    Parameters
+    ----------
+    header : Header
+    call : Call
+    step : int
+    sender : int
+        World rank that the frame is expected from.
+    """
+    if header.kind != call.kind or header.op != call.op or header.sender != sender:
+        raise FmiMismatch(
+            f"{call}: expected a frame of rank {sender}, found one of rank {header.sender} in "
+            f"{header.describe()}; all ranks must call the same operations in the same order",
+            [sender],
+        )
+    if header.terms != call.terms:
+        raise FmiMismatch(
+            f"{call}: rank {sender} called it with {describe_terms(header.terms)}, "
+            f"this rank with {describe_terms(call.terms)}",
+            [sender],
+        )
+    if header.step != step or header.comm != call.comm:
+        raise FmiMismatch(
+            f"{call}: rank {sender} is at step {header.step} of communicator {header.comm:#x}, "
+            f"this rank at step {step}; do both give values of the same type and size?",
+            [sender],
+        )
+
+
+def allocate(nbytes: int) -> memoryview:
+    """Return writable memory; not zeroed where NumPy is loaded."""
+    # Another thread may be in the middle of importing NumPy.
+    empty = getattr(sys.modules.get("numpy"), "empty", None)
+    if empty is not None:
+        return memoryview(empty(nbytes, "u1").data)
+    return memoryview(bytearray(nbytes))
+
+
 class Packet:
     """One encoded value: a type code, its description, a count of elements, and the bytes."""
 
@@ -75,8 +151,10 @@ class Packet:
         return self.data.nbytes if isinstance(self.data, memoryview) else len(self.data)
 
     def copy(self) -> Packet:
-        """Return a packet with memory of its own."""
-        return Packet(self.code, bytes(self.data), self.count, self.description)
+        """Return a packet with memory of its own, which may be written to."""
+        data = allocate(self.nbytes)
+        data[:] = self.data
+        return Packet(self.code, data, self.count, self.description)
 
     def same_type(self, other: Packet) -> bool:
         """Whether both hold the same type and number of elements."""
@@ -103,6 +181,7 @@ class Header:
         "sender",
         "session",
         "step",
+        "terms",
     )
 
     def __init__(self, buffer: Buffer, offset: int = 0) -> None:
@@ -115,7 +194,7 @@ class Header:
             self.sender,
             self.comm,
             self.epoch,
-            self.detached,
+            terms,
             self.session,
             self.op,
             self.count,
@@ -123,10 +202,12 @@ class Header:
         ) = HEADER.unpack_from(buffer, offset)
         if magic != MAGIC:
             raise FmiMismatch(f"not an fmilib frame (magic {magic:#06x})")
+        self.detached = bool(terms & _DETACHED)
+        self.terms = terms & ~_DETACHED
 
     def describe(self) -> str:
         """Name the operation for messages."""
-        return f"{KIND_NAMES.get(self.kind, self.kind)} {self.op}"
+        return f"{KIND_NAMES.get(self.kind, self.kind)} (operation {self.op})"
 
 
 def pack_header(
@@ -138,6 +219,7 @@ def pack_header(
     session: int,
     op: int,
     step: int,
+    terms: int = 0,
     *,
     detached: bool = False,
 ) -> bytes:
@@ -152,7 +234,7 @@ def pack_header(
             sender,
             comm,
             epoch,
-            detached,
+            terms | _DETACHED if detached else terms,
             session,
             op,
             packet.count,

@@ -56,6 +56,11 @@ _SCALAR: Final[dict[op, Callable[[Any, Any], Any]]] = {
 }
 
 
+# NumPy's kinds of dtype that a function is defined on: bool, signed, unsigned, float, complex,
+# time difference, time.
+_KINDS: Final = {op.sum: "iufc", op.prod: "iufc", op.max: "biufcmM", op.min: "biufcmM"}
+
+
 def is_elementwise(packet: Packet, function: func) -> bool:
     """Whether slices of the value can be reduced apart from each other."""
     if packet.code in (INT_LIST, DOUBLE_LIST):
@@ -88,7 +93,7 @@ def scan(
     FmiReductionError
         The custom function raised.
     """
-    _check_alike(packets, ranks)
+    check_alike(packets, ranks)
     yield packets[0]
     with _named_errors(function):
         decode, combine, encode = _fold_of(packets[0], function, codec)
@@ -105,7 +110,7 @@ def reduce(
     ranks: Sequence[int] | None = None,
 ) -> Packet:
     """Return the left fold of all ``packets``; see :func:`scan`."""
-    _check_alike(packets, ranks)
+    check_alike(packets, ranks)
     first = packets[0]
     if len(packets) == 1:
         return first
@@ -119,7 +124,24 @@ def reduce(
         return encode(total)
 
 
-def _check_alike(packets: Sequence[Packet], ranks: Sequence[int] | None) -> None:
+def check_meaning(packet: Packet, function: func) -> None:
+    """Raise `FmiReductionError` if a built-in function has no meaning for an array's dtype.
+
+    NumPy would take a sum of bools for their "or", and cut sums of texts to the shorter one.
+    """
+    if packet.code != ARRAY or function.operation is op.custom:
+        return
+    kind = chr(packet.description[1])
+    if kind not in _KINDS[function.operation]:
+        dtype = packet.description.decode().partition(";")[0]
+        hint = "count with astype(int); any is max, all is min" if kind == "b" else "use op.custom"
+        raise FmiReductionError(
+            f"{function.operation.name} has no meaning for arrays of dtype {dtype}: {hint}"
+        )
+
+
+def check_alike(packets: Sequence[Packet], ranks: Sequence[int] | None) -> None:
+    """Raise `FmiMismatch` unless all packets hold the same type and number of elements."""
     first = packets[0]
     for place, packet in enumerate(packets):
         if packet.code != first.code or (
@@ -222,10 +244,17 @@ def _array_fold(first: Packet, function: func) -> Fold:
 def _whole_fold(first: Packet, function: func, codec: Codec | None) -> Fold:
     if function.operation is not op.custom and first.code == BYTES:
         raise TypeError("bytes can only be reduced by a custom function")
+    if first.code != ARRAY:
+        return (
+            lambda packet: codec_module.decode(packet, codec),
+            _function(function),
+            lambda total: codec_module.encode(total, codec=codec),
+        )
+    # The function may work in place, return an operand, or the same array each time.
     return (
-        lambda packet: codec_module.decode(packet, codec),
+        lambda packet: codec_module.decode(packet.copy()),
         _function(function),
-        lambda total: codec_module.encode(total, codec=codec),
+        lambda total: codec_module.encode(total).copy(),
     )
 
 

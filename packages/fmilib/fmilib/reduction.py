@@ -18,13 +18,14 @@ from fmilib.codec import ERROR, NOTHING
 from fmilib.collectives.chain import Chain
 from fmilib.collectives.peer_to_peer import ALL_TO_ALL_RANKS, LARGE_BYTES
 from fmilib.errors import FmiError, FmiMismatch
-from fmilib.frame import Buffer, Packet
+from fmilib.frame import Buffer, Packet, allocate
 from fmilib.remote import error_packet, raise_error, try_fold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fmilib.channels.base import Call, Channel
+    from fmilib.call import Call
+    from fmilib.channels.base import Channel
     from fmilib.codec import Codec
     from fmilib.datatypes import func, types
 
@@ -117,9 +118,11 @@ class Reduction:
             parts = channel.exchange(chain.group, prefixes, 1, places)
             return self._join(packet, parts, whole, places)
         if self._everywhere():
-            return self._fold(channel.allgather(call, packet)[: call.rank + 1])
-        packets = channel.gather(call, packet, 0)
-        shares = None if packets is None else self._prefixes(packets)
+            packets = channel.allgather(call, packet)
+            operations.check_alike(packets, call.ranks)
+            return self._fold(packets[: call.rank + 1])
+        gathered = channel.gather(call, packet, 0)
+        shares = None if gathered is None else self._prefixes(gathered)
         result = channel.scatter(call, shares, 0)
         raise_error(result)
         codec_module.check(result, self._expected, self._codec, call.ranks[0], str(call))
@@ -162,16 +165,14 @@ class Reduction:
         channel, group, column = self._channel, chain.group, chain.column
         slices = self._slices(packet, chain)
         size = slices[group.rank].nbytes
-        memory = codec_module.allocate(size * group.size)
+        memory = allocate(size * group.size)
         sinks = [memory[i * size : (i + 1) * size] for i in range(group.size)]
         received = channel.exchange(group, slices, 0, sinks)
         if column is None:
             return [], []
         ranks = list(group.ranks)
         if column.rank > 0:
-            received.insert(
-                0, channel.take(column, column.rank - 1, 0, codec_module.allocate(size))
-            )
+            received.insert(0, channel.take(column, column.rank - 1, 0, allocate(size)))
             ranks.insert(0, column.ranks[column.rank - 1])
         return received, ranks
 
@@ -201,7 +202,7 @@ class Reduction:
 
     def _target(self, packet: Packet, chain: Chain) -> tuple[memoryview, list[memoryview]]:
         """Return memory for the result, and the place of each slice in it."""
-        whole = codec_module.allocate(packet.nbytes)
+        whole = allocate(packet.nbytes)
         places = _cut(packet, whole, chain.owners)
         return whole, places + [whole[:0]] * (chain.group.size - chain.owners)
 
@@ -228,7 +229,7 @@ class Reduction:
             codec_module.check(
                 packet, self._expected, self._codec, self._call.ranks[rank], str(self._call)
             )
-        return operations.reduce(packets, self._function, self._codec)
+        return operations.reduce(packets, self._function, self._codec, self._call.ranks)
 
     def _prefixes(
         self, packets: Sequence[Packet], ranks: Sequence[int] | None = None

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from fmilib.codec import ERROR
-from fmilib.errors import BY_NAME, FmiError, FmiReductionError
+from fmilib.errors import FmiError, FmiReductionError, from_wire
 from fmilib.frame import Packet
 
 if TYPE_CHECKING:
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 def error_packet(error: FmiError) -> Packet:
     """Return the packet that stands for an error."""
-    body = {"error": type(error).__name__, "message": str(error), "ranks": list(error.ranks)}
-    data = json.dumps(body).encode()
+    data = json.dumps(error.to_wire()).encode()
     return Packet(ERROR, data, len(data))
 
 
@@ -26,8 +25,7 @@ def raise_error(packet: Packet, local: Exception | None = None) -> None:
         return
     if local is not None:
         raise local
-    body = json.loads(bytes(packet.data))
-    raise BY_NAME[body["error"]](body["message"], body["ranks"])
+    raise from_wire(json.loads(bytes(packet.data)))
 
 
 def try_encode(rank: int, encode: Callable[[], Packet]) -> tuple[Packet, Exception | None]:

@@ -1,85 +1,41 @@
-"""What a channel is: the group operations on packets, one deadline each.
+"""What a channel is: group operations on packets, each with a deadline.
 
-Typed values, evaluation order and the choice of the algorithm belong to the communicator; a
-channel moves packets, checks that each belongs to the operation at hand, and names who is absent.
+Typed values and the order of evaluation belong to the communicator. A channel moves packets,
+checks that each belongs to the operation at hand, and names the ranks that are absent.
 """
 
 from __future__ import annotations
 
 import abc
-import time
 from typing import TYPE_CHECKING
-
-from fmilib.frame import KIND_NAMES, Packet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fmilib.call import Call
     from fmilib.errors import FmiError
-
-
-class Call:
-    """One operation of one communicator, as the channel needs it.
-
-    Parameters
-    ----------
-    kind : int
-        A member of `fmilib.frame.Kind`.
-    op : int
-        The communicator's operation counter; messages count for each pair of ranks.
-    comm : int
-        The communicator's number.
-    ranks : tuple of int
-        World ranks of the group, in group order.
-    rank : int
-        This process's place in ``ranks``.
-    timeout : float
-        Seconds that the operation may take from now.
-    """
-
-    __slots__ = ("comm", "deadline", "kind", "op", "rank", "ranks", "timeout")
-
-    def __init__(
-        self, kind: int, op: int, comm: int, ranks: tuple[int, ...], rank: int, timeout: float
-    ) -> None:
-        self.kind = kind
-        self.op = op
-        self.comm = comm
-        self.ranks = ranks
-        self.rank = rank
-        self.timeout = timeout
-        # Part of the time is kept for finding out, and telling, who is absent.
-        self.deadline = time.monotonic() + timeout - min(0.25, 0.1 * timeout)
-
-    def among(self, places: Sequence[int]) -> Call:
-        """Return the same operation among some of its ranks, this one included."""
-        part = object.__new__(Call)
-        part.kind, part.op, part.comm = self.kind, self.op, self.comm
-        part.timeout, part.deadline = self.timeout, self.deadline
-        part.ranks = tuple(self.ranks[place] for place in places)
-        part.rank = list(places).index(self.rank)
-        return part
-
-    @property
-    def size(self) -> int:
-        """Ranks in the group."""
-        return len(self.ranks)
-
-    def __str__(self) -> str:
-        return f"{KIND_NAMES[self.kind]} (operation {self.op} of communicator {self.comm:#x})"
+    from fmilib.frame import Packet
 
 
 class Channel(abc.ABC):
-    """Group operations on packets. Ranks are places in ``call.ranks``."""
+    """Group operations on packets. Ranks are places in ``call.ranks``.
+
+    Attributes
+    ----------
+    name : str
+    allgather_is_one_round : bool
+        Whether allgather takes one round trip: a small allreduce is then an allgather and a
+        local fold, rather than a gather, a fold at the root and a bcast.
+    has_exchange : bool
+        Whether `exchange` moves only what each rank needs: large reductions then go by slices.
+    group_ranks : int or None
+        Ranks of a group, where large reductions go from group to group by `post` and `take`;
+        None if the channel serves all ranks at once.
+    """
 
     name: str
-    # Whether allgather takes one round trip, so that a small allreduce is an allgather and a
-    # local fold, rather than a gather, a fold at the root and a bcast.
     allgather_is_one_round = False
-    # Whether `exchange` moves only what each rank needs, so that large reductions go by slices.
     has_exchange = False
-    # Ranks of a group where these go from group to group by `post` and `take`; None if the channel
-    # serves all at once.
     group_ranks: int | None = None
 
     @abc.abstractmethod
@@ -107,7 +63,7 @@ class Channel(abc.ABC):
 
     @abc.abstractmethod
     def barrier(self, call: Call) -> None:
-        """Return when every rank of the group has called."""
+        """Return when every rank of the group has called it."""
 
     @abc.abstractmethod
     def bcast(

@@ -7,7 +7,7 @@ import struct
 from typing import TYPE_CHECKING, Final, Protocol
 
 from fmilib.errors import FmiError
-from fmilib.frame import HEADER, Header, Packet
+from fmilib.frame import HEADER, Header, Packet, allocate
 
 if TYPE_CHECKING:
     from fmilib.frame import Buffer
@@ -131,6 +131,15 @@ class Connection:
             if isinstance(error, FmiError):
                 raise
             self._receiver.lose(self, str(error))
+
+    def release(self, sink: memoryview) -> None:
+        """Let go of memory that a payload was wanted in: what has arrived moves elsewhere."""
+        if self._target is not sink:
+            return
+        assert self._packet is not None
+        self._target = allocate(sink.nbytes)
+        self._target[: self._filled] = sink[: self._filled]
+        self._packet.data = self._target
 
     def _fill_target(self, flags: int) -> None:
         assert self._target is not None

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 REDIAL_SECONDS: Final = 0.3
 STRANGER_SECONDS: Final = 5.0  # that one may connect and say nothing
+MOST_STRANGERS: Final = 128  # more connections, beside one per rank, than may say nothing at once
+REST_SECONDS: Final = 0.05  # without accepting, when the process has no file descriptors left
+_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _REFUSED: Final = (errno.ECONNREFUSED, errno.ECONNRESET, errno.EADDRNOTAVAIL, errno.EADDRINUSE)
 
 Candidate = tuple[Address, bool]  # where to dial, and whether from the own port
@@ -70,6 +73,7 @@ class Connector:
         self._listener: socket.socket | None = None
         self._handshakes: dict[int, Handshake] = {}
         self._redial: list[tuple[float, int, Candidate]] = []
+        self._resting_until = 0.0  # the listener is not watched until then; 0 if it is
         self.port = 0
 
     def listen(self, host: str = "") -> None:
@@ -114,13 +118,18 @@ class Connector:
     def patience(self, now: float) -> float:
         """Return the seconds until :meth:`keep_dialling` has something to do."""
         wait = REDIAL_SECONDS if self._handshakes else 1.0
+        if self._resting_until:
+            wait = min(wait, self._resting_until - now)
         return max(0.0, min([wait, *(due - now for due, _, _ in self._redial)]))
 
     def keep_dialling(self) -> None:
         """Dial again what was refused or lost, and end handshakes that are of no use."""
-        if not self._handshakes and not self._redial:
+        if not self._handshakes and not self._redial and not self._resting_until:
             return
         now = time.monotonic()
+        if self._resting_until and now >= self._resting_until and self._listener is not None:
+            self._resting_until = 0.0
+            self._poller.watch(self._listener, select.POLLIN)
         for handshake in list(self._handshakes.values()):
             if now - handshake.started < REDIAL_SECONDS:
                 continue
@@ -154,6 +163,10 @@ class Connector:
         try:
             sock = bound_socket(self.port if own_port else 0)
         except OSError as error:
+            if error.errno in _EXHAUSTED:
+                self._end_oldest_stranger()
+                self._redial.append((time.monotonic() + REST_SECONDS, peer, candidate))
+                return
             raise FmiChannelError(f"cannot open a socket towards rank {peer}: {error}") from error
         sock.setblocking(False)
         code = sock.connect_ex(address)
@@ -182,9 +195,35 @@ class Connector:
                 sock, _address = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise FmiChannelError(f"cannot accept a connection: {error}") from error
+                if not self._end_oldest_stranger():
+                    # Nothing to give up: the connection has to wait in the kernel's queue.
+                    self._resting_until = time.monotonic() + REST_SECONDS
+                    self._poller.watch(self._listener, 0)
+                    return
+                continue
+            if len(self._strangers()) >= MOST_STRANGERS + len(self._addresses):
+                self._end_oldest_stranger()
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._begin(Handshake(sock, None, None), select.POLLIN)
+
+    def _strangers(self) -> list[Handshake]:
+        """Return the accepted connections that have not said who they are, the oldest first."""
+        return [
+            handshake
+            for handshake in self._handshakes.values()
+            if handshake.candidate is None and handshake.rank is None
+        ]
+
+    def _end_oldest_stranger(self) -> bool:
+        """Hang up on the slowest to say who it is; a rank among them dials again."""
+        for handshake in self._strangers():
+            self._end(handshake)
+            return True
+        return False
 
     def _on_ready(self, handshake: Handshake, events: int) -> None:
         sock = handshake.sock

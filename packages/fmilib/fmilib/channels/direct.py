@@ -16,60 +16,82 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from fmilib.channels.connection import READ_BYTES, SEND_FLAGS, Connection
+from fmilib.backend import Backend
+from fmilib.channels.base import Channel
+from fmilib.channels.connection import SEND_FLAGS, Connection
 from fmilib.channels.connector import Connector
 from fmilib.channels.inbox import Inbox, Queue, stream_of
 from fmilib.channels.poller import Poller
 from fmilib.codec import NOTHING
-from fmilib.collectives.peer_to_peer import PeerToPeer
-from fmilib.errors import FmiError, FmiMismatch, FmiPeerLost, FmiTimeout, ranks_text
-from fmilib.frame import Header, Kind, Packet, pack_header
+from fmilib.collectives.chain import GROUP_RANKS
+from fmilib.collectives.peer_to_peer import PeerToPeer, traffic
+from fmilib.errors import (
+    FmiConfigError,
+    FmiError,
+    FmiMismatch,
+    FmiPeerLost,
+    FmiTimeout,
+    from_wire,
+    ranks_text,
+)
+from fmilib.frame import Header, Kind, Packet, check_header, pack_header
 from fmilib.rendezvous import protocol
-from fmilib.rendezvous.client import Address, Rendezvous, error_of
+from fmilib.rendezvous.client import Address, Rendezvous
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from fmilib.channels.base import Call
+    from fmilib.call import Call
+    from fmilib.member import Member
 
 MOST_SPINS: Final = 32  # looks at a socket before sleeping on it, some 1.5 µs each
 MESH_RANKS: Final = 64  # up to here every pair is connected at the start
+ABORT_SECONDS: Final = 5.0  # for telling the rendezvous server
 
 
-class DirectChannel(PeerToPeer):
+class DirectChannel(PeerToPeer, Channel):
     """TCP between ranks.
 
     Parameters
     ----------
-    rendezvous : Rendezvous
-    rank, size : int
-    mesh_ranks : int
-        Up to this size all pairs connect at the start, in parallel; above, pairs connect when
-        they first exchange a message.
+    settings : mapping
+        ``host`` and ``port`` of the rendezvous server; ``mesh_ranks``, up to which size all pairs
+        connect at the start, in parallel (above, pairs connect when they first exchange a
+        message); ``group_ranks``, see `fmilib.collectives.chain`.
+    member : Member
     """
 
     name = "Direct"
     has_exchange = True
 
-    def __init__(
-        self, rendezvous: Rendezvous, rank: int, size: int, mesh_ranks: int = MESH_RANKS
-    ) -> None:
-        self.rank = rank
-        self.size = size
-        self.mesh_ranks = mesh_ranks
+    def __init__(self, settings: Mapping[str, Any], member: Member) -> None:
+        self.rank = member.rank
+        self.size = member.size
+        self.mesh_ranks = settings.get("mesh_ranks", MESH_RANKS)
+        self.group_ranks = settings.get("group_ranks", GROUP_RANKS)
         self.session = 0
-        self.epoch = rendezvous.epoch
+        self.epoch = member.epoch
         self.connections: dict[int, Connection] = {}
         self.lost: dict[int, str] = {}
         self.failure: FmiError | None = None
         self._met: set[int] = set()  # ranks that have been connected
         self._behind: set[int] = set()  # ranks whose sockets have not taken all yet
         self._spins = 0
-        self._told: list[int] | None = None
-        self._rendezvous: Rendezvous | None = rendezvous
+        self._call: Call | None = None  # what takes frames, while ranks are awaited
+        self._told: dict[str, Any] | None = None
+        self._timeout = member.timeout
+        server = (settings["host"], settings["port"])
+        self._rendezvous: Rendezvous | None = Rendezvous(server, member)
         self._poller = Poller()
-        self._connector = Connector(rank, self._poller, self.connections, self.lost, self._adopt)
+        self._connector = Connector(
+            self.rank, self._poller, self.connections, self.lost, self._adopt
+        )
         self._inbox = Inbox()
+
+    @property
+    def port(self) -> int:
+        """The local port on which this rank listens, and from which it dials."""
+        return self._connector.port
 
     # Joining and leaving ------------------------------------------------------------------
 
@@ -83,7 +105,7 @@ class DirectChannel(PeerToPeer):
                 return
             self._connector.listen(rendezvous.listening_host())
             addresses = rendezvous.join(self._connector.port, timeout)
-            self.session = protocol.session_id(rendezvous.session, rendezvous.number)
+            self.session = protocol.session_id(rendezvous.member.session, rendezvous.number)
             self._spins = MOST_SPINS if _has_a_core(self.rank, addresses) else 0
             self._connector.start(rendezvous.key, self.session, self.epoch, addresses)
             if rendezvous.sock is not None:
@@ -110,14 +132,24 @@ class DirectChannel(PeerToPeer):
             ))  # fmt: skip
 
     def close(self, *, clean: bool) -> None:
-        """Say goodbye if clean, and close every socket."""
-        for connection in self.connections.values():
-            if clean:
+        """Say goodbye if clean, and close every socket.
+
+        Raises
+        ------
+        FmiMismatch
+            Another rank has taken part in a collective operation that this one never called, or
+            called otherwise.
+        """
+        unread: FmiMismatch | None = None
+        if clean:
+            for connection in list(self.connections.values()):
                 self._send_control(connection, Kind.BYE, b"")
                 # Unread input would turn the close into a reset, which drops what we sent last.
-                with contextlib.suppress(OSError):
-                    while connection.sock.recv(READ_BYTES, socket.MSG_DONTWAIT):
-                        pass
+                with contextlib.suppress(BlockingIOError, FmiError):
+                    while connection.rank in self.connections:
+                        connection.pump(socket.MSG_DONTWAIT)
+            unread = self._inbox.unread()
+        for connection in self.connections.values():
             connection.sock.close()
         self._connector.close()
         if self._rendezvous is not None:
@@ -126,17 +158,18 @@ class DirectChannel(PeerToPeer):
         self._poller.clear()
         self._inbox.clear()
         self._rendezvous = None
+        if unread is not None and self.failure is None:
+            raise unread
 
     def abort(self, error: FmiError) -> None:
         """Tell the connected ranks, and through the server all others."""
-        body = {"error": type(error).__name__, "message": str(error), "ranks": list(error.ranks)}
-        payload = json.dumps(body).encode()
+        payload = json.dumps(error.to_wire()).encode()
         for connection in self.connections.values():
             self._send_control(connection, Kind.ABORT, payload)
         if self._rendezvous is not None and self.size > 1:
             # Best effort: to connected ranks the frames above went out already.
-            with contextlib.suppress(OSError, EOFError):
-                self._rendezvous.send_abort(error)
+            with contextlib.suppress(OSError, EOFError, FmiError):
+                self._rendezvous.send_abort(error, min(ABORT_SECONDS, self._timeout))
 
     def _send_control(self, connection: Connection, kind: int, payload: bytes) -> None:
         packet = Packet(NOTHING, payload, 0)
@@ -166,8 +199,9 @@ class DirectChannel(PeerToPeer):
         if connection is None:
             connection = self._connect(peer, call)
         header = pack_header(
-            packet, call.kind, self.rank, call.comm, self.epoch, self.session, call.op, step
-        )
+            packet, call.kind, self.rank, call.comm, self.epoch, self.session, call.op, step,
+            call.terms,
+        )  # fmt: skip
         try:
             if connection.send(header, packet.data, packet.nbytes):
                 return True
@@ -235,23 +269,21 @@ class DirectChannel(PeerToPeer):
             alone = not self.awaiting
             if alone:
                 self.awaiting = (peer,)
+            self._call = call
             try:
                 self._await(queue, peer, call, sink)
-            except FmiTimeout as late:
-                if alone:
-                    raise self._ask_why(late, peer, call) from None
+            except FmiError as error:
+                if sink is not None and (connection := self.connections.get(peer)) is not None:
+                    connection.release(sink)
+                if alone and isinstance(error, FmiTimeout):
+                    raise self._ask_why(error, peer, call) from None
                 raise
             finally:
                 self._inbox.sinks.pop(stream, None)
                 if alone:
                     self.awaiting = ()
         header, packet = self._inbox.pop(queue)
-        if header.kind != call.kind or header.op != call.op or header.step != step:
-            raise FmiMismatch(
-                f"{call}: rank {peer} sent {header.describe()} step {header.step}, "
-                f"this rank expects step {step}",
-                [peer],
-            )
+        check_header(header, call, step, peer)
         if sink is not None and packet.data is not sink and packet.nbytes == sink.nbytes:
             sink[:] = packet.data
             packet.data = sink
@@ -309,9 +341,15 @@ class DirectChannel(PeerToPeer):
         deadline = time.monotonic() + min(0.2, 0.05 * call.timeout)
         path, culprits = [peer], [peer]
         while (told := self._ask(path[-1], deadline, late)) and self.failure is None:
-            culprits = told
-            following = [rank for rank in told if rank not in path and rank != self.rank]
-            if len(told) > 1 or not following:
+            state = told.get("operation")
+            if state and (mismatch := call.disagreement(path[-1], state)) is not None:
+                return mismatch
+            waiting: list[int] = told["waiting"]
+            if not waiting:
+                break
+            culprits = waiting
+            following = [rank for rank in waiting if rank not in path and rank != self.rank]
+            if len(waiting) > 1 or not following:
                 break
             path.append(following[0])
         if self.failure is not None:
@@ -324,17 +362,29 @@ class DirectChannel(PeerToPeer):
             culprits,
         )
 
-    def _ask(self, peer: int, deadline: float, late: FmiTimeout) -> list[int]:
-        """Return whom a rank waits for, as it says itself; empty if it does not answer."""
+    def _ask(self, peer: int, deadline: float, late: FmiTimeout) -> dict[str, Any] | None:
+        """Return whom a rank waits for and in what, as it says itself; None without an answer."""
         connection = self.connections.get(peer)
         if connection is None:
-            return []
+            return None
         self._told = None
         self._send_control(connection, Kind.ASK, b"")
         with contextlib.suppress(FmiTimeout):
             while self._told is None and self.failure is None and peer in self.connections:
                 self._progress(deadline, late)
-        return self._told or []
+        return self._told
+
+    def _answer(self, connection: Connection) -> None:
+        """Tell a rank that asks whom this one waits for, and in which operation."""
+        body: dict[str, Any] = {"waiting": []}
+        if self.awaiting and (call := self._call) is not None:
+            body["operation"] = call.state
+            body["waiting"] = [
+                rank
+                for rank in self.awaiting
+                if rank != connection.rank and not self._inbox.queue(stream_of(call, rank))
+            ]
+        self._send_control(connection, Kind.TOLD, json.dumps(body).encode())
 
     def _check_awaited(
         self, ranks: Sequence[int], call: Call, arrived: Queue | None = None
@@ -377,15 +427,14 @@ class DirectChannel(PeerToPeer):
         elif header.kind == Kind.ABORT:
             self._fail_by_peer(json.loads(bytes(packet.data)))
         elif header.kind == Kind.ASK:
-            waiting = json.dumps([rank for rank in self.awaiting if rank != connection.rank])
-            self._send_control(connection, Kind.TOLD, waiting.encode())
+            self._answer(connection)
         elif header.kind == Kind.TOLD:
             self._told = json.loads(bytes(packet.data))
 
     def _fail_by_peer(self, message: dict[str, Any]) -> None:
         if self.failure is None:
-            culprits = message.get("ranks", [])
-            if culprits == [self.rank] and self.awaiting:
+            culprits, late = message.get("ranks", []), message.get("error") == FmiTimeout.__name__
+            if late and culprits == [self.rank] and self.awaiting:
                 # It waited for us while we waited for others: they are the reason.
                 message = {
                     **message,
@@ -393,7 +442,7 @@ class DirectChannel(PeerToPeer):
                     "message": f"{message.get('message')}; rank {self.rank} in turn was waiting "
                     f"for {ranks_text(self.awaiting)}",
                 }
-            self.failure = error_of(message)
+            self.failure = from_wire(message)
 
     def memory_for(self, connection: Connection, header: Header) -> memoryview:
         """Return the memory that a large payload is received into."""
@@ -492,3 +541,39 @@ def _has_a_core(rank: int, addresses: Sequence[tuple[Address, Address]]) -> bool
     """Whether the ranks of this machine have a core each, so that one may wait awake."""
     hosts = [(public[0], local[0]) for public, local in addresses]
     return hosts.count(hosts[rank]) <= len(os.sched_getaffinity(0))
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any] | None:
+    rendezvous = environment.get("FMI_RENDEZVOUS")
+    if not rendezvous:
+        return None
+    host, separator, port = rendezvous.rpartition(":")
+    if not separator or not port.isdigit():
+        raise FmiConfigError(f"FMI_RENDEZVOUS is host:port, not {rendezvous!r}")
+    return {"host": host, "port": int(port)}
+
+
+BACKEND: Final = Backend(
+    name="Direct",
+    open=DirectChannel,
+    settings={
+        "host": str,
+        "port": int,
+        "mesh_ranks": int,
+        "group_ranks": int,
+        "resolve_host_dns": object,  # the C++ library's; names are always resolved here
+    },
+    required=(("host", "port"),),
+    # Measured between Lambda functions by Copik et al., "FMI: Fast and Cheap Message Passing for
+    # Serverless Functions" (ICS 2023); prices of us-east-1, the C++ library's defaults.
+    costs={
+        "bandwidth": 250.0,
+        "overhead": 0.34,
+        "transfer_price": 0.0,
+        "vm_price": 0.0134,
+        "requests_per_hour": 1000.0,
+        "include_infrastructure_costs": True,
+    },
+    traffic=traffic,
+    from_environment=_from_environment,
+)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from fmilib.codec import allocate
 from fmilib.errors import FmiError, FmiMismatch
-from fmilib.frame import KIND_NAMES, Header, Kind, Packet
+from fmilib.frame import KIND_NAMES, Header, Kind, Packet, allocate
 
 if TYPE_CHECKING:
-    from fmilib.channels.base import Call
+    from fmilib.call import Call
 
 LIMIT_BYTES: Final = 1 << 30  # of messages that arrived before they were asked for
 
@@ -72,6 +71,17 @@ class Inbox:
                 [sender],
             )
         return allocate(header.nbytes)
+
+    def unread(self) -> FmiMismatch | None:
+        """Return an error if there are frames of a collective that no operation asked for."""
+        for (sender, _, is_message), queue in self._queues.items():
+            if queue and not is_message:
+                return FmiMismatch(
+                    f"rank {sender} has taken part in {queue[0][0].describe()}, this rank has "
+                    "not, or has with another root; all ranks must call the same operations",
+                    [sender],
+                )
+        return None
 
     def clear(self) -> None:
         """Drop everything."""

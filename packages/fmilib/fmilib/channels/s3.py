@@ -37,7 +37,7 @@ are part of the prefix; a lifecycle rule on the prefix or on ``tag`` expires it.
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import functools
 import json
 import os
 import random
@@ -45,32 +45,37 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from fmilib.channels.base import Call
+from fmilib.backend import Backend, Traffic
+from fmilib.call import Call
+from fmilib.channels.base import Channel
+from fmilib.channels.bounded import BoundedCaller
 from fmilib.codec import BUNDLE, BYTES, NOTHING
 from fmilib.collectives.peer_to_peer import PeerToPeer
-from fmilib.collectives.trees import STORE_DEGREE, children, parent
+from fmilib.collectives.trees import STORE_DEGREE, children, depth, parent
 from fmilib.errors import (
     FmiChannelError,
     FmiDuplicateRank,
     FmiError,
     FmiMismatch,
     FmiTimeout,
+    from_wire,
     ranks_text,
 )
 from fmilib.frame import (
     HEADER,
-    KIND_NAMES,
     Header,
     Kind,
     Packet,
+    check_header,
     pack_bundle,
     pack_header,
     unpack_bundle,
 )
-from fmilib.rendezvous.client import error_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from fmilib.member import Member
 
 FIRST_PAUSE: Final = 0.01
 LONGEST_PAUSE: Final = 0.5
@@ -86,98 +91,91 @@ PLACE_BYTES: Final = 16
 _GATHER_FIRST: Final = (Kind.BARRIER, Kind.ALLGATHER, Kind.ALLREDUCE, Kind.SCAN)
 
 
-class S3Channel(PeerToPeer):
+class S3Channel(PeerToPeer, Channel):
     """Messages through objects of one bucket.
 
     Parameters
     ----------
-    parameters : mapping
+    settings : mapping
         ``bucket_name``, ``s3_region``, ``prefix``, ``endpoint_url``; ``timeout``, milliseconds of
         the first interval between two looks at an object that is not there yet;
         ``requests_per_second``, what all waiting ranks together may ask of the store; ``tag``,
         ``key=value`` of every object, by which a lifecycle rule finds what a crash leaves (needs
-        ``s3:PutObjectTagging``).
-    session, epoch, rank, size, timeout
-        See `fmilib.Communicator`.
+        ``s3:PutObjectTagging``); ``close_seconds``, how long the last rank waits for the others
+        before it leaves the removal to that rule; ``client``, a boto3 client to use.
+    member : Member
     """
 
     name = "S3"
     degree = STORE_DEGREE
 
-    def __init__(
-        self,
-        parameters: Mapping[str, Any],
-        *,
-        session: str,
-        epoch: int,
-        rank: int,
-        size: int,
-        timeout: float,
-        client: Any = None,
-    ) -> None:
-        self._bucket = str(parameters["bucket_name"])
-        digest = hashlib.sha256(f"{session}\n{epoch}".encode()).hexdigest()[:20]
-        prefix = str(parameters.get("prefix", "fmi")).strip("/")
-        self._prefix = f"{prefix}/{digest}/" if prefix else f"{digest}/"
-        self._session = int(digest[:16], 16)
-        self._epoch = epoch
-        self._rank = rank
-        self._size = size
-        self._timeout = timeout
-        given = float(parameters.get("timeout", 1000 * FIRST_PAUSE)) / 1000
-        rate = float(parameters.get("requests_per_second", REQUESTS_PER_SECOND))
-        self.first_pause, self.longest_pause = pauses(size, given, rate)
-        tag = parameters.get("tag")
-        self._tagging = {} if tag is None else {"Tagging": str(tag)}
+    def __init__(self, settings: Mapping[str, Any], member: Member) -> None:
+        self._bucket = settings["bucket_name"]
+        prefix = settings.get("prefix", "fmi").strip("/")
+        self._prefix = f"{prefix}/{member.digest}/" if prefix else f"{member.digest}/"
+        self._member = member
+        self._session = member.number
+        self._rank = member.rank
+        given = settings.get("timeout", 1000 * FIRST_PAUSE) / 1000
+        rate = settings.get("requests_per_second", REQUESTS_PER_SECOND)
+        self.first_pause, self.longest_pause = pauses(member.size, given, rate)
+        self._close_seconds = settings.get("close_seconds", CLOSE_SECONDS)
+        tag = settings.get("tag")
+        self._tagging = {} if tag is None else {"Tagging": tag}
         self._nonce = secrets.token_hex(8)
         self._written: list[str] = []
         self._joined = False
         self._root = 0  # of the gather at hand
         self._abort_checked = 0.0
-        self._client = client if client is not None else _client(parameters, timeout)
+        self._end = 0.0  # when the operation at hand must have ended
+        self._caller = BoundedCaller()
+        client = settings.get("client")
+        self._client = client if client is not None else _client(settings, member.timeout)
 
     # Session --------------------------------------------------------------------------------
 
     def open(self, timeout: float) -> None:
         """Claim the rank. Nobody waits: the first operation does."""
+        self._end = time.monotonic() + timeout
         self._check_abort()
         key = self._prefix + f"rank/{self._rank}"
         if not self._put(key, self._nonce.encode()):
             raise FmiDuplicateRank(
-                f"rank {self._rank} already takes part in this session, epoch {self._epoch} "
-                f"(s3://{self._bucket}/{key}); give each run its own session, or a new epoch"
+                f"rank {self._rank} already takes part in this session, epoch "
+                f"{self._member.epoch} (s3://{self._bucket}/{key}); give each run its own "
+                "session, or a new epoch"
             )
         self._joined = True
 
     def close(self, *, clean: bool) -> None:
         """Hand the written keys to rank 0, which removes them when all have."""
-        if not clean or not self._joined:
-            return
+        if clean and self._joined:
+            self._remove_all()
         self._joined = False
-        call = Call(
-            Kind.CLOSE,
-            0,
-            0,
-            tuple(range(self._size)),
-            self._rank,
-            min(CLOSE_SECONDS, self._timeout),
-        )
-        up = parent(self._rank, 0, self._size, self.degree)
+        self._caller.close()
+
+    def _remove_all(self) -> None:
+        size = self._member.size
+        seconds = min(self._close_seconds, self._member.timeout)
+        call = Call(Kind.CLOSE, 0, 0, tuple(range(size)), self._rank, seconds)
+        up = parent(self._rank, 0, size, self.degree)
         if up is not None:
             self._written.append(self._key(call, f"{call.rank}-{up}", 0))
         keys = [key.removeprefix(self._prefix) for key in self._written]
         packet = Packet(BYTES, json.dumps(keys).encode(), len(keys))
         # After an error elsewhere the lifecycle rule removes what is left.
         with contextlib.suppress(FmiError):
-            packets = self.gather(call, packet, 0) if self._size > 1 else [packet]
+            self._end = call.end
+            packets = self.gather(call, packet, 0) if size > 1 else [packet]
             if packets is not None:
+                self._end = call.end
                 self._delete([key for p in packets for key in json.loads(bytes(p.data))])
 
     def abort(self, error: FmiError) -> None:
         """Leave a note that every waiting rank finds."""
-        body = {"error": type(error).__name__, "message": str(error), "ranks": list(error.ranks)}
+        self._end = time.monotonic() + min(ABORT_SECONDS, self._member.timeout)
         with contextlib.suppress(FmiError):
-            self._put(self._prefix + "abort", json.dumps(body).encode())
+            self._put(self._prefix + "abort", json.dumps(error.to_wire()).encode())
 
     # Messages -------------------------------------------------------------------------------
 
@@ -210,9 +208,10 @@ class S3Channel(PeerToPeer):
     ) -> Packet:
         """Write one object that all others read."""
         if packet is not None:
-            self._publish(call, f"{call.rank}-all", 1, packet)
+            # One key whoever the root is: a second one is found out.
+            self._publish(call, "all", 1, packet)
             return packet
-        return self._unframe(call, self._fetch(call, f"{root}-all", 1, root), root, 1, sink)
+        return self._unframe(call, self._fetch(call, "all", 1, root), root, 1, sink)
 
     def allgather(self, call: Call, packet: Packet) -> list[Packet]:
         """Gather to rank 0, which writes the whole for all."""
@@ -233,10 +232,10 @@ class S3Channel(PeerToPeer):
             for frame in frames:
                 table += position.to_bytes(8, "little") + len(frame).to_bytes(8, "little")
                 position += len(frame)
-            self._put_once(self._key(call, f"{call.rank}-parts", 2), table + b"".join(frames))
+            self._put_once(call, self._key(call, "parts", 2), table + b"".join(frames))
             return packets[call.rank]
         start = PLACE_BYTES * call.rank
-        part = f"{root}-parts"
+        part = "parts"
         place = self._fetch(call, part, 2, root, (start, start + PLACE_BYTES))
         offset, size = int.from_bytes(place[:8], "little"), int.from_bytes(place[8:], "little")
         data = self._fetch(call, part, 2, root, (offset, offset + size))
@@ -250,61 +249,98 @@ class S3Channel(PeerToPeer):
 
     def _frame(self, call: Call, step: int, packet: Packet) -> bytes:
         header = pack_header(
-            packet, call.kind, self._rank, call.comm, self._epoch, self._session, call.op, step
-        )
+            packet, call.kind, self._rank, call.comm, self._member.epoch, self._session, call.op,
+            step, call.terms,
+        )  # fmt: skip
         return b"".join((header, packet.data))
 
     def _publish(self, call: Call, part: str, step: int, packet: Packet) -> None:
-        self._put_once(self._key(call, part, step), self._frame(call, step, packet))
+        self._put_once(call, self._key(call, part, step), self._frame(call, step, packet))
 
-    def _put_once(self, key: str, body: bytes) -> None:
-        if not self._put(key, body):
+    def _put_once(self, call: Call, key: str, body: bytes) -> None:
+        self._end = call.end
+        if self._put(key, body):
+            return
+        writer = Header(self._get(key) or body).sender if not key.endswith("parts.2") else None
+        if writer == self._rank:
             raise FmiDuplicateRank(
                 f"s3://{self._bucket}/{key} exists: another process acts as rank {self._rank}",
                 [self._rank],
             )
+        raise FmiMismatch(
+            f"{call}: {'another rank' if writer is None else f'rank {writer}'} takes itself for "
+            f"the root, as rank {self._rank} does (s3://{self._bucket}/{key})",
+            [] if writer is None else [writer],
+        )
+
+    def _ask(self, function: Callable[[], Any], what: str) -> Any:
+        """Ask S3 for something, no longer than the operation at hand may take.
+
+        Raises
+        ------
+        ClientError
+            What S3 answered.
+        FmiChannelError
+            S3 cannot be reached, or did not answer in time.
+        """
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            return self._caller.call(self._end - time.monotonic(), function)
+        except (BotoCoreError, TimeoutError) as error:
+            raise FmiChannelError(f"S3 does not answer ({what}): {error}") from error
 
     def _put(self, key: str, body: bytes) -> bool:
         """Write an object that must not exist; false if another wrote it."""
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import ClientError
 
+        where = f"s3://{self._bucket}/{key}"
         try:
-            self._client.put_object(
-                Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*",
-                Metadata={"fmi": self._nonce}, **self._tagging,
+            self._ask(
+                lambda: self._client.put_object(
+                    Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*",
+                    Metadata={"fmi": self._nonce}, **self._tagging,
+                ),
+                f"PUT {where}",
             )  # fmt: skip
         except ClientError as error:
             if error.response["Error"]["Code"] in _EXISTS:
                 # A repeated request, whose first answer was lost, finds its own object.
                 return self._is_ours(key)
-            raise FmiChannelError(f"S3 refused s3://{self._bucket}/{key}: {error}") from error
-        except BotoCoreError as error:
-            raise FmiChannelError(f"S3 does not answer: {error}") from error
+            raise FmiChannelError(f"S3 refused {where}: {error}") from error
         self._written.append(key)
         return True
 
     def _is_ours(self, key: str) -> bool:
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import ClientError
 
         try:
-            head = self._client.head_object(Bucket=self._bucket, Key=key)
-        except (ClientError, BotoCoreError):
+            head = self._ask(
+                lambda: self._client.head_object(Bucket=self._bucket, Key=key), f"HEAD {key}"
+            )
+        except ClientError:
             return False
-        return bool(head.get("Metadata", {}).get("fmi") == self._nonce)
+        ours = bool(head.get("Metadata", {}).get("fmi") == self._nonce)
+        if ours:
+            self._written.append(key)
+        return ours
 
     def _get(self, key: str, span: tuple[int, int] | None = None) -> bytes | None:
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import ClientError
 
         ranged = {} if span is None else {"Range": f"bytes={span[0]}-{span[1] - 1}"}
+        where = f"s3://{self._bucket}/{key}"
         try:
-            answer = self._client.get_object(Bucket=self._bucket, Key=key, **ranged)
-            body: bytes = answer["Body"].read()
+            body: bytes = self._ask(
+                lambda: self._client.get_object(Bucket=self._bucket, Key=key, **ranged)[
+                    "Body"
+                ].read(),
+                f"GET {where}",
+            )
         except ClientError as error:
             if error.response["Error"]["Code"] in _MISSING:
                 return None
-            raise FmiChannelError(f"S3 refused s3://{self._bucket}/{key}: {error}") from error
-        except BotoCoreError as error:
-            raise FmiChannelError(f"S3 does not answer: {error}") from error
+            raise FmiChannelError(f"S3 refused {where}: {error}") from error
         return body
 
     def _fetch(
@@ -312,6 +348,7 @@ class S3Channel(PeerToPeer):
     ) -> bytes:
         """Read an object, waiting until it is there."""
         key = self._key(call, part, step)
+        self._end = call.end
         pause = self.first_pause
         end = call.deadline - min(SEARCH_SECONDS, 0.15 * call.timeout)
         while (data := self._get(key, span)) is None:
@@ -332,14 +369,9 @@ class S3Channel(PeerToPeer):
     ) -> Packet:
         """Return an object's packet, checked to belong to the operation."""
         header = Header(data)
-        found = (header.session, header.epoch, header.comm, header.op, header.step, header.sender)
-        wanted = (self._session, self._epoch, call.comm, call.op, step, call.ranks[src])
-        if found != wanted or header.kind != call.kind:
-            raise FmiMismatch(
-                f"{call}: rank {header.sender} is in "
-                f"{KIND_NAMES.get(header.kind, header.kind)} (operation {header.op})",
-                [call.ranks[src]],
-            )
+        if (header.session, header.epoch) != (self._session, self._member.epoch):
+            raise FmiMismatch(f"{call}: found an object of another session in this one's place")
+        check_header(header, call, step, call.ranks[src])
         body = HEADER.size + header.description_size
         payload = memoryview(data)[body:]
         if payload.nbytes != header.nbytes:
@@ -353,18 +385,21 @@ class S3Channel(PeerToPeer):
         self._abort_checked = time.monotonic()
         note = self._get(self._prefix + "abort")
         if note is not None:
-            raise error_of(json.loads(note))
+            raise from_wire(json.loads(note))
 
     def _delete(self, keys: list[str]) -> None:
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import ClientError
 
         for start in range(0, len(keys), 1000):
             batch = [{"Key": self._prefix + key} for key in keys[start : start + 1000]]
+            delete = functools.partial(
+                self._client.delete_objects,
+                Bucket=self._bucket,
+                Delete={"Objects": batch, "Quiet": True},
+            )
             try:
-                self._client.delete_objects(
-                    Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True}
-                )
-            except (ClientError, BotoCoreError) as error:
+                self._ask(delete, "DeleteObjects")
+            except ClientError as error:
                 raise FmiChannelError(
                     f"S3 could not remove the session's objects: {error}"
                 ) from error
@@ -385,7 +420,7 @@ class S3Channel(PeerToPeer):
         Nobody looks longer than the operation may take: then the inner rank is named.
         """
         silent = []
-        end = call.deadline + min(0.25, 0.1 * call.timeout)
+        end = self._end = call.end
         for rank in ranks:
             if rank == call.rank or self._get(self._key(call, f"{rank}-{above}", 0)) is not None:
                 continue
@@ -422,6 +457,36 @@ def looks(seconds: float, first: float, longest: float) -> int:
     return asked
 
 
+def traffic(operation: str, nbytes: int, n: int) -> Traffic:
+    """Return what an operation of ``n`` ranks moves through the store."""
+    others = n - 1
+    levels, served = depth(n, STORE_DEGREE), min(others, STORE_DEGREE)
+    # The bytes of a rank at the bottom are moved by every level; those through the root, its
+    # child and so on, who work one after the other, are n + 2n/4 + 2n/16 + …
+    critical = others * nbytes * (1 if levels < 2 else 5 / 3)
+    up = Traffic(
+        levels * (1 + served), 0, critical, 2 * levels * others * nbytes, others, others
+    )  # fmt: skip
+    if operation == "send":
+        return Traffic(2, 0, 2 * nbytes, 2 * nbytes, 1, 1)
+    if operation == "bcast":
+        return Traffic(2, 0, 2 * nbytes, n * nbytes, 1, others)
+    if operation == "scatter":  # each rank looks up its place, then reads its part
+        return Traffic(3, 0, (n + 1) * nbytes, 2 * n * nbytes, 1, 2 * others)
+    if operation in ("gather", "reduce"):
+        return up
+    if operation == "scan":  # a gather, and a scatter of the prefixes
+        return Traffic(
+            up.rounds + 3, 0, up.critical + (n + 1) * nbytes, up.total + 2 * n * nbytes,
+            n, 3 * others,
+        )  # fmt: skip
+    result = n * nbytes if operation == "allgather" else nbytes
+    return Traffic(
+        up.rounds + 2, 0, up.critical + 2 * result, up.total + n * result,
+        others + 1, 2 * others,
+    )  # fmt: skip
+
+
 def _client(parameters: Mapping[str, Any], timeout: float) -> Any:
     import boto3
     from botocore.config import Config
@@ -437,3 +502,38 @@ def _client(parameters: Mapping[str, Any], timeout: float) -> Any:
             retries={"mode": "standard", "total_max_attempts": 5},
         ),
     )
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any] | None:
+    location = environment.get("FMI_S3")
+    if not location:
+        return None
+    bucket, _, prefix = location.removeprefix("s3://").partition("/")
+    return {"bucket_name": bucket, "prefix": prefix or "fmi"}
+
+
+BACKEND: Final = Backend(
+    name="S3",
+    open=S3Channel,
+    settings={
+        "bucket_name": str,
+        "s3_region": str,
+        "prefix": str,
+        "endpoint_url": str,
+        "requests_per_second": float,
+        "close_seconds": float,
+        "tag": str,
+        "client": object,
+    },
+    required=(("bucket_name",),),
+    # See the direct channel's.
+    costs={
+        "bandwidth": 50.0,
+        "overhead": 40.4,
+        "transfer_price": 0.0,
+        "download_price": 0.00000043,
+        "upload_price": 0.0000054,
+    },
+    traffic=traffic,
+    from_environment=_from_environment,
+)

@@ -18,7 +18,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from fmilib.channels.base import Call
+    from fmilib.call import Call
 
 # Few enough that a rank's messages stay large, many enough that the chain stays short.
 GROUP_RANKS: Final = 8

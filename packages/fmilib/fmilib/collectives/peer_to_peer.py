@@ -21,15 +21,17 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, Final
 
-from fmilib.channels.base import Call, Channel
-from fmilib.codec import BUNDLE, NOTHING, allocate
-from fmilib.collectives.chain import GROUP_RANKS
-from fmilib.collectives.trees import LARGE_DEGREE, SMALL_DEGREE, children, parent
+from fmilib.backend import Traffic
+from fmilib.codec import BUNDLE, NOTHING
+from fmilib.collectives.chain import GROUP_RANKS, bounds
+from fmilib.collectives.trees import LARGE_DEGREE, SMALL_DEGREE, children, levels, parent
 from fmilib.errors import FmiMismatch, FmiTimeout, ranks_text
-from fmilib.frame import Packet, pack_bundle, unpack_bundle
+from fmilib.frame import Packet, allocate, pack_bundle, unpack_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from fmilib.call import Call
 
 # From here on bandwidth counts more than the number of rounds.
 LARGE_BYTES: Final = 32 * 1024
@@ -41,13 +43,21 @@ ALL_TO_ALL_RANKS: Final = 2
 _EMPTY: Final = Packet(NOTHING, b"", 0)
 
 
-class PeerToPeer(Channel):
-    """Collectives for a channel that can post a packet to a rank and take one from it."""
+class PeerToPeer(abc.ABC):
+    """Collectives for whatever can post a packet to a rank and take one from it.
 
-    group_ranks = GROUP_RANKS
-    # Of the tree that `gather` goes up.
+    Attributes
+    ----------
+    group_ranks : int
+        See `fmilib.channels.base.Channel`.
+    degree : int
+        Degree of the tree that `gather` goes up.
+    awaiting : sequence of int
+        World ranks that the operation at hand still needs.
+    """
+
+    group_ranks: int | None = GROUP_RANKS
     degree = SMALL_DEGREE
-    # World ranks that the operation at hand still needs, while it takes from several.
     awaiting: Sequence[int] = ()
 
     @abc.abstractmethod
@@ -59,11 +69,11 @@ class PeerToPeer(Channel):
         """Receive the packet of the operation's step ``step``."""
 
     def send(self, call: Call, dst: int, packet: Packet) -> None:
-        """See `Channel.send`."""
+        """Send to one rank; returns when the packet is on its way."""
         self.post(call, dst, 0, packet)
 
     def recv(self, call: Call, src: int, sink: memoryview | None = None) -> Packet:
-        """See `Channel.recv`."""
+        """Receive from one rank, into ``sink`` if the sizes agree."""
         return self.take(call, src, 0, sink)
 
     def take_all(
@@ -228,3 +238,37 @@ class PeerToPeer(Channel):
         received = self.take_all(call, others, step, sinks)
         received.insert(rank, packets[rank])
         return received
+
+
+def traffic(operation: str, nbytes: int, n: int) -> Traffic:
+    """Return what an operation of ``n`` ranks moves by these algorithms."""
+    others = n - 1
+    height, served = levels(n, SMALL_DEGREE), min(others, SMALL_DEGREE)
+    large = nbytes > LARGE_BYTES and n > 1
+    if operation == "send":
+        return Traffic(1, 1, nbytes, nbytes)
+    if operation == "barrier":
+        return Traffic(2 * height, 2 * served, 0, 0)
+    if operation == "bcast":
+        rounds = levels(n, LARGE_DEGREE) if large else height
+        factor = min(2, others) if large else served
+        return Traffic(rounds, served, factor * nbytes, others * nbytes)
+    if operation == "scatter":
+        return Traffic(1, others, nbytes, nbytes)
+    if operation == "gather":
+        return Traffic(height, served, others * nbytes, others * nbytes)
+    if operation == "allgather":
+        rounds = 1 if n <= ALL_TO_ALL_RANKS else 2 * height
+        return Traffic(rounds, 2 * served, n * n * nbytes, 2 * n * n * nbytes)
+    if large:  # reduce, allreduce, scan: see `fmilib.collectives.chain`
+        groups = len(bounds(n, GROUP_RANKS)) - 1
+        members = n // groups
+        spread = 1 if operation == "allreduce" and groups > 1 else 0
+        return Traffic(
+            groups + 1 + spread,
+            2 * (members - 1) + groups,
+            2 * nbytes * (members - 1 + groups) / members,
+            2 * nbytes * others,
+        )
+    rounds = height if operation == "reduce" else 1 if n <= ALL_TO_ALL_RANKS else 2 * height
+    return Traffic(rounds, 2 * served, 2 * others * nbytes, 2 * others * nbytes)

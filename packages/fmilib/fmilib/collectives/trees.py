@@ -7,6 +7,7 @@ the group's size it is a star.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 # A small message costs its sender some 10 µs and takes 300 µs and more between functions, so a
@@ -38,3 +39,8 @@ def depth(size: int, degree: int) -> int:
     while place > 0:
         levels, place = levels + 1, (place - 1) // degree
     return levels
+
+
+def levels(size: int, degree: int) -> int:
+    """Return the rounds in which a tree of ``degree`` reaches ``size`` ranks, roughly."""
+    return math.ceil(math.log(max(size, 2), degree))

@@ -8,15 +8,19 @@ import os
 import select
 import socket
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fmilib.errors import BY_NAME, FmiChannelError, FmiError, FmiTimeout, ranks_text
+from fmilib.errors import FmiChannelError, FmiError, FmiTimeout, from_wire, ranks_text
 from fmilib.rendezvous import protocol
+
+if TYPE_CHECKING:
+    from fmilib.member import Member
 
 Address = tuple[str, int]
 # A slice of a large exchange fits, so that all ranks send before they wait. The kernel caps it.
 SOCKET_BYTES = 4 << 20
 LOOPBACK = "127.0.0.1"
+SEND_SECONDS = 1.0  # for a line to the server that nothing depends on
 
 
 class Rendezvous:
@@ -26,33 +30,13 @@ class Rendezvous:
     ----------
     server : (str, int)
         Host and port of the rendezvous server.
-    token : str or None
-        The shared secret.
-    session, epoch, rank, size
+    member : Member
         What to join.
-    strict : bool
-        Whether the session's name belongs to one run, so that a second process of a rank is
-        refused rather than taken for the next run.
     """
 
-    def __init__(
-        self,
-        server: Address,
-        token: str | None,
-        *,
-        session: str,
-        epoch: int,
-        rank: int,
-        size: int,
-        strict: bool,
-    ) -> None:
+    def __init__(self, server: Address, member: Member) -> None:
         self.server = server
-        self.token = token or ""
-        self.session = session
-        self.epoch = epoch
-        self.rank = rank
-        self.size = size
-        self.strict = strict
+        self.member = member
         self.number = ""
         self.sock: socket.socket | None = None
         self.local: Address = ("", 0)
@@ -60,8 +44,8 @@ class Rendezvous:
 
     @property
     def key(self) -> bytes:
-        """Key with which peers authenticate each other."""
-        return protocol.peer_key(self.token, self.session, self.number)
+        """The key with which peers authenticate each other."""
+        return protocol.peer_key(self.member.token or "", self.member.session, self.number)
 
     def join(self, port: int, timeout: float) -> list[tuple[Address, Address]]:
         """Register and wait for all ranks.
@@ -93,7 +77,9 @@ class Rendezvous:
         while True:
             try:
                 self._connect(port, deadline)
-                self._send({**self._join_message("join"), "wait": deadline - time.monotonic()})
+                # The server ends the wait itself, naming who is absent, and needs time to say so.
+                wait = deadline - time.monotonic() - min(0.25, 0.1 * timeout)
+                self._send({**self.join_message("join"), "wait": max(0.0, wait)}, deadline)
                 return self._await_peers(deadline)
             except (OSError, EOFError) as error:
                 # Not up yet, or restarted: whoever waited joins again.
@@ -139,38 +125,39 @@ class Rendezvous:
         self.local = self.sock.getsockname()[:2]
         self._pending = b""
 
-    def _join_message(self, kind: str) -> dict[str, Any]:
+    def join_message(self, kind: str) -> dict[str, Any]:
+        """Return a signed message of type ``join``, or ``abort`` without being a member."""
+        member = self.member
         message: dict[str, Any] = {
             "v": protocol.VERSION,
             "type": kind,
-            "session": self.session,
-            "epoch": self.epoch,
-            "rank": self.rank,
-            "size": self.size,
-            "strict": self.strict,
+            "session": member.session,
+            "epoch": member.epoch,
+            "rank": member.rank,
+            "size": member.size,
+            "strict": member.strict,
             "wait": 0.0,
             "local": list(self.local),
             "time": int(time.time()),
             "nonce": os.urandom(12).hex(),
         }
-        message["mac"] = protocol.sign(self.token, message)
+        message["mac"] = protocol.sign(member.token or "", message)
         return message
 
     def _await_peers(self, deadline: float) -> list[tuple[Address, Address]]:
         while True:
-            # The server ends the wait itself, naming who is absent; this limit is for its silence.
-            for message in self.receive(max(0.0, deadline - time.monotonic()) + 2.0):
+            for message in self.receive(max(0.001, deadline - time.monotonic())):
                 kind = message["type"]
                 if kind == "peers":
                     self.number = message["number"]
                     return protocol.peers_of(message)
                 if kind == "timeout":
                     raise FmiTimeout(
-                        f"{ranks_text(message['absent'])} of {self.size} did not join session "
-                        f"{self.session!r} in time",
+                        f"{ranks_text(message['absent'])} of {self.member.size} did not join "
+                        f"session {self.member.session} in time",
                         message["absent"],
                     )
-                raise error_of(message)
+                raise from_wire(message)
 
     def receive(self, timeout: float) -> list[dict[str, Any]]:
         """Return the messages that arrive within ``timeout``; EOFError when hung up."""
@@ -189,26 +176,22 @@ class Rendezvous:
         *lines, self._pending = (self._pending + data).split(b"\n")
         return [json.loads(line) for line in lines]
 
-    def send_abort(self, error: FmiError) -> None:
+    def send_abort(self, error: FmiError, timeout: float) -> None:
         """Tell all ranks of the session through the server; needs no membership."""
-        body = {
-            "error": type(error).__name__,
-            "message": str(error),
-            "ranks": list(error.ranks),
-        }
+        deadline = time.monotonic() + timeout
         if self.sock is not None:
-            self._send({"type": "abort", **body})
+            self._send({"type": "abort", **error.to_wire()}, deadline)
             return
-        self._connect(0, time.monotonic() + 5.0)
-        self._send({**self._join_message("abort"), "abort": body})
-        for message in self.receive(5.0):
+        self._connect(0, deadline)
+        self._send({**self.join_message("abort"), "abort": error.to_wire()}, deadline)
+        for message in self.receive(max(0.001, deadline - time.monotonic())):
             if message["type"] != "ok":
-                raise error_of(message)
+                raise from_wire(message)
 
     def ask_punch(self, rank: int) -> None:
         """Ask another rank to connect towards this one."""
         if self.sock is not None:
-            self._send({"type": "punch", "rank": rank})
+            self._send({"type": "punch", "rank": rank}, time.monotonic() + SEND_SECONDS)
 
     def close(self, *, polite: bool = False) -> None:
         """Hang up, saying so or not."""
@@ -216,13 +199,13 @@ class Rendezvous:
             return
         if polite:
             with contextlib.suppress(OSError):  # the server may be gone
-                self._send({"type": "bye"})
+                self._send({"type": "bye"}, time.monotonic() + SEND_SECONDS)
         self.sock.close()
         self.sock = None
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any], deadline: float) -> None:
         assert self.sock is not None
-        self.sock.settimeout(5.0)
+        self.sock.settimeout(max(0.001, deadline - time.monotonic()))
         self.sock.sendall(protocol.encode(message))
 
 
@@ -241,10 +224,3 @@ def bound_socket(port: int) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def error_of(message: dict[str, Any]) -> FmiError:
-    """Return the error that a message of the server, or an abort frame, stands for."""
-    cls = BY_NAME.get(message.get("error", ""), FmiChannelError)
-    text = message.get("message") or f"unexpected answer {message.get('type')!r}"
-    return cls(text, message.get("ranks", ()))
