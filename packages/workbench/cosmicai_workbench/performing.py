@@ -77,28 +77,34 @@ def perform(
     """
     name = name or executions.new_name()
     reserve(runs, name)
-    upload_sources(place, content, model=model, data=data, bar=bar)
-    arn = executions.start(place.connection, content, name)
+    arn = begin(place, content, model=model, data=data, name=name, bar=bar)
     if on_start is not None:
         on_start(arn)
     return attach(place, arn, runs=runs, bar=bar)
 
 
-def upload_sources(
-    place: Place, content: Mapping[str, Any], *, model: Path | None, data: Path | None, bar: Bar
-) -> None:
-    """Upload a model and partitions to where an input looks for them; None is there already.
+def begin(
+    place: Place,
+    content: Mapping[str, Any],
+    *,
+    bar: Bar,
+    model: Path | None = None,
+    data: Path | None = None,
+    name: str | None = None,
+) -> str:
+    """Upload a model and partitions to where an input looks for them, start it, return its ARN.
 
     Raises
     ------
     InvalidInput
-        If the input, or a folder, is at fault: nothing was uploaded.
+        If the input, or a folder, is at fault: nothing was uploaded or started.
     """
     files = files_to_upload(executions.check_input(content), model=model, data=data)
     if files:
         total = sum(path.stat().st_size for path in files.values())
         with bar("uploading", total, "bytes") as advance:
             upload(place.connection, files, advance)
+    return executions.start(place.connection, content, name)
 
 
 def attach(place: Place, arn: str, *, bar: Bar, runs: Path = RUNS) -> Outcome:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cosmicai.errors import InvalidInput
+
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.connection import Connection, connect
 from cosmicai_workbench.cloud.local import STATE_ROOT, LocalCloud
@@ -76,6 +78,31 @@ def running_cloud(name: str, root: Path = STATE_ROOT) -> Place | None:
     if status is None:
         return None
     return _local(status, logs_folder(folder))
+
+
+def existing_place(
+    on: str, *, profile: str | None = None, region: str | None = None
+) -> Place | None:
+    """Return the place that ``on`` names, or None if it is a local cloud that is not up.
+
+    Parameters
+    ----------
+    on
+        ``"local"`` or ``"local:NAME"``, a local cloud; ``"stack:NAME"``, a stack on AWS.
+
+    Raises
+    ------
+    InvalidInput
+        If it is none of these.
+    StackNotFound
+        If there is no such stack.
+    """
+    kind, colon, name = on.partition(":")
+    if kind == "stack" and name:
+        return on_aws(name, profile=profile, region=region)
+    if kind != "local" or (colon and not name):
+        raise InvalidInput(f"on={on!r}: expected 'local', 'local:NAME' or 'stack:NAME'")
+    return running_cloud(name or "local")
 
 
 @contextmanager

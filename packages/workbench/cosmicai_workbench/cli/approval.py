@@ -40,17 +40,12 @@ def approve(
 
     Its ``max_concurrency`` is bounded by what the account can run at once.
     """
-    from cosmicai.errors import InvalidInput
+    from cosmicai_workbench.api import possible
 
-    from cosmicai_workbench.client.execution import check_input
-    from cosmicai_workbench.deployment.preflight import preflight
-
-    found = preflight(place.connection, check_input(content), model=model, data=data)
+    found = possible(place, content, model, data)
     for check in found.checks:
         if check.level == "warning":
             typer.echo(f"cosmicai: {check.name}: {check.finding}", err=True)
-    if problems := [f"{c.name}: {c.finding}" for c in found.checks if c.level == "error"]:
-        raise InvalidInput("; ".join(problems))
     cost = "unknown" if found.dollars is None else f"${found.dollars:.4f}"
     seconds = found.estimate.wall_seconds.median
     typer.echo(f"cosmicai: estimated cost {cost}, about {seconds:.0f} s", err=True)

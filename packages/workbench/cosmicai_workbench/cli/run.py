@@ -1,7 +1,7 @@
 """``cosmicai run``: one execution, on this machine or on AWS."""
 
 import json
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +10,6 @@ import typer
 from cosmicai_workbench.cli.approval import Json, MaxCost, Profile, Region, Runs, Watch, Yes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from cosmicai_workbench.performing import Outcome
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -40,15 +38,15 @@ def run(
         typer.Option("--set", help="Override a key of the input: KEY=VALUE, VALUE as JSON."),
     ] = None,
     model: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Folder of a model bundle to upload first. Default, with --data: the one that "
-            "ships."
+            help="Folder of a model bundle to upload first, or s3://BUCKET/FOLDER. Default, with "
+            "--data: the one that ships."
         ),
     ] = None,
     data: Annotated[
-        Path | None,
-        typer.Option(help="Folder of partitions (*.pt) to upload first."),
+        str | None,
+        typer.Option(help="Folder of partitions (*.pt) to upload first, or s3://BUCKET/FOLDER."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the execution.")] = None,
     concurrency: Annotated[
@@ -90,13 +88,12 @@ def run(
     from cosmicai.errors import InvalidInput
 
     from cosmicai_workbench import place as places
+    from cosmicai_workbench.api import started
     from cosmicai_workbench.cli.approval import approve, tell_start
     from cosmicai_workbench.cli.progress import progress_bar
-    from cosmicai_workbench.client.execution import check_input, execution_arn, new_name, start
-    from cosmicai_workbench.client.inputs import complete, pairs, read_input
+    from cosmicai_workbench.client.execution import execution_arn
+    from cosmicai_workbench.client.inputs import pairs, read_input
     from cosmicai_workbench.performing import attach as attach_to
-    from cosmicai_workbench.performing import perform, upload_sources
-    from cosmicai_workbench.results.fetch import reserve
 
     if local and stack is not None:
         raise InvalidInput("say where to run: either --local or --stack NAME")
@@ -105,50 +102,28 @@ def run(
         arn = execution_arn(place.connection, attach)
         outcome = attach_to(place, arn, bar=progress_bar, runs=runs)
         raise typer.Exit(report(outcome, as_json=as_json))
-    given = read_input(input_file, overrides or [])
-    name = name or new_name()
-    if watch:
-        reserve(runs, name)  # before a cloud is started
-    with ExitStack() as cleanup:
-        found = (
-            places.running_cloud(cloud)
-            if stack is None
-            else places.on_aws(stack, profile=profile, region=region)
-        )
-        model = _model_to_upload(given, model, data, empty=found is None)
-        connection = None if found is None else found.connection
-        content = complete(given, name=name, connection=connection, model=model, data=data)
-        checked = check_input(content)
-        if found is None:
-            _require_data(checked.data_bucket, checked.data_prefix, data, watch=watch)
-            own = places.own_cloud(
-                checked,
-                concurrency=concurrency,
-                parameters=pairs(parameters or [], "--parameter"),
-                data=data,
-                bar=progress_bar,
-            )
-            place = cleanup.enter_context(own)
-        else:
-            place = found
-        if stack is not None:
-            content = approve(place, content, model, data, max_cost=max_cost, yes=yes)
+    with started(
+        data,
+        model,
+        f"local:{cloud}" if stack is None else f"stack:{stack}",
+        settings=read_input(input_file, overrides or []),
+        approve=partial(approve, max_cost=max_cost, yes=yes),
+        name=name,
+        runs=runs if watch else None,
+        concurrency=concurrency,
+        parameters=pairs(parameters or [], "--parameter"),
+        profile=profile,
+        region=region,
+        bar=progress_bar,
+        on_default_model=_tell_model,
+    ) as begun:
         if not watch:
-            upload_sources(place, content, model=model, data=data, bar=progress_bar)
-            arn = start(place.connection, content, name)
-            typer.echo(json.dumps({"arn": arn}) if as_json else arn)
+            typer.echo(json.dumps({"arn": begun.arn}) if as_json else begun.arn)
             return
-        outcome = perform(
-            place,
-            content,
-            bar=progress_bar,
-            model=model,
-            data=data,
-            name=name,
-            runs=runs,
-            on_start=tell_start if stack is not None else None,
-        )
-    raise typer.Exit(report(outcome, as_json=as_json))
+        if stack is not None:
+            tell_start(begun.arn)
+        finished = begun.finish(progress_bar)
+    raise typer.Exit(report(finished.outcome, as_json=as_json))
 
 
 def report(outcome: "Outcome", *, as_json: bool) -> int:
@@ -182,26 +157,5 @@ def report(outcome: "Outcome", *, as_json: bool) -> int:
     return PARTIAL if execution.is_partial else 0
 
 
-def _model_to_upload(
-    given: "Mapping[str, object]", model: Path | None, data: Path | None, *, empty: bool
-) -> Path | None:
-    """Return the model that ships where none is named and none can be there already."""
-    from cosmicai_workbench.application import SMALL_MODEL
-
-    if model is not None or data is None or not (empty or "S3_object_name" not in given):
-        return model
-    typer.echo(f"cosmicai: no --model given, using the one that ships: {SMALL_MODEL}", err=True)
-    return SMALL_MODEL
-
-
-def _require_data(bucket: str, prefix: str, data: Path | None, *, watch: bool) -> None:
-    """Refuse to start an empty cloud that would have nothing to compute, or would end at once."""
-    from cosmicai.errors import InvalidInput
-
-    if not watch:
-        raise InvalidInput("--no-watch needs a cloud that stays: `cosmicai local up` first")
-    if data is None:
-        raise InvalidInput(
-            f"a local cloud of its own starts empty: give --data FOLDER, whose partitions then are "
-            f"s3://{bucket}/{prefix}; or keep one up by `cosmicai local up` and fill it"
-        )
+def _tell_model(model: Path) -> None:
+    typer.echo(f"cosmicai: no --model given, using the one that ships: {model}", err=True)

@@ -61,6 +61,7 @@ class Ended:
     summary: dict[str, Any] | None = None
     error: str = ""
     reason: str = ""
+    started: datetime | None = None
 
     @property
     def is_partial(self) -> bool:
@@ -176,6 +177,7 @@ def ended(connection: Connection, arn: str) -> Ended:
         input=json.loads(described["input"]),
         summary=json.loads(output) if output else None,
         error=error,
+        started=described.get("startDate"),
         reason=Failure(Error=error, Cause=cause).message if error or cause else "",
     )
 

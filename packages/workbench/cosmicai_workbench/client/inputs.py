@@ -105,6 +105,50 @@ def complete(
     return filled
 
 
+def located(
+    content: Mapping[str, Any], *, model: str | Path | None, data: str | Path | None
+) -> tuple[dict[str, Any], Path | None, Path | None]:
+    """Tell what lies in S3 already from what is to be uploaded.
+
+    Parameters
+    ----------
+    content
+        Keys of an input that were given; they stay.
+    model, data
+        A folder here, or ``s3://bucket/folder``.
+
+    Returns
+    -------
+    tuple
+        The input, which now says what is in S3, and the folders of model and data to upload.
+
+    Raises
+    ------
+    InvalidInput
+        If an address has no bucket or no folder, or is not the bucket that the input names.
+    """
+    found = dict(content)
+    folders: list[Path | None] = []
+    for source, bucket_key, folder_key in (
+        (model, "bucket", "S3_object_name"),
+        (data, "data_bucket", "data_prefix"),
+    ):
+        if not isinstance(source, str) or not source.startswith("s3://"):
+            folders.append(None if source is None else Path(source))
+            continue
+        folders.append(None)
+        bucket, _, key = source.removeprefix("s3://").partition("/")
+        if not bucket or not key.strip("/"):
+            raise InvalidInput(f"{source}: expected s3://BUCKET/FOLDER")
+        if found.get(bucket_key, bucket) != bucket:
+            raise InvalidInput(
+                f"{source} does not lie in the bucket that the input names: key {bucket_key!r} is "
+                f"{found[bucket_key]!r}"
+            )
+        found |= {bucket_key: bucket, folder_key: key.strip("/")}
+    return found, folders[0], folders[1]
+
+
 def _slug(folder: Path) -> str:
     """Return the name of a folder as a step of an S3 key."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip(".-") or "files"

@@ -12,24 +12,40 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from cosmicai_workbench.cloud.records import Entry
 
-def invocations(logs: Path, execution: str) -> Iterator[dict[str, str]]:
-    """Yield the function and the REPORT line of each invocation of an execution.
+
+def lines_of(logs: Path, execution: str, rank: int | None = None) -> list[Entry]:
+    """Return the lines of the invocations that served an execution, or one of its ranks, by time.
 
     An invocation belongs to the execution whose name its JSON log lines give.
     """
+    pending: dict[str, list[Entry]] = {}
     ours: dict[str, bool] = {}
-    for entry in LogReader(logs).read():
+    found: list[Entry] = []
+    for entry in LogReader(logs, rank=rank).read():
         if entry.text.startswith("START RequestId"):
-            ours[entry.stream] = False
-        elif entry.text.startswith("{"):
+            pending[entry.stream], ours[entry.stream] = [], False
+        lines = pending.setdefault(entry.stream, [])
+        lines.append(entry)
+        if entry.text.startswith("{"):
             ours[entry.stream] = ours.get(entry.stream, False) or _names(entry.text, execution)
-        elif entry.text.startswith("REPORT RequestId") and ours.get(entry.stream):
+        elif entry.text.startswith("REPORT RequestId"):
+            if ours.get(entry.stream):
+                found += lines
+            pending[entry.stream] = []
+    return sorted(found, key=lambda entry: entry.timestamp)
+
+
+def invocations(logs: Path, execution: str) -> Iterator[dict[str, str]]:
+    """Yield the function and the REPORT line of each invocation of an execution."""
+    for entry in lines_of(logs, execution):
+        if entry.text.startswith("REPORT RequestId"):
             yield {"function": entry.stream.split("/", 1)[0], "report": entry.text}
 
 
 def write_invocations(logs: Path, execution: str, run: Path) -> None:
-    """Write the invocations into a run folder, one invocation a line."""
+    """Write the invocations into a run folder, one invocation per line."""
     lines = [json.dumps(each) + "\n" for each in invocations(logs, execution)]
     (run / FILE_NAME).write_text("".join(lines))
 
