@@ -32,6 +32,7 @@ _FAINTEST = 50.0
 
 _HOURS = frozenset(("h", "hr", "hour", "hours", "hourangle", "hms", "h:m:s"))
 _DEGREES = frozenset(("", "deg", "degree", "degrees", "dms", "d:m:s"))
+_FACTORS = {"deg": 1.0, "hourangle": 15.0}
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -156,8 +157,8 @@ def _degrees(table: UserTable, field: Field, info: ColumnInfo) -> NDArray[np.flo
             hours = unit == "hourangle" or (not field.unit and info is RA)
             return _sexagesimal(where, field, "hourangle" if hours else "deg")
     values = _single(table, field)
-    if unit == "deg":
-        return values
+    if unit in _FACTORS:
+        return values * _FACTORS[unit]
     from astropy import units
 
     degrees: NDArray[np.float64] = (values * units.Unit(unit)).to_value("deg")
@@ -239,8 +240,8 @@ def _five(
         vector = table.find((pattern.format("").strip("_"),)) if pattern != "{}" else None
         if vector is not None and vector.values.shape[1:] == (len(BANDS),):
             return _plausible(table.numbers(vector), lowest)
-        stokes = found == ["u"] and table.find(("q",)) is not None
-        if found and found != ["z"] and not stokes:
+        others = {"z", "u"} if table.find(("q",)) is not None else {"z"}
+        if not others.issuperset(found):
             missing = sorted(set(wanted) - set(found))
             raise InvalidInput(
                 f"{table.path}: {what} columns {', '.join(wanted)} expected, "

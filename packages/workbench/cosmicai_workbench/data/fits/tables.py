@@ -201,10 +201,11 @@ def read_table(path: Path) -> UserTable:
             if content.startswith(magic):
                 content = unpack(content)
         form = next((name for start, name in _FORMATS if start.match(content)), None)
-        fields = _text_fields(path, content) if form is None else _fields(content, form)
+        found = _text_fields(path, content) if form is None else _fields(content, form)
+        fields = list(found)
     except (OSError, EOFError, ValueError, TypeError, IndexError, KeyError) as error:
         raise InvalidInput(f"{path} cannot be read as a catalogue: {error}") from error
-    table = UserTable(path, list(fields))
+    table = UserTable(path, fields)
     if not len(table):
         raise InvalidInput(f"{path}: at least one object expected, found none")
     return table
@@ -250,7 +251,11 @@ def _text_fields(path: Path, content: bytes) -> Iterator[Field]:
     comments = 0
     while comments < len(lines) and (not lines[comments].strip() or lines[comments][0] == "#"):
         comments += 1
-    rows = [row for row in csv.reader(StringIO("\n".join(lines[comments:]))) if row]
+    rows = [
+        row
+        for row in csv.reader(StringIO("\n".join(lines[comments:])), skipinitialspace=True)
+        if row
+    ]
     header = [name.strip() for name in rows[0]] if rows else []
     if len(set(header)) != len(header):
         raise InvalidInput(f"{path}: columns with different names expected, found {header}")
