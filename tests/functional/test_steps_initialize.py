@@ -157,10 +157,9 @@ def test_a_path_in_use_is_refused_naming_its_holder(stack: Stack) -> None:
 
 
 def test_a_retry_of_the_same_execution_finds_its_own_claim(stack: Stack) -> None:
-    put_many(["1.pt", "2.pt"])
+    stack.put_partitions(["1.pt", "2.pt"])
     plan = stack.initialize("first")
     manifest = stack.manifest(plan)
-    stack.put_partitions(["1.pt", "2.pt"])
     stack.run_ranks(plan, [0])
     again = stack.initialize("first")
     assert stack.manifest(again) == manifest

@@ -144,7 +144,7 @@ def run_everything(stack: Stack, recorder: Recorder) -> None:
             result_path="never/claimed",
             failure={"Error": "PartitionNotFound", "Cause": "{}"},
         )
-    storage.store(BUCKET).write(f"{RESULTS}/fmi/left behind", b"by a crashed collective")
+    storage.store(BUCKET).write(f"{RESULTS}/fmi/{'0' * 20}/abort", b"by a crashed collective")
     with recorder.of("InitializeFunction"):
         stack.initialize("resumed", resume=plan.execution.id)
         stack.initialize("third", overwrite=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from cosmicai import keys, quality, storage
+from cosmicai.claim import require_claim, write_owned
 from cosmicai.errors import IncompleteResults, InvalidInput, ObjectNotFound
 from cosmicai.observability import logger
 from cosmicai.schema import CollectiveEvent, CollectiveResult, QualityStatistics, RankRecord, parse
@@ -133,11 +134,20 @@ def _reduce(
                 quality_statistics=merged,
                 quality=quality.figures(merged),
             )
-            storage.store(event.S3_BUCKET).write_json(
-                keys.fmi(event.RESULT_PATH), result.model_dump(mode="json")
-            )
+            _write(event, result)
     logger.info("collective", extra={"waited": round(waited, 3), "channel": event.FMI_CHANNEL})
     return result
+
+
+def _write(event: CollectiveEvent, result: CollectiveResult) -> None:
+    """Write what the ranks agreed on, if the result path is still the execution's."""
+
+    def require() -> None:
+        require_claim(event.EXECUTION, event.S3_BUCKET, event.RESULT_PATH)
+
+    body = storage.json_bytes(result.model_dump(mode="json"))
+    store = storage.store(event.S3_BUCKET)
+    write_owned(store, keys.fmi(event.RESULT_PATH), body, event.EXECUTION, require)
 
 
 def _figures(record: RankRecord, waited: float) -> dict[str, Any]:

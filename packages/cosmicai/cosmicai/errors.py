@@ -5,9 +5,32 @@ The state machine matches on these class names (``Retry`` and ``Catch`` in
 Every message says what was expected, what was found and what to do.
 """
 
+import unicodedata
+
+LONGEST_MESSAGE = 2000
+"""Characters of an error's message: whatever it quotes, it stays one that somebody can read."""
+
+
+def readable(text: str) -> str:
+    """Return a text as a message may hold it: of bounded length, without control characters."""
+    if len(text) > LONGEST_MESSAGE:
+        left, right = text[: LONGEST_MESSAGE * 3 // 4], text[-LONGEST_MESSAGE // 8 :]
+        text = f"{left} … ({len(text) - len(left) - len(right)} characters left out) … {right}"
+    if text.isprintable():
+        return text
+    return "".join(
+        repr(character)[1:-1]
+        if unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} and character != "\n"
+        else character
+        for character in text
+    )
+
 
 class CosmicAIError(Exception):
     """Base of every error that CosmicAI raises on purpose."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(readable(a) if isinstance(a, str) else a for a in arguments))
 
 
 class InvalidInput(CosmicAIError):

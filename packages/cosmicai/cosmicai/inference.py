@@ -1,7 +1,7 @@
 """The Model Inference step: one rank reads its partitions, predicts, and writes two files.
 
 A rank may run more than once (EXPRESS children run at least once, and retries repeat): the
-predictions are the same bytes again, and the record that was there first stays.
+predictions and the record that were there first stay, and agree.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cosmicai import keys, model_cache, storage
-from cosmicai.claim import require_claim
+from cosmicai.claim import require_claim, write_owned
 from cosmicai.errors import InvalidInput, ObjectNotFound, PreconditionFailed
 from cosmicai.facts import threads as threads_of
 from cosmicai.machine import architecture, available_cores, peak_memory_mb
 from cosmicai.observability import logger, record_rank
-from cosmicai.prediction import Predictions, npz_bytes, opened_for
+from cosmicai.prediction import Predictions, npz_bytes, npz_columns, opened_for
 from cosmicai.schema import ManifestItem, RankRecord, parse_json
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
     cold_start, _cold = _cold, False
     started_at, started = datetime.now(UTC), time.perf_counter()
     cpu_started = time.process_time()
-    earlier, earlier_etag = _earlier_record(item)
-    if earlier and (item.KEPT or earlier.execution == item.EXECUTION):
+    if earlier := _standing_record(item):
         logger.info("this rank's record is already there")
         return _report(item, earlier)
 
@@ -64,16 +63,17 @@ def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
     if item.data_paths:
         from cosmicai.partition.sources import S3Object
 
-        sources = [S3Object(item.DATA_BUCKET, path, storage.client()) for path in item.data_paths]
+        sources = [
+            S3Object(item.DATA_BUCKET, path, storage.client(), etag)
+            for path, etag in zip(item.data_paths, item.data_etags, strict=True)
+        ]
         with opened_for(item.ENGINE, sources, item.BATCH_SIZE) as readers:
             predictor, load_seconds = model_cache.load(item, threads)
             digest = predictor.digest
             predictor.predict_readers(readers, predictions, batch_size=item.BATCH_SIZE)
 
     columns = predictions.arrays(item.data_paths)
-    require_claim(item.EXECUTION, item.S3_BUCKET, item.RESULT_PATH)
-    predictions_key = keys.predictions(item.RESULT_PATH, item.RANK)
-    etag = storage.store(item.S3_BUCKET).write(predictions_key, npz_bytes(columns))
+    etag, columns = _write_predictions(item, columns)
     record = record_of(
         item,
         predictions,
@@ -83,14 +83,15 @@ def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
         threads=threads,
         model_digest=digest,
         started_at=started_at,
-        finished_at=datetime.now(UTC),
+        finished_at=max(started_at, datetime.now(UTC)),  # the clock may have been set back
         model_load_seconds=load_seconds,
         process_cpu_seconds=time.process_time() - cpu_started,
         billed_duration_ms=math.ceil((time.perf_counter() - started) * 1000),
-        predictions_key=predictions_key,
+        predictions_key=keys.predictions(item.RESULT_PATH, item.RANK),
         predictions_etag=etag,
+        task_digest=item.digest,
     )
-    record = _write_record(item, record, replaces=earlier_etag)
+    record = _write_record(item, record)
     record_rank(record)
     logger.info(
         "rank done",
@@ -181,7 +182,17 @@ def measured_fields(
     }
 
 
-def _earlier_record(item: ManifestItem) -> tuple[RankRecord | None, str | None]:
+def _standing_record(item: ManifestItem) -> RankRecord | None:
+    """Return the rank's record if an earlier run of it, or a resumed execution, left it whole."""
+    record = _record_there(item)[0]
+    if record is None or not (item.KEPT or record.execution == item.EXECUTION):
+        return None
+    predictions = storage.store(item.S3_BUCKET).find(record.predictions_key)
+    whole = predictions is not None and predictions.etag == record.predictions_etag
+    return record if whole else None
+
+
+def _record_there(item: ManifestItem) -> tuple[RankRecord | None, str | None]:
     """Return the record that lies where this rank's goes, None if damaged, and its ETag."""
     key = keys.rank(item.RESULT_PATH, item.RANK)
     try:
@@ -194,20 +205,89 @@ def _earlier_record(item: ManifestItem) -> tuple[RankRecord | None, str | None]:
         return None, found.etag
 
 
-def _write_record(item: ManifestItem, record: RankRecord, replaces: str | None) -> RankRecord:
-    """Write the record unless this rank, run twice, was faster; return the one that stays."""
-    key = keys.rank(item.RESULT_PATH, item.RANK)
-    document = record.model_dump(mode="json", by_alias=True)
+def _write_predictions(
+    item: ManifestItem, columns: dict[str, NDArray[Any]]
+) -> tuple[str, dict[str, NDArray[Any]]]:
+    """Write the predictions, unless this rank, run twice, was faster.
+
+    The last bits of two runs may differ where they ran on other processors. Those that are there
+    first stay, so that the record of either run describes them.
+
+    Returns
+    -------
+    str, dict
+        ETag and arrays of the predictions that stay.
+
+    Raises
+    ------
+    ResultPathInUse
+        If another execution took the result path over.
+    """
+    store, key = storage.store(item.S3_BUCKET), keys.predictions(item.RESULT_PATH, item.RANK)
+
+    def require() -> None:
+        require_claim(item.EXECUTION, item.S3_BUCKET, item.RESULT_PATH)
+
+    require()
+    body = npz_bytes(columns)
     try:
-        storage.store(item.S3_BUCKET).write_json(
-            key, document, if_none_match=replaces is None, if_match=replaces
-        )
+        return store.write(key, body, if_none_match=True, owner=item.EXECUTION), columns
     except PreconditionFailed:
-        first, _ = _earlier_record(item)
-        if first is None or first.execution != item.EXECUTION:
-            raise
-        return first
-    return record
+        there = store.read_content(key)
+    if there.owner == item.EXECUTION and (first := _same_galaxies(there.body, columns)):
+        return there.etag, first
+    etag = write_owned(
+        store, key, body, item.EXECUTION, require, content_type="application/octet-stream"
+    )
+    return etag, columns
+
+
+def _same_galaxies(body: bytes, columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]] | None:
+    """Return the arrays of a predictions file if it is one of the same galaxies, else None."""
+    import numpy as np
+
+    try:
+        first = npz_columns(body)
+    except ValueError:
+        return None
+    alike = first.keys() == columns.keys() and all(
+        (first[name].dtype, first[name].shape) == (columns[name].dtype, columns[name].shape)
+        for name in columns
+    )
+    same = alike and all(
+        np.array_equal(first[name], columns[name]) for name in ("data_paths", "partition", "index")
+    )
+    return first if same else None
+
+
+def _write_record(item: ManifestItem, record: RankRecord) -> RankRecord:
+    """Write the record unless this rank, run twice, was faster; return the one that stays.
+
+    Raises
+    ------
+    ResultPathInUse
+        If another execution took the result path over.
+    """
+    store, key = storage.store(item.S3_BUCKET), keys.rank(item.RESULT_PATH, item.RANK)
+    body = storage.json_bytes(record.model_dump(mode="json", by_alias=True))
+    while True:
+        there, etag = _record_there(item)
+        ours = there is not None and there.execution == item.EXECUTION
+        if there and ours and there.predictions_etag == record.predictions_etag:
+            return there
+        require_claim(item.EXECUTION, item.S3_BUCKET, item.RESULT_PATH)
+        try:
+            store.write(
+                key,
+                body,
+                content_type="application/json",
+                if_none_match=etag is None,
+                if_match=etag,
+                owner=item.EXECUTION,
+            )
+        except PreconditionFailed:
+            continue  # written at this moment, by another run of this rank
+        return record
 
 
 def _report(item: ManifestItem, record: RankRecord) -> dict[str, Any]:

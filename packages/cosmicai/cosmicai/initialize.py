@@ -9,9 +9,10 @@ import json
 import os
 import time
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from cosmicai import keys, model_cache, planning, storage
-from cosmicai.claim import claim
+from cosmicai.claim import claim, holder_of, plan_of
 from cosmicai.engines.registry import find_engine
 from cosmicai.errors import (
     CorruptPartition,
@@ -32,8 +33,11 @@ from cosmicai.schema import (
     ManifestItem,
     Plan,
     StackSettings,
+    hidden_characters,
     parse,
 )
+
+T = TypeVar("T")
 
 MAX_ITEM_CHARACTERS = 200_000
 """A child's input may have 256 KiB, and has to hold the error of a rank that fails, too."""
@@ -68,7 +72,8 @@ class _Decisions:
 def initialize(event: InitializeEvent) -> Plan:
     """Check the input, claim the result path, and write the manifest and the plan.
 
-    Safe to repeat for the same execution: a retry finds its own claim and writes the same files.
+    Safe to repeat for the same execution: a retry finds its own claim, and returns the plan if it
+    is complete.
     One that resumes another plans that one's ranks again, and runs those without a result.
 
     Raises
@@ -90,10 +95,13 @@ def initialize(event: InitializeEvent) -> Plan:
     started = time.perf_counter()
     request = parse(ExecutionInput, event.input)
     settings = parse(StackSettings, StackSettings.from_environment(os.environ))
+    if plan := _standing_plan(event.execution, request):
+        logger.info("this execution is planned already")
+        return plan
     earlier = look_up(event.execution, request) if request.resume else None
     decisions = _decide(request, settings, earlier)
     manifest = _manifest(event.execution, request, decisions)
-    claim(
+    owner = claim(
         event.execution,
         request.bucket,
         request.result_path,
@@ -101,15 +109,11 @@ def initialize(event: InitializeEvent) -> Plan:
         resume=request.resume,
     )
     plan = _plan(event.execution, request, decisions, earlier)
-    storage.store(plan.bucket).write(
-        plan.manifest_key,
-        manifest,
-        content_type="application/json",
+    etag = owner.write(plan.manifest_key, manifest)
+    plan = plan.model_copy(
+        update={"manifest_etag": etag, "initialize_seconds": time.perf_counter() - started}
     )
-    plan = plan.model_copy(update={"initialize_seconds": time.perf_counter() - started})
-    storage.store(plan.bucket).write_json(
-        keys.plan(plan.result_path), plan.model_dump(mode="json", by_alias=True)
-    )
+    owner.complete(storage.json_bytes(plan.model_dump(mode="json", by_alias=True)))
     logger.info(
         "planned",
         extra={
@@ -120,6 +124,17 @@ def initialize(event: InitializeEvent) -> Plan:
         },
     )
     return plan
+
+
+def _standing_plan(execution: Execution, request: ExecutionInput) -> Plan | None:
+    """Return the plan that an earlier attempt of this step completed, if one did.
+
+    Ranks may be at work on it, so nothing is planned anew, whatever changed meanwhile.
+    """
+    holder = holder_of(request.bucket, request.result_path)
+    if holder is None or holder.execution != execution.id:
+        return None
+    return plan_of(execution.id, request.bucket, request.result_path)
 
 
 def _decide(
@@ -188,6 +203,11 @@ def _listing(request: ExecutionInput) -> list[storage.StoredObject]:
         raise PartitionNotFound(
             f"key 'data_bucket': bucket {request.data_bucket!r} does not exist"
         ) from error
+    for item in found:
+        if hidden := hidden_characters(item.key):
+            raise InvalidInput(
+                f"key 'data_prefix': partition {item.key!r} has {hidden} in its name; rename it"
+            )
     return sorted(found, key=lambda item: planning.natural_key(item.key))
 
 
@@ -284,9 +304,11 @@ def _manifest(execution: Execution, request: ExecutionInput, decisions: _Decisio
     lines = []
     for rank in decisions.ranks:
         paths = [partition.key for partition in decisions.shares[rank]]
-        own = {
+        own: dict[str, Any] = {
             "RANK": rank,
-            "DATA_PATH": None if not paths else paths[0] if len(paths) == 1 else paths,
+            "DATA_PATH": _one_or_all(paths),
+            "DATA_ETAG": _one_or_all([partition.etag for partition in decisions.shares[rank]]),
+            "DATA_SIZE": _one_or_all([partition.size for partition in decisions.shares[rank]]),
             "FAILURE_KEY": keys.failure(request.result_path, rank),
             "KEPT": rank in decisions.kept,
         }
@@ -297,3 +319,8 @@ def _manifest(execution: Execution, request: ExecutionInput, decisions: _Decisio
                 "state machine can pass on; ask for a larger world_size"
             )
     return ("[" + ",\n".join(lines) + "]").encode()
+
+
+def _one_or_all(values: list[T]) -> T | list[T] | None:
+    """Return an item's value for several, one or no partitions."""
+    return None if not values else values[0] if len(values) == 1 else values

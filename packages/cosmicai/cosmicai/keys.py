@@ -9,14 +9,13 @@ from cosmicai.model.layout import CONFIG_NAME, WEIGHTS_NAME
 MODEL_FILES = (CONFIG_NAME, WEIGHTS_NAME)
 """The two files of a model bundle."""
 
+_UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _OURS = re.compile(
     r"(claim|manifest|plan|combined_data|summary|fmi)\.json"
-    r"|\d+\.json"
+    r"|(?=(?:\w+/)?(?P<rank>0|[1-9]\d*)\.)(\d+\.json|predictions/\d+\.npz|failures/\d+\.json)"
     r"|resumed/manifest\.json"
-    r"|predictions/\d+\.npz"
-    r"|failures/\d+\.json"
-    r"|map/.+"
-    r"|fmi/.+"
+    rf"|map/{_UUID}/(manifest|(SUCCEEDED|FAILED|PENDING)_\d+)\.json"
+    r"|fmi/[0-9a-f]{20}/.+"  # fmilib's digest of the session
 )
 
 
@@ -94,13 +93,24 @@ def model_file(model_folder: str, name: str) -> str:
     return folder(model_folder) + name
 
 
-def is_result(result_path: str, key: str) -> bool:
-    """Say whether an execution writes this key: what ``overwrite`` may delete, and only that."""
+def is_result(result_path: str, key: str, world_size: int | None = None) -> bool:
+    """Say whether an execution writes this key: what ``overwrite`` may delete, and only that.
+
+    Parameters
+    ----------
+    world_size
+        Ranks of the execution; None if that is unknown.
+    """
     prefix = folder(result_path)
-    return key.startswith(prefix) and _OURS.fullmatch(key.removeprefix(prefix)) is not None
+    if not key.startswith(prefix):
+        return False
+    match = _OURS.fullmatch(key.removeprefix(prefix))
+    if match is None:
+        return False
+    return world_size is None or match["rank"] is None or int(match["rank"]) < world_size
 
 
-def rank_of(result_path: str, key: str) -> int | None:
-    """Return the number in the key of a rank's record, or None for any other key."""
-    match = re.fullmatch(r"(\d+)\.json", key.removeprefix(folder(result_path)))
-    return int(match[1]) if match else None
+def parents(result_path: str) -> list[str]:
+    """Return the folders that a result path lies in, the outermost first."""
+    steps = result_path.strip("/").split("/")
+    return ["/".join(steps[:count]) for count in range(1, len(steps))]

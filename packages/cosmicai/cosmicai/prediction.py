@@ -398,3 +398,22 @@ def npz_bytes(columns: dict[str, NDArray[Any]]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **columns)
     return buffer.getvalue()
+
+
+def npz_columns(body: bytes) -> dict[str, NDArray[Any]]:
+    """Read the arrays of an .npz file.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or damaged.
+    """
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"no .npz file: {error}") from error

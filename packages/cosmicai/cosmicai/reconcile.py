@@ -7,36 +7,49 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cosmicai import keys, storage
-from cosmicai.errors import InvalidInput
-from cosmicai.schema import FailedRank, ManifestItem, Plan, RankFailure, RankRecord, parse
+from cosmicai.errors import InvalidInput, ObjectNotFound
+from cosmicai.schema import (
+    FailedRank,
+    ManifestItem,
+    Plan,
+    RankFailure,
+    RankRecord,
+    parse,
+    parse_json,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _VANISHED = ("NotReceived", "it left neither a record nor a failure: it never ran, or was lost")
 
 
 @dataclass
 class Reconciled:
-    """The ranks received, as files and as records in rank order, and the ranks that were not."""
+    """The ranks received, as files and as records in rank order, and the ranks that were not.
+
+    ``changed`` says how the manifest differs from the one that was planned; empty if it does not.
+    """
 
     files: list[bytes] = field(default_factory=list)
     records: list[RankRecord] = field(default_factory=list)
     failed: list[FailedRank] = field(default_factory=list)
+    changed: str = ""
 
 
 def reconcile(plan: Plan) -> Reconciled:
-    """Hold what lies under the result path against the manifest.
+    """Hold what lies under the result path against the plan and its manifest.
 
     A rank is received when its record is there, belongs to this execution or to one that it
-    resumes, and names the very predictions file that is there. With FMI it must not have failed at
-    the collective either.
+    resumes, did what the manifest says, and names the very predictions file that is there. With
+    FMI it must not have failed at the collective either.
     """
     etags = _etags(plan)
     failures = _failures(plan, etags)
-    result = Reconciled()
+    items, changed = _planned_items(plan, etags)
+    result = Reconciled(changed=changed)
     missing: dict[int, tuple[str, str]] = {}
-    for rank, file, record in _present(plan, etags):
+    for rank, file, record in _present(plan, etags, items):
         if isinstance(record, str):
             missing[rank] = ("DamagedRecord", record)
         elif plan.fmi and rank in failures:
@@ -47,15 +60,40 @@ def reconcile(plan: Plan) -> Reconciled:
     for rank in range(plan.world_size):
         if keys.rank(plan.result_path, rank) not in etags:
             missing[rank] = failures.get(rank, _VANISHED)
-    if missing:
-        result.failed = list(_name(plan, missing))
+    result.failed = [
+        FailedRank(
+            rank=rank,
+            data_path=items[rank].DATA_PATH if rank in items else None,
+            error=error,
+            cause=cause,
+        )
+        for rank, (error, cause) in sorted(missing.items())
+    ]
     return result
 
 
 def kept_ranks(plan: Plan) -> frozenset[int]:
     """Return the ranks of a plan that need not run again: their results are there, whole."""
-    present = _present(plan, _etags(plan))
+    present = _present(plan, _etags(plan), {})
     return frozenset(rank for rank, _, record in present if not isinstance(record, str))
+
+
+def _planned_items(plan: Plan, etags: Mapping[str, str]) -> tuple[dict[int, ManifestItem], str]:
+    """Return rank → item of the manifest, and how it differs from the one that was planned."""
+    where = storage.store(plan.bucket).address(plan.manifest_key)
+    try:
+        manifest = json.loads(storage.store(plan.bucket).read(plan.manifest_key))
+        items = {item.RANK: item for item in (parse(ManifestItem, item) for item in manifest)}
+    except ObjectNotFound:
+        return {}, f"{where} was deleted since Initialize wrote it"
+    except (ValueError, TypeError, InvalidInput) as error:
+        return {}, f"{where} is damaged: {error}"
+    if plan.manifest_etag and etags.get(plan.manifest_key) != plan.manifest_etag:
+        return items, (
+            f"{where} was changed since Initialize wrote it: it plans {len(items)} ranks, "
+            f"{plan.planned_ranks} were planned"
+        )
+    return items, ""
 
 
 def _etags(plan: Plan) -> dict[str, str]:
@@ -64,50 +102,57 @@ def _etags(plan: Plan) -> dict[str, str]:
     return {item.key: item.etag for item in listing}
 
 
-def _present(plan: Plan, etags: dict[str, str]) -> Iterator[tuple[int, bytes, RankRecord | str]]:
+def _present(
+    plan: Plan, etags: Mapping[str, str], items: Mapping[int, ManifestItem]
+) -> Iterator[tuple[int, bytes, RankRecord | str]]:
     """Yield each rank that left a file, the file, and its record or why it cannot be trusted."""
     ranks = [rank for rank in range(plan.world_size) if keys.rank(plan.result_path, rank) in etags]
     files = storage.store(plan.bucket).read_many(
         keys.rank(plan.result_path, rank) for rank in ranks
     )
     for rank, file in zip(ranks, files, strict=True):
-        yield rank, file, _problem(plan, rank, file, etags)
+        yield rank, file, _problem(plan, rank, file, etags, items.get(rank))
 
 
-def _problem(plan: Plan, rank: int, file: bytes, etags: dict[str, str]) -> RankRecord | str:
+def _problem(
+    plan: Plan, rank: int, file: bytes, etags: Mapping[str, str], item: ManifestItem | None
+) -> RankRecord | str:
     """Return the record if it can be trusted, else why it cannot."""
     try:
-        record = parse(RankRecord, json.loads(file))
-    except (InvalidInput, ValueError) as error:
-        return f"its record cannot be read: {error}"
+        record = parse_json(RankRecord, file, "its record")
+    except InvalidInput as error:
+        return str(error)
     if record.execution not in (plan.execution.id, *plan.resumes):
         return f"its record belongs to another execution, {record.execution}"
     if record.rank != rank:
         return f"its record is that of rank {record.rank}"
+    if record.world_size != plan.world_size:
+        return f"its record is of {record.world_size} ranks, planned were {plan.world_size}"
+    if item and record.execution == plan.execution.id and record.task_digest != item.digest:
+        return (
+            f"it did not do what the manifest says: it read {record.data_path}, planned was "
+            f"{item.DATA_PATH}, or another item of its task differs"
+        )
     if etags.get(record.predictions_key) != record.predictions_etag:
         return "its predictions file is missing, or is not the one that its record names"
     return record
 
 
-def _failures(plan: Plan, etags: dict[str, str]) -> dict[int, tuple[str, str]]:
+def _failures(plan: Plan, etags: Mapping[str, str]) -> dict[int, tuple[str, str]]:
     """Return error and cause of the ranks of this execution that the state machine gave up."""
     candidates = [
-        key
+        (rank, key)
         for rank in range(plan.world_size)
         if (key := keys.failure(plan.result_path, rank)) in etags
     ]
+    files = storage.store(plan.bucket).read_many(key for _, key in candidates)
     found = {}
-    for file in storage.store(plan.bucket).read_many(candidates):
-        entry = parse(RankFailure, json.loads(file))
-        if entry.execution == plan.execution.id:
-            found[entry.rank] = (entry.failure.Error, entry.failure.message)
+    for (rank, key), file in zip(candidates, files, strict=True):
+        try:
+            entry = parse_json(RankFailure, file, key)
+        except InvalidInput as error:
+            found[rank] = ("NotReceived", f"why it failed is not known: {error}")
+            continue
+        if entry.execution == plan.execution.id and entry.rank == rank:
+            found[rank] = (entry.failure.Error, entry.failure.message)
     return found
-
-
-def _name(plan: Plan, missing: dict[int, tuple[str, str]]) -> Iterator[FailedRank]:
-    """Look the data of the missing ranks up in the manifest."""
-    for item in storage.store(plan.bucket).read_json(plan.manifest_key):
-        if item["RANK"] in missing:
-            error, cause = missing[item["RANK"]]
-            path = parse(ManifestItem, item).DATA_PATH
-            yield FailedRank(rank=item["RANK"], data_path=path, error=error, cause=cause)

@@ -7,8 +7,10 @@ that names every offending key.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import unicodedata
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -31,11 +33,15 @@ from cosmicai.engines.registry import (
     find_engine,
     precision_name,
 )
-from cosmicai.errors import InvalidInput
+from cosmicai.errors import InvalidInput, readable
 from cosmicai.facts import OUTLIER_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+ValueT = TypeVar("ValueT", str, int)
+
+_REORDERING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 SCRIPTS: dict[str, bool] = {"inference.py": False, "inference_fmi.py": True}
 """Built-in entries by base name (compared without case): does the entry use FMI?
@@ -57,6 +63,20 @@ def _integer(value: object) -> object:
     raise ValueError("expected an integer, or an integer written as a string")
 
 
+def hidden_characters(text: str) -> str:
+    """Name the kind of characters in a text that a reader of it would not see, or return ''.
+
+    They would act on terminals, break lines of logs, or reorder what is shown.
+    """
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        return "control characters"
+    if any(unicodedata.category(character) in {"Zl", "Zp", "Cs"} for character in text):
+        return "line separators or lone surrogates"
+    if any(unicodedata.bidirectional(character) in _REORDERING for character in text):
+        return "characters that reverse the direction of text"
+    return ""
+
+
 def _path(value: object) -> object:
     """Normalise an S3 folder or key: no slash at either end, no empty or dotted steps."""
     if not isinstance(value, str):
@@ -66,14 +86,21 @@ def _path(value: object) -> object:
         raise ValueError("expected a folder in S3, found nothing")
     if any(step in {"", ".", ".."} for step in path.split("/")):
         raise ValueError("expected a plain S3 folder, without '//', '.' or '..' steps")
-    if any(ord(character) < 32 or ord(character) == 127 for character in path):
-        raise ValueError("expected a plain S3 folder, without control characters")
+    if hidden := hidden_characters(path):
+        raise ValueError(f"expected a plain S3 folder, without {hidden}")
     return path
 
 
 def _comma_separated(value: object) -> object:
     """Split what an environment variable holds."""
     return value.split(",") if isinstance(value, str) else value
+
+
+def _listed(value: ValueT | list[ValueT] | None) -> list[ValueT]:
+    """Return one, several or no values as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
 
 
 Integer = Annotated[int, BeforeValidator(_integer)]
@@ -171,9 +198,13 @@ class ExecutionInput(Contract):
     def _results_apart(self) -> ExecutionInput:
         sources = {"S3_object_name": (self.bucket, self.S3_object_name)}
         sources["data_prefix"] = (self.data_bucket, self.data_prefix)
-        for key, source in sources.items():
-            if source == (self.bucket, self.result_path):
-                raise ValueError(f"result_path must differ from {key} ({self.result_path!r})")
+        for key, (bucket, folder) in sources.items():
+            one, other = f"{folder}/", f"{self.result_path}/"
+            if bucket == self.bucket and (one.startswith(other) or other.startswith(one)):
+                raise ValueError(
+                    f"result_path must differ from {key} ({folder!r}), and neither may lie inside "
+                    "the other"
+                )
         return self
 
     @model_validator(mode="after")
@@ -226,6 +257,14 @@ class ManifestItem(Contract):
     DATA_BUCKET: Bucket
     DATA_PREFIX: Path
     DATA_PATH: str | list[str] | None = Field(description="Key of the partition, keys, or none.")
+    DATA_ETAG: str | list[str] | None = Field(
+        default=None,
+        description="ETags of the partitions when they were planned, in the order of DATA_PATH; "
+        "none reads whatever is there.",
+    )
+    DATA_SIZE: int | list[int] | None = Field(
+        default=None, description="Their sizes in bytes, likewise."
+    )
     RESULT_PATH: Path
     BATCH_SIZE: Annotated[Integer, Field(ge=1)]
 
@@ -246,14 +285,29 @@ class ManifestItem(Contract):
     def _rank_in_world(self) -> ManifestItem:
         if self.RANK >= self.WORLD_SIZE:
             raise ValueError(f"RANK {self.RANK} is outside of WORLD_SIZE {self.WORLD_SIZE}")
+        for name in ("DATA_ETAG", "DATA_SIZE"):
+            given = len(_listed(getattr(self, name)))
+            if given and given != len(self.data_paths):
+                raise ValueError(
+                    f"{name}: one for each of the {len(self.data_paths)} partitions expected, "
+                    f"found {given}"
+                )
         return self
 
     @property
     def data_paths(self) -> list[str]:
         """Keys of the partitions of this rank, possibly none."""
-        if self.DATA_PATH is None:
-            return []
-        return [self.DATA_PATH] if isinstance(self.DATA_PATH, str) else list(self.DATA_PATH)
+        return _listed(self.DATA_PATH)
+
+    @property
+    def data_etags(self) -> list[str] | list[None]:
+        """Planned ETags of the partitions, each None if they were not planned."""
+        return _listed(self.DATA_ETAG) or [None] * len(self.data_paths)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the task: equal for equal items, whatever order their keys came in."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 class Claim(Contract):
@@ -265,6 +319,10 @@ class Claim(Contract):
     )
     claimed_at: datetime
     cleared: bool = Field(description="Whether the files of an earlier execution are gone.")
+    attempt: str = Field(default="", description="Which attempt of Initialize wrote the claim.")
+    plan_sha256: str = Field(
+        default="", description="Digest of plan.json; empty until the execution is planned."
+    )
 
 
 class StackSettings(Contract):
@@ -304,6 +362,7 @@ class Plan(Contract):
     resumes: list[str] = Field(
         default=[], description="ARNs of the earlier executions whose results are kept."
     )
+    manifest_etag: str = Field(default="", description="ETag of the manifest as planned.")
     planned_ranks: int = Field(
         ge=1, description="Items of the manifest: world_size, or fewer in one that resumes another."
     )
@@ -329,10 +388,9 @@ class Failure(Contract):
         try:
             cause = json.loads(self.Cause)
         except ValueError:
-            return self.Cause
-        if isinstance(cause, dict) and "errorMessage" in cause:
-            return str(cause["errorMessage"])
-        return self.Cause
+            cause = None
+        wrapped = isinstance(cause, dict) and "errorMessage" in cause
+        return readable(str(cause["errorMessage"]) if wrapped else self.Cause)
 
 
 class InitializeEvent(Contract):
@@ -476,6 +534,9 @@ class RankRecord(Contract):
     )
     predictions_key: str = Field(description="Where the predictions are.")
     predictions_etag: str = Field(description="Their ETag: Summarize trusts no other file.")
+    task_digest: str = Field(
+        default="", description="SHA-256 of the rank's manifest item: what it was told to do."
+    )
     quality: QualityStatistics = Field(
         default=QualityStatistics(), description="Mergeable statistics of the redshifts."
     )

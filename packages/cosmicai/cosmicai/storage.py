@@ -7,6 +7,7 @@ retries are off: it does not retry a body that is cut short, and two layers woul
 from __future__ import annotations
 
 import functools
+import hashlib
 import http.client
 import json
 import random
@@ -447,6 +448,11 @@ def failures() -> tuple[type[Exception], ...]:
         BotoCoreError, ClientError, HTTPError, http.client.HTTPException, ConnectionError,
         TransientStorageError, StorageDenied,
     )  # fmt: skip
+
+
+def sha256(body: bytes) -> str:
+    """Return the SHA-256 digest, in hexadecimal."""
+    return hashlib.sha256(body).hexdigest()
 
 
 def json_bytes(value: Any) -> bytes:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cosmicai import keys, quality, storage
-from cosmicai.claim import holder_of, require_claim
+from cosmicai.claim import holder_of, plan_of, require_claim, write_owned
 from cosmicai.collective import check
 from cosmicai.cost import FunctionUsage, cost, execution_usage, round_up_express
 from cosmicai.errors import IncompleteResults, InvalidInput, ObjectNotFound
@@ -60,10 +60,14 @@ def summarize(event: SummarizeEvent) -> Summary:
 def _conclude(event: SummarizeEvent) -> Summary:
     started = time.perf_counter()
     request = parse(ExecutionInput, event.input)
-    require_claim(event.execution.id, request.bucket, request.result_path)
-    plan = parse(Plan, storage.store(request.bucket).read_json(keys.plan(request.result_path)))
+    plan = plan_of(event.execution.id, request.bucket, request.result_path)
+    if plan is None:
+        raise IncompleteResults(
+            f"key 'result_path': this execution has no plan in s3://{request.bucket}/"
+            f"{request.result_path}: Initialize did not finish, or its claim is gone"
+        )
     found, agreed = reconcile(plan), _fmi(plan)
-    failure = _missing(plan, found) or _disagreement(plan, found, agreed)
+    failure = _changed(found) or _missing(plan, found) or _disagreement(plan, found, agreed)
     status = "FAILED" if failure else "PARTIAL" if found.failed else "SUCCEEDED"
     summary = Summary(
         status=status, failure=failure, **_figures(event, plan, found, agreed, started=started)
@@ -71,10 +75,11 @@ def _conclude(event: SummarizeEvent) -> Summary:
     if failure:
         _write(request, summary)
         raise IncompleteResults(failure.Cause)
-    storage.store(plan.bucket).write(
+    _write_file(
+        request,
         keys.combined_data(plan.result_path),
         b"[" + b",\n".join(found.files) + b"]",
-        content_type="application/json",
+        event.execution.id,
     )
     _write(request, summary)
     logger.info(
@@ -86,6 +91,11 @@ def _conclude(event: SummarizeEvent) -> Summary:
         },
     )
     return summary
+
+
+def _changed(found: Reconciled) -> Failure | None:
+    """Return how the manifest was changed, or None: then nobody can tell what ranks had to do."""
+    return Failure(Error=IncompleteResults.__name__, Cause=found.changed) if found.changed else None
 
 
 def _missing(plan: Plan, found: Reconciled) -> Failure | None:
@@ -145,18 +155,21 @@ def _record_failure(event: SummarizeEvent, failure: Failure) -> Summary:
         logger.warning("the result path is not this execution's: nothing is written to it")
         return summary
     try:
-        plan = parse(Plan, storage.store(request.bucket).read_json(keys.plan(request.result_path)))
-    except ObjectNotFound:
-        logger.warning("the execution failed before it had a plan")
-    else:
-        found = reconcile(plan)
-        if failure.Error == _TOO_MANY_FAILED:
-            failure = _missing(plan, found) or failure
-        summary = Summary(
-            status="FAILED",
-            failure=failure,
-            **_figures(event, plan, found, _fmi(plan), started=started),
-        )
+        plan = plan_of(event.execution.id, request.bucket, request.result_path)
+        if plan is None:
+            logger.warning("the execution failed before it had a plan")
+        else:
+            found = reconcile(plan)
+            if failure.Error == _TOO_MANY_FAILED:
+                failure = _changed(found) or _missing(plan, found) or failure
+            summary = Summary(
+                status="FAILED",
+                failure=failure,
+                **_figures(event, plan, found, _fmi(plan), started=started),
+            )
+    except InvalidInput as error:  # the reason is recorded even where the rest cannot be told
+        logger.warning("the ranks are not known", extra={"reason": str(error)})
+        summary = summary.model_copy(update={"warnings": [str(error)]})
     _write(request, summary)
     return summary
 
@@ -180,7 +193,7 @@ def _figures(
     if own_with_data:
         first = min(record.started_at for record in own_with_data)
         last = max(record.finished_at for record in own_with_data)
-        inference_seconds = (last - first).total_seconds()
+        inference_seconds = _elapsed(first, last)
     own_samples = sum(record.num_samples for record in own_with_data)
     now = datetime.now(UTC)
     warnings = [*plan.warnings, *_warnings(records)]
@@ -202,7 +215,7 @@ def _figures(
         "num_nonfinite_pixels": sum(record.num_nonfinite_pixels for record in records),
         "num_nonfinite_magnitudes": sum(record.num_nonfinite_magnitudes for record in records),
         "num_unpredicted": sum(record.num_unpredicted for record in records),
-        "wall_seconds": max(0.0, (now - event.execution.start_time).total_seconds()),
+        "wall_seconds": _elapsed(event.execution.start_time, now),
         "inference_seconds": inference_seconds,
         "samples_per_second": own_samples / inference_seconds if inference_seconds else 0.0,
         "throughput_bps": math.fsum(record.throughput_bps for record in own),
@@ -269,7 +282,7 @@ def _cost(
             last = max(record.finished_at for record in records)
             begun = [record.finished_at for record in records]
             begun += [first] * (plan.world_size - ranks)
-            waits = [(last - each).total_seconds() for each in begun]
+            waits = [_elapsed(each, last) for each in begun]
         functions.append(
             FunctionUsage(
                 name="invoke_fmi",
@@ -283,8 +296,7 @@ def _cost(
         functions,
         ranks=plan.planned_ranks,
         child_seconds=math.fsum(
-            round_up_express((record.finished_at - record.started_at).total_seconds())
-            for record in records
+            round_up_express(_elapsed(record.started_at, record.finished_at)) for record in records
         ),
         # A rank looks for an earlier record and checks the claim; cold, it reads the model.
         s3_get_requests=sum(
@@ -314,8 +326,20 @@ def _fmi(plan: Plan) -> CollectiveResult | None:
     return agreed if agreed.execution == plan.execution.id else None
 
 
+def _elapsed(start: datetime, end: datetime) -> float:
+    """Return the seconds between two times; none if a clock was set back between them."""
+    return max(0.0, (end - start).total_seconds())
+
+
 def _write(request: ExecutionInput, summary: Summary) -> None:
-    storage.store(request.bucket).write_json(
-        keys.summary(request.result_path),
-        summary.model_dump(mode="json", by_alias=True),
-    )
+    document = storage.json_bytes(summary.model_dump(mode="json", by_alias=True))
+    _write_file(request, keys.summary(request.result_path), document, summary.execution.id)
+
+
+def _write_file(request: ExecutionInput, key: str, body: bytes, execution: str) -> None:
+    """Write a JSON file below the result path, if that is still the execution's."""
+
+    def require() -> None:
+        require_claim(execution, request.bucket, request.result_path)
+
+    write_owned(storage.store(request.bucket), key, body, execution, require)

@@ -33,11 +33,12 @@ _CHUNK: Final = 256 * 1024  # of a read from the socket; smaller ones cost CPU
 
 @dataclass(frozen=True)
 class S3Object:
-    """One object in S3, and the client to read it with."""
+    """One object in S3, the client to read it with, and the ETag that was planned, if any."""
 
     bucket: str
     key: str
     client: S3Client
+    etag: str | None = None
 
     @property
     def store(self) -> Store:
@@ -143,7 +144,8 @@ class FileSource:
 class S3Source:
     """An S3 object, by range requests that all ask for the same version of it (``If-Match``).
 
-    The first request brings the head of the object, its size and its ETag; the second, where the
+    That is the planned version, or else the one that is there at first. The first request brings
+    the head of the object, its size and its ETag; the second, where the
     object is longer, its tail. Both are kept, since a partition's directory and small tensors lie
     there. After a transient failure, only the missing bytes are asked for again, as often and as
     late as :mod:`cosmicai.storage` retries any request.
@@ -153,7 +155,7 @@ class S3Source:
         self._location = location
         self._closed = threading.Event()
         self.statistics = RequestStatistics()
-        self._etag: str | None = None
+        self._etag = location.etag
         self._size: int | None = None
         head = bytearray(HEAD_BYTES)
         self._fetch(0, memoryview(head), first=True)
@@ -242,12 +244,20 @@ class S3Source:
         content_range = response.get("ContentRange", "")
         total = content_range.rpartition("/")[2]
         size = int(total) if total.isdigit() else response["ContentLength"]
+        etag = response["ETag"].strip('"')
         if self._etag is None:
-            self._etag, self._size = response["ETag"], size
-        elif (response["ETag"], size) != (self._etag, self._size):
+            self._etag = etag
+        if self._size is None:
+            self._size = size
+        if (etag, size) != (self._etag, self._size):
             raise CorruptPartition(self._changed())
 
     def _changed(self) -> str:
+        if self._size is None:  # no answer yet
+            return (
+                f"{self._location} was changed since it was planned (ETag {self._etag} expected); "
+                "start the run anew"
+            )
         return f"{self._location} was changed while it was read; nothing of it was mixed"
 
     def _raise_ours(self, error: Exception) -> NoReturn:
@@ -257,7 +267,7 @@ class S3Source:
             raise CorruptPartition(f"{self._location} is empty: 0 bytes") from error
         failure = self._location.store.explain(error, self._location.key)
         if isinstance(failure, ObjectNotFound):
-            if self._etag is not None:
+            if self._size is not None:
                 raise CorruptPartition(f"{self._location} was deleted while it was read") from error
             raise PartitionNotFound(str(failure)) from error
         if isinstance(failure, PreconditionFailed):
