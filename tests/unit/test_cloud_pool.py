@@ -47,7 +47,7 @@ def pools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pools:
     monkeypatch.setattr(module, "Sandbox", FakeSandbox)
     monkeypatch.setattr(FakeSandbox, "made", [])
     monkeypatch.setattr(FakeSandbox, "faults", 0)
-    function = Function("f", "arn", tmp_path, "app.handler", 3, 128, {}, ())
+    function = Function("f", "arn", tmp_path, "app.handler", 3, 128, {}, (), "/aws/lambda/f")
     return Pools((function,), {}, 3, tmp_path / "logs")
 
 

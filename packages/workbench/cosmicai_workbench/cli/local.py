@@ -34,6 +34,9 @@ def up(
         Path | None, typer.Option(help="SAM template. Default: the application's own.")
     ] = None,
     stack: Annotated[str, typer.Option(help="Name of the stack.")] = "cosmicai",
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Take up edited code at a function's next call.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Start a local cloud and leave it running.
@@ -52,6 +55,7 @@ def up(
         concurrency=concurrency,
         buckets=buckets or ["cosmicai-data"],
         name=name,
+        reload=reload,
     )
     status = cloud.start(detached=True)
     if as_json:
@@ -100,3 +104,55 @@ def down(name: Name = "local") -> None:
         typer.echo(f"cosmicai: no local cloud {name!r} is up", err=True)
         raise typer.Exit(1)
     typer.echo(f"Local cloud {name!r} is down")
+
+
+@app.command(
+    epilog="Exit code 1: the function raised. Example: `cosmicai local invoke initialize -e "
+    "event.json --debug`"
+)
+def invoke(
+    function: Annotated[
+        str, typer.Argument(help="Name of the function, or of its folder: e.g. model_inference.")
+    ],
+    event: Annotated[Path, typer.Option("--event", "-e", help="JSON file of its event.")],
+    name: Name = "local",
+    template: Annotated[
+        Path | None, typer.Option(help="SAM template, where no cloud is up.")
+    ] = None,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Call it in this process, so that `breakpoint()` works."),
+    ] = False,
+) -> None:
+    """Call one function alone, in the local cloud that is up or in one for this call.
+
+    Prints its answer; its log lines go to standard error.
+    """
+    from cosmicai.errors import InvalidInput
+
+    from cosmicai_workbench.cloud.invoking import (
+        cloud_for_a_call,
+        find_function,
+        invoke_here,
+    )
+    from cosmicai_workbench.cloud.invoking import invoke as invoke_in_sandbox
+    from cosmicai_workbench.cloud.local import STATE_ROOT
+
+    try:
+        content = event.read_bytes()
+        json.loads(content)
+    except OSError as error:
+        raise InvalidInput(f"the event {event} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InvalidInput(f"the event {event} is not JSON: {error}") from error
+    with cloud_for_a_call(name, STATE_ROOT, template) as folder:
+        found = find_function(folder, function)
+        if debug:
+            typer.echo(json.dumps(invoke_here(folder, found, content), indent=2))
+            return
+        answer = invoke_in_sandbox(folder, found, content)
+    for line in answer.lines:
+        typer.echo(line, err=True)
+    typer.echo(json.dumps(answer.payload, indent=2))
+    if answer.failed:
+        raise typer.Exit(1)

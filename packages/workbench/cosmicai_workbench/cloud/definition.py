@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from cosmicai.errors import InvalidInput
 
+from cosmicai_workbench.cloud.map_runs import EXPRESS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -45,9 +47,11 @@ def load_definition(machine: StateMachine) -> str:
     except ValueError as error:
         raise InvalidInput(f"{machine.definition} is not JSON: {error}") from error
     for state in _maps(definition):
-        config = state.get("ItemProcessor", {}).get("ProcessorConfig", {})
-        if config.get("ExecutionType") == "EXPRESS":
+        processor = state.get("ItemProcessor", {})
+        config = processor.get("ProcessorConfig", {})
+        if config.get("ExecutionType") == EXPRESS:
             config["ExecutionType"] = "STANDARD"
+            processor["Comment"] = EXPRESS  # tells the interpreter of the limit in time
         if "ToleratedFailurePercentage" in state:
             state["ToleratedFailurePercentage"] = float(state["ToleratedFailurePercentage"])
     return json.dumps(definition)

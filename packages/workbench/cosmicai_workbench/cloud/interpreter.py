@@ -1,7 +1,7 @@
-"""Five changes to moto's Step Functions interpreter, each for a measured need.
+"""Changes to moto's Step Functions interpreter, each for a measured need.
 
-Two concern how it runs, three correct what it says. They are here, and nowhere else, so that a
-newer moto can be checked against this one file.
+They are here, in ``map_runs.py`` and in ``storage.py``, and nowhere else, so that a newer moto can
+be checked against these files. They reach into moto's internals, hence its exact pin.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import functools
 import json
 import sys
 import threading
+import uuid
 from typing import TYPE_CHECKING, Any
 
+from cosmicai_workbench.cloud import map_runs
 from cosmicai_workbench.cloud.session import local_config, local_session
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ _READ_SECONDS = 3600
 _CONNECTIONS = 64
 
 
-def enable(keys: Keys, endpoint: str) -> None:
+def enable(keys: Keys, endpoint: str, express_seconds: int) -> None:
     """Turn the interpreter on and apply the changes; call once, before the server starts.
 
     Parameters
@@ -34,12 +36,15 @@ def enable(keys: Keys, endpoint: str) -> None:
         What the interpreter signs its calls with.
     endpoint
         URL of the local cloud, which it calls.
+    express_seconds
+        How long an EXPRESS child of a Map may take.
     """
     from moto.core.config import default_user_config
 
     default_user_config["stepfunctions"] = {"execute_state_machine": True}
     _share_clients(keys, endpoint)
-    _iterate_map_workers()
+    map_runs.enable(express_seconds)
+    _name_executions()
     _give_result_writer_the_input()
     _write_json_bodies()
     _end_at_once()
@@ -81,28 +86,21 @@ def _share_clients(keys: Keys, endpoint: str) -> None:
             module.boto_client_for = client  # type: ignore[attr-defined]
 
 
-def _iterate_map_workers() -> None:
-    """Let a worker of a distributed Map take its items in a loop.
+def _name_executions() -> None:
+    """Give an execution that is started without a name one of its own, as Step Functions does.
 
-    moto's worker calls itself once an item, so that 2,000 items on 2 workers overflow the stack.
+    moto calls all of them ``None``, and takes the second for the first.
     """
-    from moto.stepfunctions.parser.asl.component.state.exec.state_map.iteration.itemprocessor import (  # noqa: E501
-        distributed_item_processor_worker as module,
-    )
+    from moto.stepfunctions.parser.models import StepFunctionsParserBackend as Backend
 
-    def eval_pool(self: Any, job: Any, worker_frame: Any) -> None:
-        while job is not None:
-            job_frame = worker_frame.open_inner_frame()
-            self._eval_job(env=job_frame, job=job)
-            worker_frame.delete_frame(job_frame)
-            last = isinstance(job.job_output, Exception) or self.stopped()
-            following = None if last else self._job_pool.next_job()
-            if following is None:
-                self._env.delete_frame(worker_frame)
-            self._job_pool.close_job(job)
-            job = following
+    start = Backend.start_execution
 
-    module.DistributedItemProcessorWorker._eval_pool = eval_pool  # type: ignore[method-assign]
+    def start_execution(
+        self: Any, state_machine_arn: str, name: str | None = None, *arguments: Any, **options: Any
+    ) -> Any:
+        return start(self, state_machine_arn, name or str(uuid.uuid4()), *arguments, **options)
+
+    Backend.start_execution = start_execution  # type: ignore[method-assign]
 
 
 def _give_result_writer_the_input() -> None:

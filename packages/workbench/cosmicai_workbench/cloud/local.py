@@ -16,6 +16,7 @@ from cosmicai.errors import InvalidInput
 from cosmicai_workbench.application import TEMPLATE
 from cosmicai_workbench.cloud.sandbox import emulator
 from cosmicai_workbench.cloud.state import (
+    Limits,
     LocalCloudError,
     Settings,
     Status,
@@ -61,6 +62,10 @@ class LocalCloud:
         Where state folders lie.
     environment
         More variables for every sandbox.
+    reload
+        Replace sandboxes whose source has changed, at their next call.
+    limits
+        Limits of AWS to keep.
     """
 
     def __init__(
@@ -74,6 +79,8 @@ class LocalCloud:
         name: str | None = None,
         root: Path = STATE_ROOT,
         environment: Mapping[str, str] | None = None,
+        reload: bool = False,
+        limits: Limits = Limits(),  # noqa: B008 - it is frozen
     ) -> None:
         self.concurrency = concurrency or os.cpu_count() or 1
         self.folder = state_folder(root, _unique_name() if name is None else name)
@@ -85,6 +92,8 @@ class LocalCloud:
             buckets=list(buckets),
             concurrency=self.concurrency,
             environment=dict(environment or {}),
+            reload=reload,
+            limits=limits,
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._status: Status | None = None

@@ -15,6 +15,7 @@ from cosmicai.machine import available_cores
 
 from cosmicai_workbench.cloud.records import LogStream
 from cosmicai_workbench.cloud.sandbox import Outcome, Sandbox, SandboxNotStarted
+from cosmicai_workbench.cloud.sources import SourceWatch, source_folders
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +36,10 @@ def sandbox_threads(memory_size: int, concurrency: int, cores: int) -> int:
     return max(1, min(threads(memory_size), cores // concurrency))
 
 
+class Throttled(Exception):
+    """A call above the account's concurrency: it was not made."""
+
+
 class Pools:
     """The sandboxes of all functions of a stack.
 
@@ -48,6 +53,10 @@ class Pools:
         At most this many sandboxes a function; a call beyond that waits for one to be free.
     logs
         Folder of the log streams.
+    reload
+        Replace a sandbox whose source has changed since it started, at its next call.
+    account_concurrency
+        Calls at once, of all functions; more are refused. None refuses none: they wait.
     """
 
     def __init__(
@@ -56,7 +65,13 @@ class Pools:
         environment: Mapping[str, str],
         concurrency: int,
         logs: Path,
+        *,
+        reload: bool = False,
+        account_concurrency: int | None = None,
     ) -> None:
+        self._calls = (
+            None if account_concurrency is None else threading.BoundedSemaphore(account_concurrency)
+        )
         # One thread that outlives every sandbox starts them all; see Sandbox's ``launch``.
         self._launcher = ThreadPoolExecutor(1, thread_name_prefix="launcher")
         self._pools = {
@@ -64,8 +79,9 @@ class Pools:
                 function,
                 sandbox_environment(function, environment, concurrency),
                 concurrency,
-                logs / function.code.name,  # the step's one noun
+                streams_folder(logs, function),
                 self._launcher,
+                SourceWatch(source_folders(function)) if reload else None,
             )
             for function in functions
         }
@@ -77,8 +93,21 @@ class Pools:
         return name in self._pools
 
     def invoke(self, name: str, payload: bytes) -> Outcome:
-        """Call a function by its name."""
-        return self._pools[name].invoke(payload)
+        """Call a function by its name.
+
+        Raises
+        ------
+        Throttled
+            If as many calls as the account allows are under way.
+        """
+        if self._calls is None:
+            return self._pools[name].invoke(payload)
+        if not self._calls.acquire(blocking=False):
+            raise Throttled("Rate Exceeded.")
+        try:
+            return self._pools[name].invoke(payload)
+        finally:
+            self._calls.release()
 
     def close(self) -> None:
         """End every sandbox; calls under way fail."""
@@ -104,7 +133,10 @@ class _Pool:
         limit: int,
         logs: Path,
         launcher: ThreadPoolExecutor,
+        sources: SourceWatch | None,
     ) -> None:
+        self._sources = sources
+        self._versions: dict[Sandbox, int] = {}
         self._function = function
         self._environment = environment
         self._logs = logs
@@ -143,18 +175,21 @@ class _Pool:
     def _take(self) -> Sandbox:
         """Return the sandbox that was used last, as it is the warmest, or a new one.
 
-        One that died while it was idle is replaced, as Lambda does: it costs no call its retry.
+        One that died while it was idle is replaced, as Lambda does: it costs no call its retry. So
+        is one that runs old code, where sources are watched.
         """
         with self._lock:
             if self._closed:
                 raise RuntimeError("the local cloud is shutting down")
+            version = self._sources.version() if self._sources else 0
             while self._idle:
                 sandbox = self._idle.pop()
-                if sandbox.alive:
+                if sandbox.alive and self._versions[sandbox] == version:
                     break
-                sandbox.close()
+                self._close(sandbox)
             else:
                 sandbox = self._start()
+                self._versions[sandbox] = version
             self._busy.add(sandbox)
             return sandbox
 
@@ -172,6 +207,10 @@ class _Pool:
     def _discard(self, sandbox: Sandbox) -> None:
         with self._lock:
             self._busy.discard(sandbox)
+            self._close(sandbox)
+
+    def _close(self, sandbox: Sandbox) -> None:
+        self._versions.pop(sandbox, None)
         sandbox.close()
 
     def watch_memory(self) -> None:
@@ -187,6 +226,11 @@ class _Pool:
             self._idle.clear()
         for sandbox in sandboxes:
             sandbox.close()
+
+
+def streams_folder(logs: Path, function: Function) -> Path:
+    """Return the folder of a function's log streams, named by the step's one noun."""
+    return logs / function.code.name
 
 
 def sandbox_environment(
@@ -211,7 +255,7 @@ def sandbox_environment(
         "AWS_LAMBDA_FUNCTION_NAME": function.name,
         "AWS_LAMBDA_FUNCTION_TIMEOUT": str(function.timeout),
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_size),
-        "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.name}",
+        "AWS_LAMBDA_LOG_GROUP_NAME": function.log_group,
         "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info.major}.{sys.version_info.minor}",
         # As `sam local` sets it: Powertools then leaves tracing out.
         "AWS_SAM_LOCAL": "true",

@@ -22,8 +22,10 @@ from cosmicai.errors import InvalidInput
 from cosmicai_workbench.cloud.access import USER, Guard
 from cosmicai_workbench.cloud.credentials import Keys
 from cosmicai_workbench.cloud.definition import load_definition
+from cosmicai_workbench.cloud.function_service import FunctionService
 from cosmicai_workbench.cloud.gateway import Gateway
-from cosmicai_workbench.cloud.pool import Pools
+from cosmicai_workbench.cloud.log_service import LogService
+from cosmicai_workbench.cloud.pool import Pools, streams_folder
 from cosmicai_workbench.cloud.rendezvous import start_rendezvous
 from cosmicai_workbench.cloud.session import local_config, local_session
 from cosmicai_workbench.cloud.state import Settings, Status, clear, logs_folder, scratch_folder
@@ -68,7 +70,7 @@ def main(arguments: list[str]) -> None:
         "FMI_TOKEN": rendezvous.token,
         **settings.environment,
     }
-    server, pools = _listen(stack, logs_folder(folder), settings.concurrency, environment, keys)
+    server, pools = _listen(stack, logs_folder(folder), settings, environment, keys)
     try:
         threading.Thread(target=server.serve_forever, daemon=True, name="server").start()
         endpoint = f"http://127.0.0.1:{server.port}"
@@ -80,6 +82,7 @@ def main(arguments: list[str]) -> None:
             region=REGION,
             concurrency=settings.concurrency,
             keys=keys,
+            parameters=stack.parameters,
             outputs=stack.outputs,
         )
         status.write(folder)
@@ -98,7 +101,7 @@ def _wait_for_end_of_input(ended: threading.Event) -> None:
 
 
 def _listen(
-    stack: Stack, logs: Path, concurrency: int, environment: Mapping[str, str], keys: Keys
+    stack: Stack, logs: Path, settings: Settings, environment: Mapping[str, str], keys: Keys
 ) -> tuple[BaseWSGIServer, Pools]:
     """Bind a free port of the loopback interface and put functions and moto behind it."""
     # moto reads these when it is imported. Its own clients sign with keys that nothing accepts.
@@ -132,9 +135,21 @@ def _listen(
         request_handler=Handler,
     )
     endpoint = f"http://127.0.0.1:{server.port}"
-    interpreter.enable(keys, endpoint)
-    pools = Pools(stack.functions, {"AWS_ENDPOINT_URL": endpoint, **environment}, concurrency, logs)
-    gateway = Gateway(pools, DomainDispatcherApplication(create_backend_app))
+    interpreter.enable(keys, endpoint, settings.limits.express_seconds)
+    pools = Pools(
+        stack.functions,
+        {"AWS_ENDPOINT_URL": endpoint, **environment},
+        settings.concurrency,
+        logs,
+        reload=settings.reload,
+        account_concurrency=settings.limits.account_concurrency,
+    )
+    groups = {each.log_group: streams_folder(logs, each) for each in stack.functions}
+    gateway = Gateway(
+        FunctionService(stack.functions, pools),
+        LogService(groups),
+        DomainDispatcherApplication(create_backend_app),
+    )
     applications["guarded"] = Guard(gateway, {USER: keys}, server.port)
     return server, pools
 

@@ -60,6 +60,19 @@ class LocalCloudError(CosmicAIError):
     """The local cloud did not come up, or is not up."""
 
 
+class Limits(BaseModel):
+    """Limits of AWS that a local cloud keeps.
+
+    ``express_seconds`` is how long an EXPRESS child of a Map may take; ``account_concurrency`` is
+    the number of calls at once, of all functions, above which Lambda throttles (None: calls wait).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    express_seconds: int = 300
+    account_concurrency: int | None = None
+
+
 class Settings(BaseModel):
     """What a local cloud is started with: ``settings.json``."""
 
@@ -71,6 +84,8 @@ class Settings(BaseModel):
     buckets: list[str]
     concurrency: int
     environment: dict[str, str]
+    reload: bool = False
+    limits: Limits = Limits()
 
     def write(self, folder: Path) -> None:
         """Write the file; what it holds is the owner's alone, as a token may be among it."""
@@ -93,6 +108,7 @@ class Status(BaseModel):
     region: str
     concurrency: int
     keys: Keys
+    parameters: dict[str, str]
     outputs: dict[str, str]
 
     def write(self, folder: Path) -> None:

@@ -26,7 +26,9 @@ _FUNCTION = "AWS::Serverless::Function"
 _LAYER = "AWS::Serverless::LayerVersion"
 _STATE_MACHINE = "AWS::Serverless::StateMachine"
 _BUCKET = "AWS::S3::Bucket"
+_LOG_GROUP = "AWS::Logs::LogGroup"
 _NO_VALUE = object()
+_NAMES = {_FUNCTION: "FunctionName", _BUCKET: "BucketName", _LOG_GROUP: "LogGroupName"}
 _DEFAULT_TIMEOUT_SECONDS = 3
 _DEFAULT_MEMORY_MB = 128
 
@@ -46,6 +48,7 @@ class Function:
     memory_size: int
     environment: dict[str, str]
     layers: tuple[Path, ...]
+    log_group: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,8 +167,10 @@ class _Reader:
     def _function(self, logical_id: str) -> Function:
         properties = self._resources[logical_id]["Properties"]
         variables = self._resolve(properties.get("Environment", {})).get("Variables", {})
+        name = str(self._ref(logical_id))
+        logging = self._resolve(properties.get("LoggingConfig", {}))
         return Function(
-            name=str(self._ref(logical_id)),
+            name=name,
             arn=self._attribute(logical_id, "Arn"),
             code=self._folder / self._resolve(properties.get("CodeUri", ".")),
             handler=self._resolve(properties["Handler"]),
@@ -175,6 +180,7 @@ class _Reader:
             layers=tuple(
                 self._layer(arn, logical_id) for arn in self._resolve(properties.get("Layers", []))
             ),
+            log_group=str(logging.get("LogGroup", f"/aws/lambda/{name}")),
         )
 
     def _layer(self, arn: str, function: str) -> Path:
@@ -203,7 +209,7 @@ class _Reader:
 
     def _physical_name(self, logical_id: str) -> str:
         resource = self._resources[logical_id]
-        key = {_FUNCTION: "FunctionName", _BUCKET: "BucketName"}.get(resource["Type"], "Name")
+        key = _NAMES.get(resource["Type"], "Name")
         given = resource["Properties"].get(key)
         if isinstance(given, (str, dict)):
             return str(self._resolve(given))
