@@ -314,3 +314,28 @@ def test_a_hostile_partition_is_refused_and_nothing_ran(tmp_path: Path, place: s
         open_partition(path, batch_size=4)
 
     assert not canary.exists()
+
+
+@pytest.mark.parametrize("apart", [17, 700, 20_000])
+def test_a_view_of_a_much_larger_tensor_is_refused_with_the_sizes(
+    tmp_path: Path, apart: int
+) -> None:
+    """Reading it in blocks would hold all that lies between its galaxies."""
+    torch = pytest.importorskip("torch")
+    whole = torch.zeros(4 * apart, 5)
+    image = torch.zeros(1, 5, 32, 32).expand(4, -1, -1, -1).contiguous()
+    dataset = torch.utils.data.TensorDataset(image, whole[::apart], torch.zeros(4))
+    torch.save(dataset, tmp_path / "view.pt")
+    message = f"magnitude: galaxies of 20 bytes lie {20 * apart:,} bytes apart"
+    with pytest.raises(CorruptPartition, match=message):
+        open_partition(tmp_path / "view.pt", batch_size=2)
+
+
+def test_a_view_of_a_somewhat_larger_tensor_is_read(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    whole = torch.arange(4.0 * 16 * 5).reshape(64, 5)
+    dataset = torch.utils.data.TensorDataset(torch.zeros(4, 5, 32, 32), whole[::16], torch.zeros(4))
+    torch.save(dataset, tmp_path / "view.pt")
+    with open_partition(tmp_path / "view.pt", batch_size=4) as reader:
+        (batch,) = reader
+    assert batch.magnitude.tolist() == whole[::16].tolist()

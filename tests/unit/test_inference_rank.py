@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cosmicai import inference, prediction
+from cosmicai.facts import INPUT_LIMIT
 from cosmicai.prediction import Predictor
 
 ROOT = Path(__file__).parents[2]
@@ -57,13 +58,13 @@ def test_nonfinite_galaxies_never_reach_the_engine_and_never_get_a_number() -> N
     assert (found.nonfinite_pixels, found.nonfinite_magnitudes) == (3, 1)
 
 
-def test_extreme_but_finite_values_are_predicted() -> None:
+def test_extreme_values_up_to_the_limit_are_predicted_and_beyond_it_not() -> None:
     image, magnitude = galaxies()
-    image[0] = np.finfo(np.float32).max
-    magnitude[1] = np.finfo(np.float32).min
+    image[0], magnitude[1] = INPUT_LIMIT, -INPUT_LIMIT
+    image[2, 0, 0, 0], magnitude[3, 0] = np.finfo(np.float32).max, np.finfo(np.float32).min
     found = Predictor(Believer(), digest="").predict(image, magnitude)
-    assert np.isfinite(found.redshift).all()
-    assert found.nonfinite_pixels == found.nonfinite_magnitudes == 0
+    assert np.isfinite(found.redshift).tolist() == [True, True, False, False]
+    assert found.nonfinite_pixels == found.nonfinite_magnitudes == 1
 
 
 def test_whole_batches_are_not_copied() -> None:

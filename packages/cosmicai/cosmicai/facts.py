@@ -24,6 +24,15 @@ GALAXY_BYTES: Final = 4 * (BANDS * IMAGE_SIZE**2 + BANDS + 1)
 ARCHIVE_BYTES: Final = 4096
 """Upper bound of what a partition holds besides its galaxies."""
 
+INPUT_LIMIT: Final = 1e9
+"""A galaxy with a pixel or magnitude that is NaN or beyond ± this limit is not predicted.
+
+In nanomaggies it is a star of magnitude 0 in one pixel; fill values such as 3.4e38 lie beyond. Up
+to it, a model's intermediate values stay far below float32's largest number (in the shipped model
+by a factor of 10^26), so that none overflows, which some engines would turn into a plausible
+redshift.
+"""
+
 OUTLIER_LIMIT: Final = 0.05
 """A galaxy is an outlier when |Δz|/(1+z) is above this."""
 

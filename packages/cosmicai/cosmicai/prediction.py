@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cosmicai.columns import COLUMNS, PredictedBatch, stored_columns
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import INPUT_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,6 +57,7 @@ class Predictions:
     """Time that predicting stood still for data."""
     nonfinite_pixels: int = 0
     nonfinite_magnitudes: int = 0
+    """Both count values that are NaN, infinite, or beyond ``cosmicai.facts.INPUT_LIMIT``."""
     s3: list[RequestStatistics] = field(default_factory=list)
     partitions: list[str] = field(default_factory=list)
     """Paths or S3 addresses of the partitions, in the order of the column ``partition``."""
@@ -327,25 +329,19 @@ class Predictor:
         true_redshift: NDArray[np.float32],
         batch_size: int,
     ) -> None:
-        """Predict a batch; galaxies with NaN or infinite input are counted and predicted as NaN.
+        """Predict a batch; galaxies with unusable input are counted and predicted as NaN.
 
-        An engine may turn a NaN into a plausible number (a maximum with NaN, say), so such galaxies
-        are blanked before and after it.
+        An engine may turn a NaN or an overflow into a plausible number (a maximum with NaN, say),
+        so such galaxies are blanked before and after it.
         """
         import numpy as np
 
         started = time.perf_counter()
         given_image, given_magnitude = image, magnitude
-        # A sum is finite only if every term is: one cheap pass instead of a mask of all pixels.
-        with np.errstate(over="ignore", invalid="ignore"):
-            suspect = ~np.isfinite(image.sum(axis=(1, 2, 3)) + magnitude.sum(axis=1))
-        bad = np.zeros(len(image), bool)
-        if suspect.any():
-            pixels = ~np.isfinite(image[suspect])
-            magnitudes = ~np.isfinite(magnitude[suspect])
-            predictions.nonfinite_pixels += int(pixels.sum())
-            predictions.nonfinite_magnitudes += int(magnitudes.sum())
-            bad[suspect] = pixels.any(axis=(1, 2, 3)) | magnitudes.any(axis=1)
+        bad = ~(_usable(image) & _usable(magnitude))
+        if bad.any():
+            predictions.nonfinite_pixels += _count_unusable(image[bad])
+            predictions.nonfinite_magnitudes += _count_unusable(magnitude[bad])
             given_image, given_magnitude = image.copy(), magnitude.copy()
             given_image[bad], given_magnitude[bad] = 0, 0
         redshift = self._engine.predict(given_image, given_magnitude)
@@ -376,6 +372,25 @@ def opened_for(
     from cosmicai.partition.reader import opened_ahead
 
     return opened_ahead(sources, batch_size=galaxies_at_once(engine, batch_size))
+
+
+def _usable(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Say of each galaxy whether all its values are numbers within ``INPUT_LIMIT``."""
+    import numpy as np
+
+    rows = values.reshape(len(values), math.prod(values.shape[1:]))
+    with np.errstate(invalid="ignore"):  # NaN compares as false
+        usable: NDArray[np.bool_] = (rows.max(axis=1) <= INPUT_LIMIT) & (
+            rows.min(axis=1) >= -INPUT_LIMIT
+        )
+    return usable
+
+
+def _count_unusable(values: NDArray[np.float32]) -> int:
+    import numpy as np
+
+    with np.errstate(invalid="ignore"):
+        return values.size - int((np.abs(values) <= INPUT_LIMIT).sum())
 
 
 def _float32(values: ArrayLike, name: str) -> NDArray[np.float32]:

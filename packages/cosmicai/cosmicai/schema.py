@@ -525,9 +525,11 @@ class RankRecord(Contract):
         description="Handler time up to this record, rounded up to 1 ms as Lambda bills. The "
         "REPORT log line is authoritative: it adds writing this file and a cold start's init.",
     )
-    num_nonfinite_pixels: int = Field(default=0, ge=0, description="NaN or infinite pixels.")
+    num_nonfinite_pixels: int = Field(
+        default=0, ge=0, description="Pixels that are NaN, infinite, or beyond ±1e9."
+    )
     num_nonfinite_magnitudes: int = Field(
-        default=0, ge=0, description="NaN or infinite magnitudes."
+        default=0, ge=0, description="Magnitudes that are NaN, infinite, or beyond ±1e9."
     )
     num_unpredicted: int = Field(
         default=0, ge=0, description="Galaxies whose prediction is NaN: non-finite input or output."

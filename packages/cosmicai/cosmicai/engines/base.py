@@ -81,7 +81,7 @@ def load_engine(
     checked = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
     checked.start_digest()  # while the engine's libraries load, which takes about as long
     try:
-        return declaration.create(checked, threads, precision)
+        engine = declaration.create(checked, threads, precision)
     except ModuleNotFoundError as error:
         missing = declaration.missing()
         if not missing:
@@ -90,6 +90,8 @@ def load_engine(
             f"engine {name!r} needs {' and '.join(missing)}, not installed here; "
             f"pip install cosmicai[{name}], or choose another engine"
         ) from error
+    _ = checked.digest  # whose computation finds values that no engine should compute with
+    return engine
 
 
 def check_batch(image: NDArray[np.float32], magnitude: NDArray[np.float32]) -> None:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from cosmicai.errors import ModelMismatch, ModelNotFound
+from cosmicai.facts import INPUT_LIMIT
 from cosmicai.model.config import ModelConfig
 from cosmicai.model.layout import (
     CONFIG_NAME,
@@ -67,7 +68,13 @@ class Bundle:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over both files: it names the model, whatever the folder is called."""
+        """SHA-256 over both files: it names the model, whatever the folder is called.
+
+        Raises
+        ------
+        ModelMismatch
+            A tensor holds NaN, infinity, or a number that is out of all proportion.
+        """
         return self.start_digest().result()
 
     def _hash(self) -> str:
@@ -80,7 +87,21 @@ class Bundle:
                 mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
             ):
                 digest.update(hashlib.sha256(content).digest())
+        self._check_values()
         return digest.hexdigest()
+
+    def _check_values(self) -> None:
+        """Make sure that a tensor holds no value that some engine would hide in a prediction."""
+        with safe_open(self.weights_path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 (no dict)
+                array = file.get_tensor(name)
+                smallest = 0 if name.endswith(".running_var") else -INPUT_LIMIT
+                # NaN compares as false.
+                if array.size and not smallest <= array.min() <= array.max() <= INPUT_LIMIT:
+                    raise ModelMismatch(
+                        f"{self.weights_path}: tensor {name} holds values from {array.min():g} to "
+                        f"{array.max():g}; numbers from {smallest:g} to {INPUT_LIMIT:g} expected"
+                    )
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Return the tensors as NumPy arrays."""

@@ -1,6 +1,6 @@
 """The architecture of a model, as ``config.json`` of a bundle holds it."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -17,6 +17,10 @@ MAGNITUDE_LAYERS = 5
 """Linear layers of the magnitude branch."""
 
 
+Size = Annotated[int, Field(ge=1, le=65_536)]
+"""Far above any model that fits a function; it keeps a hostile config from taking minutes."""
+
+
 class ModelConfig(BaseModel):
     """Sizes of an AstroMAE; the defaults are the published, full-size architecture.
 
@@ -26,29 +30,29 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: Literal["AstroMAE"] = "AstroMAE"
-    depth: PositiveInt = Field(default=12, description="Transformer blocks of the encoder.")
-    width: PositiveInt = Field(default=192, description="Values of a token.")
-    heads: PositiveInt = Field(default=4, description="Attention heads of a block.")
-    mlp_width: PositiveInt = Field(default=768, description="Hidden units of a block's MLP.")
-    conv_width: PositiveInt = Field(
+    depth: PositiveInt = Field(default=12, le=128, description="Transformer blocks of the encoder.")
+    width: Size = Field(default=192, description="Values of a token.")
+    heads: Size = Field(default=4, description="Attention heads of a block.")
+    mlp_width: Size = Field(default=768, description="Hidden units of a block's MLP.")
+    conv_width: Size = Field(
         default=768, description="Hidden channels of a block's parallel convolution (PCM)."
     )
-    norm_eps: PositiveFloat = Field(default=1e-6, description="Epsilon of every LayerNorm.")
-    batch_norm_eps: PositiveFloat = Field(default=1e-5, description="Epsilon of every BatchNorm.")
-    branch_width: PositiveInt = Field(
+    norm_eps: PositiveFloat = Field(default=1e-6, le=1, description="Epsilon of every LayerNorm.")
+    batch_norm_eps: PositiveFloat = Field(
+        default=1e-5, le=1, description="Epsilon of every BatchNorm."
+    )
+    branch_width: Size = Field(
         default=1096, description="Output of the encoder branch and of the inception branch."
     )
-    magnitude_width: PositiveInt = Field(default=1024, description="Units of the magnitude branch.")
-    head_width: PositiveInt = Field(default=1024, description="Hidden units of the joint head.")
-    stem_width: PositiveInt = Field(
+    magnitude_width: Size = Field(default=1024, description="Units of the magnitude branch.")
+    head_width: Size = Field(default=1024, description="Hidden units of the joint head.")
+    stem_width: Size = Field(
         default=32, description="Channels of the first convolution of the inception branch."
     )
-    inception_widths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (
-        Field(
-            default=(16, 16, 8, 8, 4),
-            description="Channels of one branch of each inception block; a block has four "
-            "branches, the last block uses three of them.",
-        )
+    inception_widths: tuple[Size, Size, Size, Size, Size] = Field(
+        default=(16, 16, 8, 8, 4),
+        description="Channels of one branch of each inception block; a block has four "
+        "branches, the last block uses three of them.",
     )
 
     @model_validator(mode="after")

@@ -51,6 +51,7 @@ _SMALL_BLOCK_BYTES: Final = MB  # of magnitudes and redshifts
 _PART_BYTES: Final = 4 * MB  # of one request
 _AHEAD_BYTES: Final = 16 * MB
 _STRIDED_SPAN_BYTES: Final = 64 * MB
+_MOST_APART: Final = 16  # galaxies, in their own sizes: bounds the memory of a block
 _THREADS: Final = 4
 
 
@@ -345,6 +346,14 @@ def _check(
         raise CorruptArchive(f"{name}: shape {expected} expected, found {tensor.shape}")
     if tensor.dtype not in dtypes:
         raise CorruptArchive(f"{name}: {' or '.join(dtypes)} expected, found {tensor.dtype}")
+    if tensor.numel and _by_galaxy(tensor) and tensor.shape[0] > 1:
+        apart = tensor.stride[0] * tensor.storage.itemsize
+        _, row = tensor.row_bytes(0, 1)
+        if apart > _MOST_APART * row:
+            raise CorruptArchive(
+                f"{name}: galaxies of {row:,} bytes lie {apart:,} bytes apart, as in a view of a "
+                "larger tensor, all of which the file holds; save a .clone() of the view"
+            )
     if tensor.numel and not _by_galaxy(tensor):
         _, span = tensor.row_bytes(0, tensor.shape[0])
         if span > _STRIDED_SPAN_BYTES:
