@@ -150,6 +150,42 @@ def test_file_that_changes_while_it_is_sent_is_named(
         upload_files(s3, {(BUCKET, "1.pt"): path})
 
 
+@pytest.mark.parametrize("other", ["3.pt", "1.catalogue.csv", "old-9.pt"])
+def test_another_data_set_in_the_folder_is_refused_or_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], other: str
+) -> None:
+    for number in (1, 2):
+        (tmp_path / f"{number}.pt").write_bytes(b"galaxies %d" % number)
+    store = storage.store(BUCKET)
+    kept = ["set/notes.txt", "set/sub/5.pt", "set-2/7.pt"]
+    for key in (f"set/{other}", *kept):
+        store.write(key, b"there before")
+    target = f"s3://{BUCKET}/set"
+    assert main(["data", "upload", str(tmp_path), target]) == 2
+    assert f"e.g. s3://{BUCKET}/set/{other}" in capsys.readouterr().err
+    assert len([*store.list()]) == 4, "nothing was uploaded"
+    run(capsys, str(tmp_path / "1.pt"), target)  # one file is an addition
+    run(capsys, str(tmp_path), target, "--replace")
+    assert {item.key for item in store.list()} == {"set/1.pt", "set/2.pt", *kept}
+    run(capsys, str(tmp_path), target)
+
+
+def test_others_stay_where_the_upload_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = storage.store(BUCKET)
+    store.write("set/9.pt", b"there before")
+    (tmp_path / "1.pt").write_bytes(b"galaxies")
+
+    def fail(*arguments: Any, **options: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage.Store, "write", fail)
+    with pytest.raises(KeyboardInterrupt):
+        upload_files(s3_client(), {(BUCKET, "set/1.pt"): tmp_path / "1.pt"}, others="remove")
+    assert [item.key for item in store.list()] == ["set/9.pt"]
+
+
 def test_addresses_and_part_sizes() -> None:
     assert parse_s3_url("s3://bucket/a/b/") == ("bucket", "a/b/")
     assert parse_s3_url("s3://bucket") == ("bucket", "")

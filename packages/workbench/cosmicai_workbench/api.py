@@ -145,6 +145,7 @@ def run(
     on: str = "local",
     *,
     settings: Mapping[str, Any] | None = None,
+    replace_data: bool = False,
     name: str | None = None,
     runs: Source = RUNS,
     max_cost: float = 5.0,
@@ -170,6 +171,8 @@ def run(
     settings
         Keys of the execution's input, e.g. ``{"batch_size": 256, "engine": "openvino"}``; they
         count before what ``data``, ``model`` and ``on`` decide.
+    replace_data
+        Remove partitions of another data set from where ``data`` goes; else they are refused.
     name
         Name of the execution; by default a new one.
     runs
@@ -222,6 +225,7 @@ def run(
             model,
             on,
             settings=settings or {},
+            replace_data=replace_data,
             name=name,
             concurrency=concurrency,
             parameters=parameters,
@@ -285,6 +289,7 @@ def started(
     settings: Mapping[str, Any],
     approve: Approve,
     runs: Path | None,
+    replace_data: bool = False,
     name: str | None = None,
     concurrency: int | None = None,
     parameters: Mapping[str, str] | None = None,
@@ -332,5 +337,13 @@ def started(
             place = cleanup.enter_context(own)
         elif place.stack is not None:
             content = approve(place, content, bundle, partitions)
-        arn = begin(place, content, bar=bar, model=bundle, data=partitions, name=name)
+        arn = begin(
+            place,
+            content,
+            bar=bar,
+            model=bundle,
+            data=partitions,
+            replace_data=replace_data,
+            name=name,
+        )
         yield StartedRun(place, arn, runs or RUNS)

@@ -90,9 +90,12 @@ def begin(
     bar: Bar,
     model: Path | None = None,
     data: Path | None = None,
+    replace_data: bool = False,
     name: str | None = None,
 ) -> str:
     """Upload a model and partitions to where an input looks for them, start it, return its ARN.
+
+    Partitions of another data set that lie there are refused, or removed with ``replace_data``.
 
     Raises
     ------
@@ -103,7 +106,7 @@ def begin(
     if files:
         total = sum(path.stat().st_size for path in files.values())
         with bar("uploading", total, "bytes") as advance:
-            upload(place.connection, files, advance)
+            upload(place.connection, files, advance, replace=replace_data)
     return executions.start(place.connection, content, name)
 
 

@@ -219,16 +219,23 @@ def upload(
         str | None,
         typer.Option(envvar="AWS_ENDPOINT_URL", help="Another S3 than AWS's, or a local cloud."),
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Remove what is there of another data set.")
+    ] = False,
     profile: Annotated[str | None, typer.Option(help="AWS profile.")] = None,
     region: Annotated[str | None, typer.Option(help="AWS region.")] = None,
     as_json: Json = False,
 ) -> None:
     """Upload partitions and their catalogues to any S3.
 
+    A folder is one data set: partitions of another one in the target are refused, or removed with
+    `--replace`. A single file is added to what is there.
+
     Files that are there with the same size and checksum are not sent again, and an interrupted
     upload goes on from its last part: run the same command again.
     """
     from cosmicai_workbench.data.uploading import (
+        Others,
         find_files,
         parse_s3_url,
         s3_client,
@@ -240,7 +247,8 @@ def upload(
     s3 = s3_client(endpoint=endpoint_url, profile=profile, region=region)
     total = sum(path.stat().st_size for path in files.values())
     with progress_bar("uploading", total, "bytes") as advance:
-        uploads = upload_files(s3, files, advance)
+        others: Others = "keep" if source.is_file() else "remove" if replace else "refuse"
+        uploads = upload_files(s3, files, advance, others=others)
     sent = sum(upload.sent for upload in uploads)
     if as_json:
         objects = [

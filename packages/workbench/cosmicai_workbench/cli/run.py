@@ -48,6 +48,12 @@ def run(
         str | None,
         typer.Option(help="Folder of partitions (*.pt) to upload first, or s3://BUCKET/FOLDER."),
     ] = None,
+    replace_data: Annotated[
+        bool,
+        typer.Option(
+            "--replace-data", help="Remove partitions of another data set from where --data goes."
+        ),
+    ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the execution.")] = None,
     concurrency: Annotated[
         int | None,
@@ -108,6 +114,7 @@ def run(
         f"local:{cloud}" if stack is None else f"stack:{stack}",
         settings=read_input(input_file, overrides or []),
         approve=partial(approve, max_cost=max_cost, yes=yes),
+        replace_data=replace_data,
         name=name,
         runs=runs if watch else None,
         concurrency=concurrency,

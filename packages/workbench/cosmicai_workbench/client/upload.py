@@ -55,6 +55,14 @@ def upload(
     connection: Connection,
     files: dict[tuple[str, str], Path],
     on_bytes: Callable[[int], None] = lambda _: None,
+    *,
+    replace: bool = False,
 ) -> None:
-    """Upload files, but for what is there already; see :func:`upload_files` for the errors."""
-    upload_files(connection.s3, files, on_bytes)
+    """Upload files, but for what is there already; see :func:`upload_files` for the errors.
+
+    Parameters
+    ----------
+    replace
+        Remove partitions of another data set from the folder, instead of refusing to add to it.
+    """
+    upload_files(connection.s3, files, on_bytes, others="remove" if replace else "refuse")

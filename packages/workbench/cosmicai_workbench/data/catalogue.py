@@ -20,6 +20,11 @@ def catalogue_path(partition: Path) -> Path:
     return partition.with_suffix(".catalogue.csv")
 
 
+def is_catalogue(key: str) -> bool:
+    """Say whether a name is that of a partition's text file."""
+    return key.endswith(".catalogue.csv")
+
+
 def write_text_catalogue(partition: Path, catalogue: Catalogue) -> None:
     """Write the text file of ``partition``; whole or not at all."""
     index = range(len(catalogue))

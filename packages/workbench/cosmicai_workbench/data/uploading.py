@@ -12,14 +12,14 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event, Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cosmicai.errors import CosmicAIError, InvalidInput, ObjectNotFound, StorageDenied
 from cosmicai.facts import MB
-from cosmicai.planning import natural_key
+from cosmicai.planning import is_partition, natural_key
 from cosmicai.storage import Store, StoredObject, make_client
 
-from cosmicai_workbench.data.catalogue import catalogue_path
+from cosmicai_workbench.data.catalogue import catalogue_path, is_catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +32,8 @@ PART_BYTES = 8 * MB
 MAX_PARTS = 10_000
 PARALLEL_FILES = 4
 PARALLEL_PARTS = 4
+
+Others = Literal["refuse", "remove", "keep"]
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,13 @@ def upload_files(
     s3: S3Client,
     files: Mapping[tuple[str, str], Path],
     on_bytes: Callable[[int], None] = lambda _: None,
+    *,
+    others: Others = "refuse",
 ) -> list[Upload]:
     """Upload files in parallel, the large ones in parts; what is there already is not sent.
+
+    Partitions in one folder are one data set, and an execution predicts all of them. So what lies
+    there of another set is refused, or removed once all files are there.
 
     Parameters
     ----------
@@ -121,6 +128,8 @@ def upload_files(
         Bucket and key → file.
     on_bytes
         Called with bytes that are there now, sent or found.
+    others
+        What to do about other partitions and catalogues in the folders that get partitions.
 
     Returns
     -------
@@ -130,10 +139,18 @@ def upload_files(
     Raises
     ------
     InvalidInput
-        A file cannot be read, or changed meanwhile.
+        A file cannot be read, or changed meanwhile; or a folder holds another data set.
     ObjectNotFound, StorageDenied, TransientStorageError, CosmicAIError
         S3 refuses or fails. Parts that arrived stay there; the same call goes on from them.
     """
+    strangers = [] if others == "keep" else _strangers(s3, files)
+    if strangers and others == "refuse":
+        bucket, key = strangers[0]
+        raise InvalidInput(
+            f"{len(strangers)} files of another data set are in the folder already, e.g. "
+            f"s3://{bucket}/{key}, and would be predicted together with this one; upload to "
+            "another folder, or replace what is there (data upload --replace, run --replace-data)"
+        )
     stop = Event()
 
     def put(item: tuple[tuple[str, str], Path]) -> Upload:
@@ -146,11 +163,29 @@ def upload_files(
     with ThreadPoolExecutor(PARALLEL_FILES) as pool:
         futures = [pool.submit(put, item) for item in files.items()]
         try:
-            return [future.result() for future in futures]
+            uploads = [future.result() for future in futures]
         finally:
             stop.set()  # after an error or Ctrl-C, no further part is begun
             for future in futures:
                 future.cancel()
+    for bucket in {bucket for bucket, _ in strangers}:
+        Store(s3, bucket).delete(key for other, key in strangers if other == bucket)
+    return uploads
+
+
+def _strangers(s3: S3Client, files: Mapping[tuple[str, str], Path]) -> list[tuple[str, str]]:
+    """Return bucket and key of what is no part of the set, in the folders that get partitions."""
+    folders = {
+        (bucket, key.removesuffix(path.name))
+        for (bucket, key), path in files.items()
+        if is_partition(key)
+    }
+    return [
+        (bucket, item.key)
+        for bucket, folder in sorted(folders)
+        for item in Store(s3, bucket).list(folder, recursive=False)
+        if (bucket, item.key) not in files and (is_partition(item.key) or is_catalogue(item.key))
+    ]
 
 
 def part_size(size: int) -> int:
