@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import resource
+import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import uuid
@@ -14,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import fmilib as fmi
 import pytest
-from fmi_support import TOKEN, free_port, own_channel, start_rendezvous, stop, watched
+from fmi_support import (
+    SUM,
+    TOKEN,
+    free_port,
+    own_channel,
+    run_ranks,
+    start_rendezvous,
+    stop,
+    watched,
+)
 from fmilib.rendezvous import protocol
 from fmilib.rendezvous.client import Rendezvous
 
@@ -117,8 +129,27 @@ def test_rubbish_is_refused(port: int, line: bytes) -> None:
     assert health(port)["status"] == "ok"
 
 
-def test_the_number_of_clients_is_bounded(port: int) -> None:
-    held = [socket.create_connection(("127.0.0.1", port), 5) for _ in range(60)]
+def test_the_number_of_clients_is_bounded_and_the_slowest_to_join_make_room(port: int) -> None:
+    held = [socket.create_connection(("127.0.0.1", port), 5) for _ in range(90)]
+    try:
+        time.sleep(0.3)
+        found = health(port)
+        assert found["status"] == "ok"
+        assert found["clients"] <= 60
+        assert held[0].recv(1) == b""  # the oldest was hung up on
+        with pytest.raises(fmi.FmiTimeout, match="rank 1 of 2"):  # a rank gets in
+            client(port, 0, uuid.uuid4().hex).join(0, 0.5)
+    finally:
+        for sock in held:
+            sock.close()
+    time.sleep(0.3)
+    assert health(port)["clients"] == 1  # who asks
+
+
+def test_a_server_full_of_ranks_refuses_more(port: int) -> None:
+    session = uuid.uuid4().hex
+    held = [joining(port, client(port, rank, session, size=60), 5) for rank in range(59)]
+    held.append(joining(port, client(port, 0, uuid.uuid4().hex), 5))
     try:
         time.sleep(0.3)
         assert "full" in raw(port, b"\n")["message"]
@@ -126,7 +157,50 @@ def test_the_number_of_clients_is_bounded(port: int) -> None:
         for sock in held:
             sock.close()
     time.sleep(0.3)
-    assert health(port)["status"] == "ok"
+    assert health(port)["clients"] == 1
+
+
+def trickle(port: int, connections: int, stopped: threading.Event) -> None:
+    """Keep connections open that send a byte of a join message now and then."""
+    poll, open_ = select.epoll(), {}
+    while not stopped.is_set():
+        for _ in range(min(200, connections - len(open_))):
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", port))
+            open_[sock.fileno()] = sock
+            poll.register(sock, select.EPOLLOUT | select.EPOLLHUP)
+        stopped.wait(0.1)
+        for number, _ in poll.poll(0, connections):
+            sock = open_[number]
+            try:
+                sock.send(b"{")
+            except OSError:
+                del open_[number]
+                sock.close()
+    for sock in open_.values():
+        sock.close()
+
+
+@pytest.mark.parametrize("connections", [400, 800, pytest.param(3000, marks=pytest.mark.slow)])
+def test_ranks_meet_while_strangers_trickle(connections: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard), hard))
+    number = free_port()
+    server = start_rendezvous(number, "--max-joining", "64", "--max-clients", "300")
+    stopped = threading.Event()
+    stranger = threading.Thread(target=trickle, args=(number, connections, stopped))
+    try:
+        stranger.start()
+        time.sleep(0.5)
+        configuration = {"backends": {"Direct": {"host": "127.0.0.1", "port": number}}}
+        assert run_ranks(4, configuration, lambda c: c.allreduce(1, SUM), timeout=15) == [4] * 4
+        assert health(number)["clients"] <= 300
+    finally:
+        stopped.set()
+        stranger.join(20)
+        stop(server)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_servers_own_limit_ends_a_wait() -> None:
@@ -173,8 +247,6 @@ def test_without_a_token_it_does_not_start() -> None:
 
 
 def test_a_stranger_at_a_ranks_port_is_turned_away(port: int) -> None:
-    import threading
-
     configuration = watched({"backends": {"Direct": {"host": "127.0.0.1", "port": port}}})
     name = uuid.uuid4().hex
     results: list[Any] = []

@@ -10,7 +10,7 @@ import resource
 import socket
 import sys
 
-from fmilib.rendezvous.server import Server, serve
+from fmilib.rendezvous.server import MAX_JOINING, Server, serve
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - a server for ranks anywhere
 
@@ -25,7 +25,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default=EVERYWHERE, help="address to listen on")
     parser.add_argument("--port", type=int, default=10000, help="0 takes any free one")
     parser.add_argument("--port-file", help="write the port here once listening")
-    parser.add_argument("--max-clients", type=int, default=20_000)
+    parser.add_argument("--max-clients", type=int, default=20_000, help="connections at once")
+    parser.add_argument(
+        "--max-joining",
+        type=int,
+        default=MAX_JOINING,
+        help="connections of one address that have not joined yet; beyond, the slowest is dropped",
+    )
     parser.add_argument("--session-seconds", type=float, default=900.0)
     parser.add_argument(
         "--no-auth", action="store_true", help="accept everyone (for one machine or a private net)"
@@ -47,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     server = Server(
         None if options.no_auth else token,
         max_clients=options.max_clients,
+        max_joining=options.max_joining,
         session_seconds=options.session_seconds,
     )
     asyncio.run(serve(server, options.host, options.port, options.port_file))

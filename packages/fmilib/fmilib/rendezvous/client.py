@@ -20,6 +20,7 @@ Address = tuple[str, int]
 # A slice of a large exchange fits, so that all ranks send before they wait. The kernel caps it.
 SOCKET_BYTES = 4 << 20
 LOOPBACK = "127.0.0.1"
+GRACE = 0.25  # seconds beyond a join's end in which the server is taken for busy
 SEND_SECONDS = 1.0  # for a line to the server that nothing depends on
 
 
@@ -146,7 +147,7 @@ class Rendezvous:
 
     def _await_peers(self, deadline: float) -> list[tuple[Address, Address]]:
         while True:
-            for message in self.receive(max(0.001, deadline - time.monotonic())):
+            for message in self.receive(max(0.0, deadline - time.monotonic()) + GRACE):
                 kind = message["type"]
                 if kind == "peers":
                     self.number = message["number"]

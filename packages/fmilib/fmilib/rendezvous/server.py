@@ -1,8 +1,10 @@
 """The rendezvous server: one asyncio process, no state on disk.
 
-Bounded on purpose: the number of connections, the length of a message, the bytes waiting to be
-sent to one client, and the time that a session may wait for its ranks. A client that dies while
-others wait frees its place; one that dies afterwards is reported to the others.
+All is bounded: the number of connections, those of one address that have not joined yet, the
+length of a message, the bytes waiting to be sent to one client, and the time that a session may
+wait for its ranks. Where a bound is reached, the connection that has taken longest to join makes
+room, so that strangers who say nothing, or little by little, keep no rank out. A client that dies
+while others wait frees its place; one that dies afterwards is reported to the others.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from fmilib.rendezvous import protocol
 Address = tuple[str, int]
 MAX_NAME: Final = 512
 IDLE_SECONDS: Final = 20.0  # for a connection that has not joined yet
+# Ranks join at once, so that many ranks behind one NAT stay far below it.
+MAX_JOINING: Final = 1024
+JOIN_SECONDS: Final = 0.5  # that a connection has, unless its address holds four times as many
 WAVE: Final = 256  # clients that are sent their peers before the loop serves others
 
 
@@ -60,19 +65,31 @@ class Server:
     token : str or None
         Shared secret; None accepts everyone.
     max_clients : int
-        Connections at once; more are refused.
+        Connections at once; when all have joined, more are refused.
+    max_joining : int
+        Connections of one address that have not joined yet, beyond which the oldest makes room
+        once it has had half a second.
     session_seconds : float
         How long a session may wait for its ranks, whatever they ask for.
     """
 
     def __init__(
-        self, token: str | None, *, max_clients: int = 20_000, session_seconds: float = 900.0
+        self,
+        token: str | None,
+        *,
+        max_clients: int = 20_000,
+        max_joining: int = MAX_JOINING,
+        session_seconds: float = 900.0,
     ) -> None:
         self.token = token
         self.max_clients = max_clients
+        self.max_joining = max_joining
         self.session_seconds = session_seconds
         self.sessions: dict[tuple[str, int], Session] = {}
         self.clients: set[Client] = set()
+        # Clients that have not joined yet, the oldest first: all, and those of each address.
+        self._joining: dict[Client, None] = {}
+        self._joining_of: dict[str, dict[Client, None]] = {}
         self.nonces: OrderedDict[str, float] = OrderedDict()
         self.started = time.monotonic()
         self.completed = 0
@@ -99,6 +116,38 @@ class Server:
             task.cancel()
         await asyncio.sleep(0)
         log("INFO", "stopped", sessions=len(self.sessions), completed=self.completed)
+
+    def admit(self, client: Client) -> bool:
+        """Take a connection in; the slowest to join makes room. False if all have joined."""
+        address = client.public[0]
+        neighbours = self._joining_of.get(address, {})
+        if len(neighbours) >= self.max_joining:
+            oldest = next(iter(neighbours))
+            patient = len(neighbours) < 4 * self.max_joining
+            if not patient or time.monotonic() - oldest.since > JOIN_SECONDS:
+                self._drop(oldest)
+        if len(self.clients) >= self.max_clients:
+            if not self._joining:
+                return False
+            self._drop(next(iter(self._joining)))
+        self.clients.add(client)
+        self._joining[client] = None
+        self._joining_of.setdefault(address, {})[client] = None
+        return True
+
+    def no_longer_joining(self, client: Client) -> None:
+        """Note that a connection has joined, or is gone."""
+        if client in self._joining:
+            del self._joining[client]
+            others = self._joining_of[client.public[0]]
+            del others[client]
+            if not others:
+                del self._joining_of[client.public[0]]
+
+    def _drop(self, client: Client) -> None:
+        self.no_longer_joining(client)
+        self.clients.discard(client)
+        client.drop()
 
     def health(self) -> dict[str, Any]:
         """Return what the health check answers."""
@@ -292,6 +341,7 @@ class Client(asyncio.Protocol):
         "public",
         "rank",
         "session",
+        "since",
     )
 
     def __init__(self, server: Server) -> None:
@@ -302,6 +352,7 @@ class Client(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self.session: Session | None = None
         self.rank = -1
+        self.since = time.monotonic()
         self.public: Address = ("", 0)
         self.local: Address = ("", 0)
 
@@ -310,10 +361,9 @@ class Client(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self.public = transport.get_extra_info("peername")[:2]
-        if len(self._server.clients) >= self._server.max_clients:
+        if not self._server.admit(self):
             self.fail("FmiChannelError", "the rendezvous server is full")
             return
-        self._server.clients.add(self)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -373,6 +423,7 @@ class Client(asyncio.Protocol):
 
     def joined(self, session: Session, rank: int, message: dict[str, Any]) -> None:
         """Note the rank, and begin its wait."""
+        self._server.no_longer_joining(self)
         self.session, self.rank = session, rank
         self.local = (message["local"][0][:64], int(message["local"][1]))
         wait = max(0.0, min(float(message["wait"]), self._server.session_seconds))
@@ -412,6 +463,12 @@ class Client(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def drop(self) -> None:
+        """Hang up at once."""
+        self.cancel_timer()
+        if self._transport is not None:
+            self._transport.abort()
+
     def pause_writing(self) -> None:
         """Note that the client does not keep up."""
         self._drained = asyncio.get_running_loop().create_future()
@@ -432,6 +489,7 @@ class Client(asyncio.Protocol):
         self.cancel_timer()
         self.resume_writing()
         self._server.clients.discard(self)
+        self._server.no_longer_joining(self)
         self._server.leave(self, polite=False)
         self._transport = None
 
