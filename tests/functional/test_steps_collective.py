@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import fmilib
 import pytest
-from cosmicai import keys, quality, storage
+from cosmicai import fmi_channels, keys, quality, storage
 from cosmicai.collective import run_collective
-from cosmicai.errors import IncompleteResults, InvalidInput
+from cosmicai.errors import FmiTimeout, IncompleteResults, InvalidInput
 from cosmicai.schema import CollectiveEvent, CollectiveResult, RankRecord, parse
 from fmi_support import TOKEN, Servers
+from fmilib import backend as registry
 from s3_stack import BUCKET, ROOT, Context, Stack, load_handler, running_stack
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def test_the_error_handler_of_a_failed_rank_fails_the_others_at_once(
         assert "rank 2 failed: CorruptPartition: 3.pt is cut short" in str(error)
     # Who comes later does not wait either.
     (late,) = meet(plan, [3])
-    assert isinstance(late, fmilib.FmiAborted | fmilib.FmiDuplicateRank | fmilib.FmiTimeout)
+    assert isinstance(late, fmilib.FmiAborted | FmiTimeout)
 
 
 def test_an_absent_rank_is_named_before_the_function_times_out(stack: Stack) -> None:
@@ -131,8 +132,8 @@ def test_an_absent_rank_is_named_before_the_function_times_out(stack: Stack) -> 
     stack.run_ranks(plan)
     errors = meet(plan, [0, 1, 2], seconds=3.0)
     for error in errors:
-        assert isinstance(error, fmilib.FmiTimeout)
-        assert error.ranks == (3,)
+        assert isinstance(error, FmiTimeout)
+        assert "rank 3" in str(error)
 
 
 def test_ranks_log_in_to_redis_by_the_stacks_secret_with_the_rights_of_its_valkey(
@@ -164,6 +165,46 @@ def test_ranks_log_in_to_redis_by_the_stacks_secret_with_the_rights_of_its_valke
     assert isinstance(error, InvalidInput)
     assert "username" in str(error)
     assert "only-a-password" not in str(error)
+
+
+def test_a_channel_of_the_test_works_from_the_execution_input_on(stack: Stack) -> None:
+    memory = registry.find("Memory")
+    opened: list[int] = []
+
+    def open_toy(settings: Any, member: fmilib.Member) -> Any:
+        opened.append(member.rank)
+        return memory.open(settings, member)
+
+    fmilib.register(memory._replace(name="Toy", open=open_toy, settings={"greeting": str}))
+    fmi_channels.register(fmi_channels.FmiChannel("toy", lambda _: {"Toy": {"greeting": "hi"}}))
+    plan = stack.initialize(fmi_channel="toy", **WORLD)
+    stack.run_ranks(plan)
+    assert [answer["rank"] for answer in meet(plan)] == [0, 1, 2, 3]
+    assert sorted(opened) == [0, 1, 2, 3]
+    summary = stack.summarize(fmi_channel="toy", **WORLD)
+    assert summary.status == "SUCCEEDED"
+    assert summary.fmi is not None
+    assert summary.fmi.channel == "toy"
+
+
+def test_an_unknown_channel_is_refused_by_name_and_never_taken_for_s3(stack: Stack) -> None:
+    with pytest.raises(InvalidInput, match=r"fmi_channel.*expected one of direct, redis, s3"):
+        stack.initialize(fmi_channel="s4", **WORLD)
+    plan = stack.initialize(fmi_channel="s3", **WORLD)
+    (item, *_) = storage.store(BUCKET).read_json(plan.manifest_key)
+    with pytest.raises(InvalidInput, match="FMI_CHANNEL"):
+        parse(CollectiveEvent, {**item, "FMI_CHANNEL": "Redis"})
+    with pytest.raises(fmilib.FmiConfigError, match="unknown backend 'S4'"):
+        fmilib.Communicator(0, 1, {"backends": {"S4": {}}}, "x")
+
+
+def test_the_template_offers_the_registered_channels(stack: Stack) -> None:
+    from samcli.yamlhelper import yaml_parse
+
+    parameters = yaml_parse((ROOT / "template.yaml").read_text())["Parameters"]
+    offered = parameters["FmiChannel"]
+    assert set(offered["AllowedValues"]) == set(fmi_channels.channel_names()) - {"toy"}
+    assert offered["Default"] == fmi_channels.DEFAULT_CHANNEL
 
 
 def test_a_channel_without_a_server_is_refused(

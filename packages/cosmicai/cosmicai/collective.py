@@ -7,15 +7,14 @@ through its error handler (an event with ``failure``), and they fail at once, na
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from cosmicai import keys, quality, storage
 from cosmicai.claim import require_claim, write_owned
-from cosmicai.errors import IncompleteResults, InvalidInput, ObjectNotFound
+from cosmicai.errors import FmiTimeout, IncompleteResults, ObjectNotFound
+from cosmicai.fmi_channels import DEFAULT_CHANNEL, FmiChannel, find_channel
 from cosmicai.observability import logger
 from cosmicai.schema import CollectiveEvent, CollectiveResult, QualityStatistics, RankRecord, parse
 
@@ -51,8 +50,10 @@ def run_collective(event: CollectiveEvent, remaining_seconds: float) -> dict[str
 
     Raises
     ------
-    fmilib.FmiTimeout, fmilib.FmiPeerLost, fmilib.FmiAborted
-        Ranks did not come, or failed; the message names them.
+    FmiTimeout
+        Ranks did not come in time; the message names them.
+    fmilib.FmiPeerLost, fmilib.FmiAborted
+        Ranks failed; the message names them.
     ObjectNotFound
         If the rank has no record.
     InvalidInput
@@ -78,6 +79,8 @@ def run_collective(event: CollectiveEvent, remaining_seconds: float) -> dict[str
         result = _reduce(event, record, lambda: end - time.monotonic())
     except fmilib.FmiDuplicateRank:
         result = _await_first(event, end)
+    except fmilib.FmiTimeout as error:
+        raise FmiTimeout(str(error)) from error
     return _answer(event, result)
 
 
@@ -125,7 +128,7 @@ def _reduce(
             result = CollectiveResult(
                 execution=event.EXECUTION,
                 world_size=comm.size,
-                channel=event.FMI_CHANNEL or "s3",
+                channel=event.FMI_CHANNEL or DEFAULT_CHANNEL,
                 sums=total["counts"],
                 seconds=total["seconds"],
                 maxima=total["maxima"],
@@ -176,102 +179,38 @@ def _merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 def _communicator(event: CollectiveEvent, remaining: Callable[[], float]) -> Communicator:
     from fmilib import Communicator
 
+    channel = find_channel(event.FMI_CHANNEL or DEFAULT_CHANNEL)
     return Communicator(
         event.RANK,
         event.WORLD_SIZE,
-        _configuration(event),
+        _configuration(channel, event),
         NAME,
         int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256")),
         session=event.EXECUTION,
         timeout=max(1.0, remaining()),
         remaining=remaining,
-        token=_token(event),
+        token=channel.token(),
     )
 
 
-def _configuration(event: CollectiveEvent) -> dict[str, Any]:
+def _configuration(channel: FmiChannel, event: CollectiveEvent) -> dict[str, Any]:
     """Return fmilib's configuration of the item's channel, with the stack's servers."""
-    if event.FMI_CHANNEL == "direct":
-        host, _, port = _server("FMI_RENDEZVOUS", "direct", "a rendezvous server").rpartition(":")
-        backend: dict[str, Any] = {"Direct": {"host": host, "port": int(port)}}
-    elif event.FMI_CHANNEL == "redis":
-        backend = {"Redis": {"url": _redis_url()}}
-    else:
-        backend = {
-            "S3": {
-                "bucket_name": event.S3_BUCKET,
-                "prefix": keys.fmi_messages(event.RESULT_PATH),
-                "tag": keys.FMI_TAG,
-            }
-        }
-    return {"backends": backend}
-
-
-def _server(variable: str, channel: str, what: str) -> str:
-    value = os.environ.get(variable, "")
-    if not value:
-        raise InvalidInput(
-            f"this stack has no server for FMI channel {channel!r}: deploy it with {what} "
-            f"({variable} is empty), or use fmi_channel 's3'"
-        )
-    return value
-
-
-def _redis_url() -> str:
-    """Return the Redis server's URL, with the user and password of the stack's secret in it."""
-    url = _server("FMI_REDIS_URL", "redis", "a Redis server")
-    secret = os.environ.get("FMI_REDIS_SECRET", "")
-    if not secret:
-        return url
-    try:
-        login = json.loads(_secret(secret))
-        user, password = quote(login["username"], safe=""), quote(login["password"], safe="")
-    except (ValueError, KeyError, TypeError):  # whose message may hold the secret
-        raise InvalidInput(
-            f'secret {secret}: {{"username": …, "password": …}} of the Redis server expected'
-        ) from None
-    scheme, _, server = url.partition("://")
-    return f"{scheme}://{user}:{password}@{server}"
-
-
-def _token(event: CollectiveEvent) -> str | None:
-    """Return the rendezvous server's token: from the environment, or the stack's secret."""
-    secret = os.environ.get("FMI_TOKEN_SECRET", "")
-    if event.FMI_CHANNEL != "direct" or not secret:
-        return os.environ.get("FMI_TOKEN")
-    return _secret(secret)
-
-
-def _secret(arn: str) -> str:
-    """Read a secret; in a VPC without a way to Secrets Manager that ends after seconds."""
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
-
-    limits = Config(connect_timeout=5, read_timeout=5, retries={"total_max_attempts": 2})
-    try:
-        answer = boto3.client("secretsmanager", config=limits).get_secret_value(SecretId=arn)
-    except (ConnectTimeoutError, EndpointConnectionError) as error:
-        raise InvalidInput(
-            f"Secrets Manager is out of reach ({error}): the subnets of Invoke FMI need a NAT "
-            "gateway or an interface endpoint for it"
-        ) from error
-    value: str = answer["SecretString"]
-    return value
+    return {"backends": channel.backend(event)}
 
 
 def _abort(event: CollectiveEvent, error: str, cause: str) -> dict[str, Any]:
     """Tell the ranks that wait, and those to come, that this one will not."""
     from fmilib.fmi_operations import abort_session
 
+    channel = find_channel(event.FMI_CHANNEL or DEFAULT_CHANNEL)
     abort_session(
         event.WORLD_SIZE,
         event.RANK,
         f"{error}: {cause}"[:500],
         comm_name=NAME,
         session=event.EXECUTION,
-        configuration=_configuration(event),
-        token=_token(event),
+        configuration=_configuration(channel, event),
+        token=channel.token(),
     )
     logger.warning("collective aborted", extra={"error": error, "cause": cause[:500]})
     return {"rank": event.RANK, "aborted": True}
@@ -288,13 +227,10 @@ def _written(event: CollectiveEvent) -> CollectiveResult | None:
 
 def _await_first(event: CollectiveEvent, end: float) -> CollectiveResult:
     """Wait for the collective that another process of this rank takes part in."""
-    import fmilib
-
     while (result := _written(event)) is None:
         if time.monotonic() + 2 * _LOOK_AGAIN > end:
-            raise fmilib.FmiTimeout(
-                f"another process acts as rank {event.RANK}, and its collective has not ended",
-                [event.RANK],
+            raise FmiTimeout(
+                f"another process acts as rank {event.RANK}, and its collective has not ended"
             )
         time.sleep(_LOOK_AGAIN)
     return result

@@ -35,6 +35,7 @@ from cosmicai.engines.registry import (
 )
 from cosmicai.errors import InvalidInput, readable
 from cosmicai.facts import OUTLIER_LIMIT
+from cosmicai.fmi_channels import DEFAULT_CHANNEL, channel_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +52,7 @@ Code is never downloaded and run: a payload's ``script`` only chooses one of the
 
 EngineName = Annotated[str, AfterValidator(engine_name)]
 Precision = Annotated[str, AfterValidator(precision_name)]
-FmiChannel = Literal["direct", "redis", "s3"]
+FmiChannel = Annotated[str, AfterValidator(channel_name)]
 
 
 def _integer(value: object) -> object:
@@ -334,7 +335,7 @@ class StackSettings(Contract):
     )
     max_concurrency: Annotated[Integer, Field(ge=1, le=10_000)] = 1000
     tolerated_failure_percentage: Annotated[float, Field(ge=0, le=100)] = 0.0
-    fmi_channel: FmiChannel = "s3"
+    fmi_channel: FmiChannel = DEFAULT_CHANNEL
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
@@ -456,7 +457,7 @@ class CollectiveResult(Contract):
 
     execution: str
     world_size: int = Field(ge=1)
-    channel: FmiChannel
+    channel: str
     sums: dict[str, int] = Field(description="Counts, added over the ranks.")
     seconds: dict[str, float] = Field(description="Times, added over the ranks in rank order.")
     maxima: dict[str, float] = Field(description="The largest of any rank.")

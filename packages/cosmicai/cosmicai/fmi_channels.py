@@ -1,0 +1,151 @@
+"""The channels over which ranks exchange messages, each declared once.
+
+An execution input names one (``fmi_channel``); Invoke FMI turns it into fmilib's configuration
+with what the stack offers. `register` adds a channel that fmilib knows (`fmilib.register`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from cosmicai import keys
+from cosmicai.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cosmicai.schema import CollectiveEvent
+
+
+def _environment_token() -> str | None:
+    return os.environ.get("FMI_TOKEN")
+
+
+@dataclass(frozen=True)
+class FmiChannel:
+    """A channel's declaration.
+
+    Attributes
+    ----------
+    name : str
+        Its name in execution inputs.
+    backend : callable
+        Returns fmilib's backend and its settings for a rank's item, as ``{name: settings}``;
+        raises `InvalidInput` where the stack has no server for it.
+    token : callable
+        Returns the secret that the channel's server asks for, if it does.
+    """
+
+    name: str
+    backend: Callable[[CollectiveEvent], dict[str, dict[str, Any]]]
+    token: Callable[[], str | None] = _environment_token
+
+
+_channels: dict[str, FmiChannel] = {}
+
+
+def register(channel: FmiChannel) -> None:
+    """Make a channel known to execution inputs."""
+    _channels[channel.name] = channel
+
+
+def channel_names() -> list[str]:
+    """Return the names of all known channels."""
+    return sorted(_channels)
+
+
+def find_channel(name: str) -> FmiChannel:
+    """Return a channel's declaration.
+
+    Raises
+    ------
+    InvalidInput
+        No channel has the name.
+    """
+    if name not in _channels:
+        raise InvalidInput(f"fmi_channel: expected one of {channel_names()}, found {name!r}")
+    return _channels[name]
+
+
+def channel_name(name: str) -> str:
+    """Return the name if a channel has it; ValueError otherwise, for pydantic."""
+    if name not in _channels:
+        raise ValueError(f"expected one of {', '.join(channel_names())}")
+    return name
+
+
+def _direct(_: CollectiveEvent) -> dict[str, dict[str, Any]]:
+    server = _server("FMI_RENDEZVOUS", "direct", "a rendezvous server")
+    host, port = server.rsplit(":", 1)
+    return {"Direct": {"host": host, "port": int(port)}}
+
+
+def _rendezvous_token() -> str | None:
+    """Return the rendezvous server's token: from the environment, or the stack's secret."""
+    secret = os.environ.get("FMI_TOKEN_SECRET", "")
+    return _secret(secret) if secret else _environment_token()
+
+
+def _redis(_: CollectiveEvent) -> dict[str, dict[str, Any]]:
+    """Return the Redis server's URL, with the user and password of the stack's secret in it."""
+    url = _server("FMI_REDIS_URL", "redis", "a Redis server")
+    secret = os.environ.get("FMI_REDIS_SECRET", "")
+    if not secret:
+        return {"Redis": {"url": url}}
+    try:
+        login = json.loads(_secret(secret))
+        user, password = quote(login["username"], safe=""), quote(login["password"], safe="")
+    except (ValueError, KeyError, TypeError):  # whose message may hold the secret
+        raise InvalidInput(
+            f'secret {secret}: {{"username": …, "password": …}} of the Redis server expected'
+        ) from None
+    scheme, server = url.split("://", 1)
+    return {"Redis": {"url": f"{scheme}://{user}:{password}@{server}"}}
+
+
+def _s3(event: CollectiveEvent) -> dict[str, dict[str, Any]]:
+    prefix = keys.fmi_messages(event.RESULT_PATH)
+    return {"S3": {"bucket_name": event.S3_BUCKET, "prefix": prefix, "tag": keys.FMI_TAG}}
+
+
+def _server(variable: str, channel: str, what: str) -> str:
+    value = os.environ.get(variable, "")
+    if not value:
+        raise InvalidInput(
+            f"this stack has no server for FMI channel {channel!r}: deploy it with {what} "
+            f"({variable} is empty), or use fmi_channel 's3'"
+        )
+    return value
+
+
+def _secret(arn: str) -> str:
+    """Read a secret; in a VPC without a way to Secrets Manager that ends after seconds."""
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
+
+    limits = Config(connect_timeout=5, read_timeout=5, retries={"total_max_attempts": 2})
+    try:
+        answer = boto3.client("secretsmanager", config=limits).get_secret_value(SecretId=arn)
+    except (ConnectTimeoutError, EndpointConnectionError) as error:
+        raise InvalidInput(
+            f"Secrets Manager is out of reach ({error}): the subnets of Invoke FMI need a NAT "
+            "gateway or an interface endpoint for it"
+        ) from error
+    value: str = answer["SecretString"]
+    return value
+
+
+DEFAULT_CHANNEL = "s3"
+"""The one that needs no server."""
+
+for _declared in (
+    FmiChannel("direct", _direct, _rendezvous_token),
+    FmiChannel("redis", _redis),
+    FmiChannel(DEFAULT_CHANNEL, _s3),
+):
+    register(_declared)
