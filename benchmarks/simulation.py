@@ -28,7 +28,7 @@ from cosmicai_workbench.data.splitting import galaxies_per_partition
 from cosmicai_workbench.results.run_folder import Run, load_run
 from cosmicai_workbench.simulation.calibration import calibrate, limits_of
 from cosmicai_workbench.simulation.events import simulate
-from cosmicai_workbench.simulation.model import Retry, Work
+from cosmicai_workbench.simulation.model import Work
 from cosmicai_workbench.simulation.published import check_published
 from cosmicai_workbench.sweep.executors import LocalExecutor
 from cosmicai_workbench.sweep.experiment import Experiment, Point
@@ -69,9 +69,7 @@ def predicted_wall(point: Point, calibration: list[Run]) -> float:
         bytes_per_rank=int(galaxies * summary.num_bytes / summary.num_samples / ranks),
     )
     profile, limits = calibrate(calibration), limits_of(calibration[0])
-    return statistics.median(
-        simulate(work, profile, limits, Retry(), seed=seed).wall for seed in SEEDS
-    )
+    return statistics.median(simulate(work, profile, limits, seed=seed).wall for seed in SEEDS)
 
 
 def one_round(folder: Path, cache: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ MISSING_IN_MOTO = {
     "AWS::S3::BucketPolicy": "no bucket policies by CloudFormation",
     "AWS::Lambda::Alias": "no aliases by CloudFormation",
 }
+DENIED: dict[str, Any] = {"denied": True}
+"""Stands for an operation that the credentials do not allow."""
 ANSWERS: dict[str, dict[str, Any]] = {
     "GetAccountSettings": {
         "AccountLimit": {"ConcurrentExecutions": 1000, "UnreservedConcurrentExecutions": 900}
@@ -99,7 +102,8 @@ def deploy(**parameters: str) -> None:
     operations = json.dumps(yaml_parse((ROOT / "infrastructure/operations.yaml").read_text()))
     s3.put_object(Bucket="artifacts", Key="operations.yaml", Body=operations)
     s3.put_object(Bucket="artifacts", Key="template", Body=json.dumps(for_moto(transformed())))
-    boto3.client("cloudformation").create_stack(
+    formation = boto3.client("cloudformation")
+    formation.create_stack(
         StackName=STACK,
         TemplateURL="https://artifacts.s3.amazonaws.com/template",
         Capabilities=["CAPABILITY_IAM"],
@@ -107,11 +111,30 @@ def deploy(**parameters: str) -> None:
             {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
         ],
     )
+    _substitute(formation)
+
+
+def _substitute(formation: Any) -> None:
+    """Put the functions' ARNs into the definition, which moto leaves as it is written."""
+    import boto3
+
+    summaries = formation.list_stack_resources(StackName=STACK)["StackResourceSummaries"]
+    names = {each["LogicalResourceId"]: each["PhysicalResourceId"] for each in summaries}
+    functions, states = boto3.client("lambda"), boto3.client("stepfunctions")
+    machine = states.describe_state_machine(stateMachineArn=names["InferenceStateMachine"])
+    definition = machine["definition"]
+    for name in re.findall(r"\$\{(\w+)Arn\}", definition):
+        found = functions.get_function_configuration(FunctionName=names[name])
+        definition = definition.replace(f"${{{name}Arn}}", found["FunctionArn"])
+    states.update_state_machine(
+        stateMachineArn=names["InferenceStateMachine"], definition=definition
+    )
 
 
 def answer_for_moto(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Answer the operations that moto does not know; return the list of those called."""
     from botocore.client import BaseClient
+    from botocore.exceptions import ClientError
 
     called: list[str] = []
     real = BaseClient._make_api_call  # type: ignore[attr-defined]
@@ -119,6 +142,9 @@ def answer_for_moto(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def call(self: Any, operation: str, arguments: dict[str, Any]) -> Any:
         if operation in ANSWERS:
             called.append(operation)
+            if ANSWERS[operation] is DENIED:
+                error: Any = {"Error": {"Code": "AccessDeniedException", "Message": "no"}}
+                raise ClientError(error, operation)
             return ANSWERS[operation]
         return real(self, operation, arguments)
 

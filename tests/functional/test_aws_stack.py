@@ -40,14 +40,22 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return deployed_stack.answer_for_moto(monkeypatch)
 
 
-def put_data(sizes: dict[str, int]) -> None:
-    s3 = boto3.client("s3")
-    s3.create_bucket(Bucket=INPUT["bucket"])
+def seed(stack: dict[str, str]) -> list[str]:
+    """Return the options of the sample event in the stack's own buckets."""
+    buckets = {"bucket": stack["BucketName"], "data_bucket": stack["DataBucketName"]}
+    changes = [["--set", f"{key}={name}"] for key, name in buckets.items()]
+    return ["-i", str(EVENT), *changes[0], *changes[1]]
+
+
+def put_data(stack: dict[str, str], sizes: dict[str, int]) -> None:
+    """Put a model, and partitions in place of those that are there."""
+    s3, bucket = boto3.client("s3"), stack["BucketName"]
+    for each in s3.list_objects_v2(Bucket=bucket).get("Contents", []):
+        s3.delete_object(Bucket=bucket, Key=each["Key"])
     for file in ("model.safetensors", "config.json"):
-        s3.put_object(Bucket=INPUT["bucket"], Key=f"{INPUT['S3_object_name']}/{file}", Body=b"x")
+        s3.put_object(Bucket=bucket, Key=f"{INPUT['S3_object_name']}/{file}", Body=b"x")
     for name, size in sizes.items():
-        key = f"{INPUT['data_prefix']}/{name}"
-        s3.put_object(Bucket=INPUT["data_bucket"], Key=key, Body=b"x" * size)
+        s3.put_object(Bucket=bucket, Key=f"{INPUT['data_prefix']}/{name}", Body=b"x" * size)
 
 
 def test_cloudformation_creates_every_resource(stack: dict[str, str]) -> None:
@@ -70,32 +78,114 @@ def test_cloudformation_creates_every_resource(stack: dict[str, str]) -> None:
 def test_deploy_check_passes_and_estimates(
     stack: dict[str, str], calls: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    put_data({f"{n}.pt": 200_000 for n in range(1, 12)})
-    code = main(["deploy-check", "--stack", STACK, "-i", str(EVENT), "--json"])
+    put_data(stack, {f"{n}.pt": 200_000 for n in range(1, 12)})
+    code = main(["deploy-check", "--stack", STACK, *seed(stack), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert code == 0
-    assert calls == ["GetAccountSettings"]
+    assert "GetAccountSettings" in calls
     assert (found["partitions"], found["ranks"], found["passed"]) == (11, 11, True)
     assert 0 < found["estimated_cost"]["total"] < 0.1
+
+
+def test_deploy_check_names_what_the_roles_refuse(
+    stack: dict[str, str], calls: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_data(stack, {"1.pt": 200_000})
+    change = ["--set", "bucket=somebody-elses"]
+    folders = ["--model", str(ROOT / "models/astromae-small")]
+    assert main(["deploy-check", *seed(stack), *change, *folders]) == 1
+    output = capsys.readouterr().out
+    assert "ERROR  permission: key 'bucket'" in output
+    assert f"{stack['BucketName']} only, found 'somebody-elses'" in output
+
+
+def test_run_stops_where_the_check_finds_an_error(
+    stack: dict[str, str], calls: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_data(stack, {"1.pt": 200_000})
+    before = len(
+        boto3.client("stepfunctions").list_executions(stateMachineArn=stack["StateMachineArn"])[
+            "executions"
+        ]
+    )
+    change = ["--set", "S3_object_name=nowhere", "--no-watch", "--yes"]
+    assert main(["run", "--stack", STACK, *seed(stack), *change]) == 2
+    assert "model: not in s3://" in capsys.readouterr().err
+    after = len(
+        boto3.client("stepfunctions").list_executions(stateMachineArn=stack["StateMachineArn"])[
+            "executions"
+        ]
+    )
+    assert after == before
+
+
+def test_run_is_bounded_by_the_accounts_free_concurrency(
+    stack: dict[str, str],
+    calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    small = {"ConcurrentExecutions": 10, "UnreservedConcurrentExecutions": 5}
+    monkeypatch.setitem(deployed_stack.ANSWERS, "GetAccountSettings", {"AccountLimit": small})
+    put_data(stack, {f"{n}.pt": 200_000 for n in range(1, 12)})
+    assert main(["run", "--stack", STACK, *seed(stack), "--no-watch"]) == 0
+    printed = capsys.readouterr()
+    assert "bounded to 5 ranks at once" in printed.err
+    assert "'Concurrent executions' (L-B99A9384) is 10" in printed.err
+    found = boto3.client("stepfunctions").describe_execution(executionArn=printed.out.strip())
+    assert json.loads(found["input"])["max_concurrency"] == 5
+
+
+def test_what_may_not_be_asked_is_a_warning_and_the_run_is_still_checked(
+    stack: dict[str, str],
+    calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    refused = ("GetAccountSettings", "GetFunctionConcurrency", "GetFunctionConfiguration")
+    for operation in refused:
+        monkeypatch.setitem(deployed_stack.ANSWERS, operation, deployed_stack.DENIED)
+    put_data(stack, {"1.pt": 200_000})
+    assert main(["deploy-check", *seed(stack)]) == 0
+    output = capsys.readouterr().out
+    for operation in refused:
+        assert f"not checked: your credentials lack lambda:{operation}" in output
+
+
+def test_deploy_check_reads_the_version_that_runs(
+    stack: dict[str, str],
+    calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As after a deployment whose alias stayed at an earlier version, with a snapshot."""
+    version = {"Version": "1", "MemorySize": 5000, "Timeout": 140, "Architectures": ["arm64"]}
+    version["SnapStart"] = {"ApplyOn": "PublishedVersions", "OptimizationStatus": "On"}
+    monkeypatch.setitem(deployed_stack.ANSWERS, "GetFunctionConfiguration", version)
+    put_data(stack, {"1.pt": 200_000})
+    assert main(["deploy-check", *seed(stack)]) == 0
+    output = capsys.readouterr().out
+    assert "version 1 runs, with InferenceMemorySize 5000" in output
+    assert "1 snapshot cached: $19.31 a month while nothing runs" in output  # 4.88 GB, 730 hours
 
 
 def test_deploy_check_fails_above_a_cost(
     stack: dict[str, str], calls: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    put_data({"1.pt": 200_000})
-    assert main(["deploy-check", "-i", str(EVENT), "--max-cost", "0.000001"]) == 1
+    put_data(stack, {"1.pt": 200_000})
+    assert main(["deploy-check", *seed(stack), "--max-cost", "0.000001"]) == 1
     assert "above --max-cost" in capsys.readouterr().err
 
 
 def test_deploy_check_names_a_missing_model_and_a_barrier_too_wide(
     stack: dict[str, str], calls: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    put_data({"1.pt": 200_000})
+    put_data(stack, {"1.pt": 200_000})
     boto3.client("s3").delete_object(
-        Bucket=INPUT["bucket"], Key=f"{INPUT['S3_object_name']}/config.json"
+        Bucket=stack["BucketName"], Key=f"{INPUT['S3_object_name']}/config.json"
     )
     change = ["--set", "script=inference_FMI.py", "--set", "world_size=2000"]
-    assert main(["deploy-check", "-i", str(EVENT), *change]) == 1
+    assert main(["deploy-check", *seed(stack), *change]) == 1
     output = capsys.readouterr().out
     assert "ERROR  model:" in output
     assert "a barrier needs all 2000 ranks at once" in output
@@ -104,20 +194,24 @@ def test_deploy_check_names_a_missing_model_and_a_barrier_too_wide(
 def test_an_unknown_stack_is_one_clear_line(
     stack: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["deploy-check", "--stack", "nowhere", "-i", str(EVENT)]) == 2
+    assert main(["deploy-check", "--stack", "nowhere", *seed(stack)]) == 2
     assert "nowhere" in capsys.readouterr().err
 
 
 def start(stack: dict[str, str], name: str) -> str:
     return boto3.client("stepfunctions").start_execution(
-        stateMachineArn=stack["StateMachineArn"], name=name, input=json.dumps(INPUT)
+        stateMachineArn=stack["StateMachineArn"],
+        name=name,
+        input=json.dumps(
+            {**INPUT, "bucket": stack["BucketName"], "data_bucket": stack["BucketName"]}
+        ),
     )["executionArn"]
 
 
 def test_resume_starts_a_new_execution_over_a_stopped_one(
     stack: dict[str, str], calls: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    put_data({"1.pt": 200_000})
+    put_data(stack, {"1.pt": 200_000})
     arn = start(stack, "stopped")
     boto3.client("stepfunctions").stop_execution(executionArn=arn)
     change = ["--set", "tolerated_failure_percentage=5", "--name", "resumed"]
@@ -128,6 +222,8 @@ def test_resume_starts_a_new_execution_over_a_stopped_one(
     found = boto3.client("stepfunctions").describe_execution(executionArn=printed.out.strip())
     assert json.loads(found["input"]) == {
         **INPUT,
+        "bucket": stack["BucketName"],
+        "data_bucket": stack["DataBucketName"],
         "overwrite": False,
         "resume": arn,
         "tolerated_failure_percentage": 5,

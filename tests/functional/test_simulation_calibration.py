@@ -9,7 +9,7 @@ from cosmicai.errors import InvalidInput
 from cosmicai_workbench.results.run_folder import load_run
 from cosmicai_workbench.simulation.calibration import calibrate, limits_of, profile_of, slots_of
 from cosmicai_workbench.simulation.events import simulate
-from cosmicai_workbench.simulation.model import Retry, Work
+from cosmicai_workbench.simulation.model import Work
 from run_folders import BYTES_PER_SAMPLE, make_run
 
 
@@ -17,7 +17,7 @@ def wall(run, profile, limits):
     ranks = run.summary.world_size
     samples = run.summary.num_samples // ranks
     work = Work(ranks=ranks, samples_per_rank=samples, bytes_per_rank=samples * BYTES_PER_SAMPLE)
-    walls = sorted(simulate(work, profile, limits, Retry(), seed=seed).wall for seed in range(15))
+    walls = sorted(simulate(work, profile, limits, seed=seed).wall for seed in range(15))
     return walls[7]
 
 

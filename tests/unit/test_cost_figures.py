@@ -1,6 +1,5 @@
 """Costs: hand-computed figures, the published table, and where the seeds' tables are off."""
 
-import json
 import math
 from typing import Any
 
@@ -11,6 +10,7 @@ from cosmicai.cost import (
     Usage,
     cost,
     execution_usage,
+    kept_ready,
     prices,
     regions,
     round_up_express,
@@ -106,16 +106,53 @@ def test_tiers_are_marginal_over_the_month() -> None:
     )
 
 
-def test_what_was_not_used_is_not_listed_and_needs_no_price() -> None:
-    assert cost(Usage(region="nowhere-1")).items == {}
+def test_what_was_not_used_is_not_listed() -> None:
+    assert cost(Usage()).items == {}
 
 
-def test_a_missing_price_is_a_clear_error() -> None:
+def test_a_region_without_prices_is_a_clear_error() -> None:
     usage = lambdas(1, 1.0, 1.0).model_copy(update={"region": "nowhere-1"})
-    with pytest.raises(InvalidInput, match=r"'lambda_gb_second_x86_64' for region 'nowhere-1'"):
+    with pytest.raises(InvalidInput, match=r"no prices for region 'nowhere-1'; known: af-south-1"):
         cost(usage)
-    with pytest.raises(InvalidInput, match=r"'valkey_t4g_micro_hour' for region 'eu-central-1'"):
-        cost(Usage(region="eu-central-1", valkey_node_hours=1))
+
+
+@pytest.mark.parametrize(
+    ("region", "x86_64", "arm64"),
+    [
+        # From AWS's price list, tier 1; the second is another public copy of it.
+        ("us-east-1", 0.0000166667, 0.0000133334),
+        ("sa-east-1", 0.0000166667, 0.0000133334),
+        ("eu-south-1", 0.0000195172, 0.0000156138),
+        ("me-south-1", 0.0000206667, 0.0000165334),
+        ("ap-southeast-5", 0.000015, 0.000012),
+    ],
+)
+def test_regions_have_lambda_prices_of_their_own(region: str, x86_64: float, arm64: float) -> None:
+    for architecture, price in (("x86_64", x86_64), ("arm64", arm64)):
+        usage = lambdas(0, 0, 1.0, architecture)  # type: ignore[arg-type]
+        function = usage.functions[0].model_copy(update={"billed_seconds": 1e6})
+        priced = cost(usage.model_copy(update={"region": region, "functions": [function]}))
+        assert priced.items["lambda model_inference"] == pytest.approx(1e6 * price)
+        assert priced.assumed == []
+
+
+def test_what_was_not_looked_up_for_a_region_is_said() -> None:
+    usage = Usage(region="eu-north-1", s3_get_requests=1000, standard_transitions=10)
+    found = cost(usage)
+    assert found.assumed == ["s3 requests", "states transitions"]
+    assert found.items == pytest.approx(
+        cost(usage.model_copy(update={"region": "us-east-1"})).items
+    )
+    assert cost(usage.model_copy(update={"region": "eu-central-1"})).assumed == []
+
+
+def test_what_is_kept_ready_is_billed_while_nothing_runs() -> None:
+    """AWS's own example in its price list: GB-seconds of the month times the price."""
+    warm = kept_ready(1024, provisioned=10, architecture="x86_64")
+    assert warm.items == pytest.approx({"kept warm": 10 * 730 * 3600 * 0.0000041667})
+    cached = kept_ready(2048, snapshots=2)
+    assert cached.items == pytest.approx({"snapshots": 2 * 2 * 730 * 3600 * 0.0000015046})
+    assert kept_ready(2048).total == 0
 
 
 def test_negative_or_infinite_use_is_refused() -> None:
@@ -130,24 +167,46 @@ def test_express_durations_are_rounded_up_to_a_tenth_of_a_second() -> None:
     assert rounded == pytest.approx([0.1, 0.1, 0.3, 0.4])
 
 
+def usage_of(**changes: Any) -> Usage:
+    figures: dict[str, Any] = {
+        "ranks": 10,
+        "partition_requests": 40,
+        "cold_starts": 4,
+        "inference_seconds": 100.0,
+        "inference_memory_mb": 3538,
+        "child_seconds": 105.0,
+        "initialize_seconds": 1.0,
+        "summarize_seconds": 2.0,
+    }
+    return execution_usage(**figures | changes)
+
+
 def test_an_execution_pays_a_transition_a_child() -> None:
-    usage = execution_usage(
-        [], ranks=10, child_seconds=5.0, s3_get_requests=1, s3_put_requests=1, region="us-west-2"
-    )
+    usage = usage_of(region="us-west-2")
     assert (usage.standard_transitions, usage.express_requests) == (15, 10)
-    assert set(cost(usage).items) == {
-        "states transitions", "states express requests", "states express duration", "s3 requests",
-    }  # fmt: skip
+    assert (usage.s3_get_requests, usage.s3_put_requests) == (40 + 8 + 30 + 10, 20 + 2 + 10)
+    memory = {function.name: function.memory_mb for function in usage.functions}
+    assert memory == {"initialize": 1769, "model_inference": 3538, "summarize": 1769}
+
+
+def test_with_fmi_the_ranks_wait_in_a_function_of_its_own() -> None:
+    functions = {each.name: each for each in usage_of(barrier_seconds=50.0).functions}
+    assert functions["invoke_fmi"].memory_mb == 256
+    assert (functions["invoke_fmi"].requests, functions["invoke_fmi"].billed_seconds) == (10, 50)
+    assert functions["model_inference"].billed_seconds == 100
 
 
 def test_every_price_is_dated_positive_and_complete() -> None:
     table: dict[str, Any] = prices()
     assert table["date"] >= "2026"
-    assert "us-east-1" in regions()
-    for name, entry in table.items():
-        if isinstance(entry, dict):
-            assert "us-east-1" in entry["regions"], name
-            default = entry["default"]
-            rates = [rate for _, rate in default] if isinstance(default, list) else [default]
-            assert all(rate > 0 for rate in rates), name
-    json.dumps(table)
+    assert all(source["seen"] and source["urls"] for source in table["sources"])
+    reference = table["regions"]["us-east-1"]
+    assert len(regions()) >= 20
+    for region, entry in table["regions"].items():
+        for name, price in entry.items():
+            if name == "assumed":
+                assert all(any(each.startswith(name) for each in reference) for name in price)
+                continue
+            assert name in reference, (region, name)
+            rates = [rate for _, rate in price] if isinstance(price, list) else [price]
+            assert all(0 < rate < 1 for rate in rates), (region, name)

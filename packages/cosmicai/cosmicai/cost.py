@@ -1,7 +1,7 @@
 """What an execution costs on AWS: from a usage to dollars, by one pure function.
 
-The prices are list prices in ``prices.json``, dated, without free tier or discounts. Nothing is
-billed while no execution runs, but what S3 stores.
+The prices are list prices in ``prices.json``, dated, without free tier or discounts. While no
+execution runs, S3 bills what it stores, and Lambda what is kept ready (:func:`kept_ready`).
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import functools
 import json
 import math
 from importlib.resources import files
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from cosmicai.errors import InvalidInput
-from cosmicai.facts import MAX_MEMORY_MB, MIN_MEMORY_MB
+from cosmicai.facts import FUNCTION_MEMORY_MB, MAX_MEMORY_MB, MIN_MEMORY_MB
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Architecture = Literal["arm64", "x86_64"]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -27,6 +30,21 @@ FREE_EPHEMERAL_MB = 512
 
 PARENT_TRANSITIONS = 5
 """States of the parent per execution: Initialize, Map, Summarize, Whole Result, Succeeded."""
+
+# S3 requests of an execution; those that read partitions come beside.
+MODEL_GETS = 2
+"""Of a cold sandbox."""
+RECORD_GETS = 3
+"""Of a rank: for an earlier record, for the claim, and Summarize's for its record."""
+BARRIER_GETS = 2
+"""Of a rank at the collective, for its record and for what was agreed; messages not counted."""
+PUTS_A_RANK = 2
+FILES_A_RANK = 3
+"""That Summarize may have to list: record, predictions, failure."""
+LISTED_AT_ONCE = 1000
+STEP_REQUESTS = 10
+"""GETs, and PUTs, of Initialize, Summarize and the Map's reader and writer."""
+SECONDS_A_MONTH = 730 * 3600.0
 
 
 class _Model(BaseModel):
@@ -69,6 +87,13 @@ class Usage(_Model):
     valkey_node_hours: NonNegative = Field(default=0.0, description="Of cache.t4g.micro nodes.")
     valkey_gb_hours: NonNegative = Field(default=0.0, description="Stored by serverless Valkey.")
     valkey_ecpus: NonNegative = Field(default=0.0, description="Used of serverless Valkey.")
+    provisioned_gb_seconds: NonNegative = Field(
+        default=0.0, description="Of sandboxes kept warm: their number times memory times time."
+    )
+    snapshot_gb_seconds: NonNegative = Field(
+        default=0.0, description="Of SnapStart snapshots: each published version's memory, cached."
+    )
+    snapshot_restored_gb: NonNegative = Field(default=0.0, description="Of restored snapshots.")
     lambda_gb_seconds_this_month: NonNegative = Field(
         default=0.0, description="Used before, same account and architecture: decides the tier."
     )
@@ -83,6 +108,10 @@ class CostBreakdown(_Model):
     currency: Literal["USD"] = "USD"
     prices_date: str
     items: dict[str, float] = Field(description="Item, e.g. 'lambda model_inference' → dollars.")
+    assumed: list[str] = Field(
+        default=[],
+        description="Items priced as in us-east-1: the region's own price was not looked up.",
+    )
     total: float = Field(description="The sum of the items.")
 
 
@@ -93,9 +122,13 @@ def prices() -> dict[str, Any]:
     return content
 
 
+REFERENCE_REGION = "us-east-1"
+"""A region's prices are this one's, but for those that its entry states."""
+
+
 def regions() -> list[str]:
-    """Return the regions in which Lambda has a price."""
-    return sorted(prices()["lambda_request"]["regions"])
+    """Return the regions that have prices."""
+    return sorted(prices()["regions"])
 
 
 def cost(usage: Usage) -> CostBreakdown:
@@ -106,14 +139,18 @@ def cost(usage: Usage) -> CostBreakdown:
     Raises
     ------
     InvalidInput
-        If ``prices.json`` lacks a price that the usage needs in its region; it names both.
+        If ``prices.json`` has no prices for the region.
     """
     architecture = usage.architecture
     items: dict[str, float] = {}
+    assumed: set[str] = set()
+    entry, not_looked_up = _region(usage.region)
 
     def add(item: str, price: str, quantity: float, before: float = 0.0) -> None:
         if quantity > 0:
-            rate = _price(price, usage.region)
+            rate = entry[price]
+            if price.startswith(not_looked_up):
+                assumed.add(item)
             dollars = _tiered(rate, before, quantity) if isinstance(rate, list) else rate * quantity
             items[item] = items.get(item, 0.0) + dollars
 
@@ -143,11 +180,16 @@ def cost(usage: Usage) -> CostBreakdown:
     add("valkey", "valkey_t4g_micro_hour", usage.valkey_node_hours)
     add("valkey", "valkey_serverless_gb_hour", usage.valkey_gb_hours)
     add("valkey", "valkey_serverless_ecpu", usage.valkey_ecpus)
+    provisioned = f"lambda_provisioned_gb_second_{architecture}"
+    add("kept warm", provisioned, usage.provisioned_gb_seconds)
+    add("snapshots", "snapstart_cached_gb_second", usage.snapshot_gb_seconds)
+    add("snapshots", "snapstart_restored_gb", usage.snapshot_restored_gb)
     return CostBreakdown(
         region=usage.region,
         architecture=architecture,
         prices_date=prices()["date"],
         items=items,
+        assumed=sorted(assumed),
         total=math.fsum(items.values()),
     )
 
@@ -157,52 +199,124 @@ def round_up_express(seconds: float) -> float:
     return math.ceil(round(seconds / EXPRESS_TIME_STEP_SECONDS, 6)) * EXPRESS_TIME_STEP_SECONDS
 
 
-def execution_usage(
-    functions: list[FunctionUsage],
+def kept_ready(
+    memory_mb: int,
     *,
-    ranks: int,
-    child_seconds: float,
-    s3_get_requests: int,
-    s3_put_requests: int,
-    region: str = "us-east-1",
+    provisioned: int = 0,
+    snapshots: int = 0,
+    region: str = REFERENCE_REGION,
     architecture: Architecture = "arm64",
-) -> Usage:
-    """Return the usage of one execution of the state machine.
+    seconds: float = SECONDS_A_MONTH,
+) -> CostBreakdown:
+    """Price what Lambda keeps ready for executions and bills whether or not any runs.
 
     Parameters
     ----------
-    functions
-        What its Lambda functions used.
+    memory_mb
+        Memory size of the function.
+    provisioned
+        Sandboxes kept warm (provisioned concurrency).
+    snapshots
+        Published versions with a SnapStart snapshot; each is billed until it is deleted.
+    seconds
+        How long; by default, a month.
+    """
+    gb_seconds = memory_mb / 1024 * seconds
+    return cost(
+        Usage(
+            region=region,
+            architecture=architecture,
+            provisioned_gb_seconds=provisioned * gb_seconds,
+            snapshot_gb_seconds=snapshots * gb_seconds,
+        )
+    )
+
+
+def execution_usage(
+    *,
+    ranks: int,
+    partition_requests: float,
+    cold_starts: float,
+    inference_seconds: float,
+    inference_memory_mb: int,
+    child_seconds: float,
+    initialize_seconds: float,
+    summarize_seconds: float,
+    attempts: int | None = None,
+    partitions: int | None = None,
+    barrier_seconds: float | None = None,
+    memory_mb: Mapping[str, int] = FUNCTION_MEMORY_MB,
+    region: str = REFERENCE_REGION,
+    architecture: Architecture = "arm64",
+) -> Usage:
+    """Return the usage of one execution of the state machine: the one place that knows its parts.
+
+    Parameters
+    ----------
     ranks
         Children of the Map; starting each is one transition of the parent.
+    partition_requests
+        GET requests that read partitions, over all ranks.
+    cold_starts
+        Sandboxes that read the model.
+    inference_seconds
+        Sum of the billed seconds of Model Inference.
+    inference_memory_mb
+        Its memory size.
     child_seconds
         Sum of the children's durations, each rounded up by :func:`round_up_express`.
-    s3_get_requests, s3_put_requests
-        Of the functions and of the Map's reader and writer.
+    initialize_seconds, summarize_seconds
+        Billed seconds of the two steps.
+    attempts
+        Invocations of Model Inference, if not one a rank.
+    partitions
+        Partitions that Initialize lists, if not one a rank.
+    barrier_seconds
+        Sum of the billed seconds of Invoke FMI; None for an execution without FMI.
+    memory_mb
+        Memory sizes of the other functions, by function folder.
     """
+    requests = ranks if attempts is None else attempts
+    parts = [
+        ("initialize", 1, initialize_seconds, memory_mb["initialize"]),
+        ("model_inference", requests, inference_seconds, inference_memory_mb),
+        ("summarize", 1, summarize_seconds, memory_mb["summarize"]),
+    ]
+    if barrier_seconds is not None:
+        parts.append(("invoke_fmi", ranks, barrier_seconds, memory_mb["invoke_fmi"]))
+    listed = math.ceil((ranks if partitions is None else partitions) / LISTED_AT_ONCE)
+    listed += math.ceil(FILES_A_RANK * ranks / LISTED_AT_ONCE)
     return Usage(
         region=region,
         architecture=architecture,
-        functions=functions,
+        functions=[
+            FunctionUsage(name=name, requests=count, billed_seconds=seconds, memory_mb=memory)
+            for name, count, seconds, memory in parts
+        ],
         standard_transitions=PARENT_TRANSITIONS + ranks,
         express_requests=ranks,
         express_seconds=child_seconds,
-        s3_get_requests=s3_get_requests,
-        s3_put_requests=s3_put_requests,
+        s3_get_requests=math.ceil(
+            partition_requests
+            + MODEL_GETS * cold_starts
+            + RECORD_GETS * ranks
+            + (BARRIER_GETS * ranks if barrier_seconds is not None else 0)
+            + STEP_REQUESTS
+        ),
+        s3_put_requests=PUTS_A_RANK * ranks + listed + STEP_REQUESTS,
     )
 
 
-def _price(name: str, region: str) -> Any:
-    entry = prices()[name]
-    if region in entry:
-        return entry[region]
-    if region in entry["regions"]:
-        return entry["default"]
-    known = sorted({*entry["regions"], *(entry.keys() - {"default", "regions"})})
-    raise InvalidInput(
-        f"prices.json ({prices()['date']}) has no price {name!r} for region {region!r}; known for "
-        f"it: {', '.join(known)}. Add it to prices.json or choose one of these"
-    )
+def _region(name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return a region's prices, and how the names begin of those that are not its own."""
+    table = prices()["regions"]
+    if name not in table:
+        raise InvalidInput(
+            f"prices.json ({prices()['date']}) has no prices for region {name!r}; known: "
+            f"{', '.join(regions())}"
+        )
+    own = table[name]
+    return table[REFERENCE_REGION] | own, tuple(own.get("assumed", ()))
 
 
 def _tiered(tiers: list[tuple[float | None, float]], before: float, quantity: float) -> float:

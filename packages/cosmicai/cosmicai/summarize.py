@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cosmicai import keys, quality, storage
 from cosmicai.claim import holder_of, plan_of, require_claim, write_owned
 from cosmicai.collective import check
-from cosmicai.cost import FunctionUsage, cost, execution_usage, round_up_express
+from cosmicai.cost import cost, execution_usage, round_up_express
 from cosmicai.errors import IncompleteResults, InvalidInput, ObjectNotFound
 from cosmicai.observability import logger
 from cosmicai.reconcile import Reconciled, reconcile
@@ -257,54 +257,36 @@ def _cost(
     if not memory_mb:
         return None, ["cost unknown: no rank ran in a function with a memory size"]
     own_memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)) or 128
-    ranks = len(records)
-    functions = [
-        FunctionUsage(
-            name="initialize",
-            requests=1,
-            billed_seconds=plan.initialize_seconds,
-            memory_mb=plan.initialize_memory_mb or 128,
-        ),
-        FunctionUsage(
-            name="model_inference",
-            requests=ranks,
-            billed_seconds=math.fsum(record.billed_duration_ms for record in records) / 1000,
-            memory_mb=memory_mb,
-        ),
-        FunctionUsage(name="summarize", requests=1, billed_seconds=seconds, memory_mb=own_memory),
-    ]
+    begun = [record.started_at for record in records]
+    done = [record.finished_at for record in records]
+    waits = None
     if agreed:
         # Nobody records the collective's own time: each rank waits there for the last one, and
         # one whose result was kept waits from the start.
-        waits = []
-        if records:
-            first = min(record.started_at for record in records)
-            last = max(record.finished_at for record in records)
-            begun = [record.finished_at for record in records]
-            begun += [first] * (plan.world_size - ranks)
-            waits = [_elapsed(each, last) for each in begun]
-        functions.append(
-            FunctionUsage(
-                name="invoke_fmi",
-                requests=plan.world_size,
-                billed_seconds=math.fsum(waits),
-                memory_mb=agreed.memory_limit_mb or 128,
-            )
-        )
-    pages = math.ceil(plan.num_partitions / 1000) + math.ceil(3 * ranks / 1000)
+        first = min(begun, default=plan.execution.start_time)
+        came = done + [first] * (plan.planned_ranks - len(records))
+        last = max(done, default=plan.execution.start_time)
+        waits = math.fsum(_elapsed(each, last) for each in came)
+        done = [last] * len(done)
     usage = execution_usage(
-        functions,
         ranks=plan.planned_ranks,
+        attempts=len(records),
+        partitions=plan.num_partitions,
+        partition_requests=sum(record.s3_num_requests for record in records),
+        cold_starts=sum(record.cold_start for record in records),
+        inference_seconds=math.fsum(record.billed_duration_ms for record in records) / 1000,
+        inference_memory_mb=memory_mb,
         child_seconds=math.fsum(
-            round_up_express(_elapsed(record.started_at, record.finished_at)) for record in records
+            round_up_express(_elapsed(start, end)) for start, end in zip(begun, done, strict=True)
         ),
-        # A rank looks for an earlier record and checks the claim; cold, it reads the model.
-        s3_get_requests=sum(
-            record.s3_num_requests + 2 + 2 * record.cold_start for record in records
-        )
-        + ranks
-        + 10,
-        s3_put_requests=2 * ranks + pages + 10,
+        initialize_seconds=plan.initialize_seconds,
+        summarize_seconds=seconds,
+        barrier_seconds=waits,
+        memory_mb={
+            "initialize": plan.initialize_memory_mb or 128,
+            "summarize": own_memory,
+            "invoke_fmi": (agreed and agreed.memory_limit_mb) or 128,
+        },
         region=os.environ.get("AWS_REGION", "us-east-1"),
         architecture="x86_64" if os.environ.get("INFERENCE_ARCHITECTURE") == "x86_64" else "arm64",
     )

@@ -16,15 +16,23 @@ _SIGNS = {"ok": "ok", "warning": "WARNING", "error": "ERROR"}
 
 @app.command(
     epilog="Example: `cosmicai deploy-check --stack cosmicai -i events/seed-100MB-1GB.json`. "
-    "Exit codes: 0 nothing stands in the way; 1 something does, or it costs more than allowed."
+    "Exit codes: 0 nothing stands in the way; 1 something does, or it costs more than allowed, or "
+    "an unknown amount."
 )
 def deploy_check(
     input_file: Annotated[
-        str, typer.Option("--input", "-i", help="JSON file of the execution's input; - for stdin.")
-    ],
+        str | None,
+        typer.Option("--input", "-i", help="JSON file of the execution's input; - for stdin."),
+    ] = None,
     stack: Annotated[str, typer.Option(help="Stack on AWS.")] = "cosmicai",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key of the input: KEY=VALUE.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a model bundle that the run would upload.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of partitions (*.pt) that the run would upload.")
     ] = None,
     max_cost: Annotated[
         float | None, typer.Option(help="Fail when the estimate is above this, in dollars.", min=0)
@@ -39,22 +47,34 @@ def deploy_check(
 ) -> None:
     """Compare an execution with the account's limits, and estimate its time and cost.
 
-    Reads only: nothing is started, nothing is written.
+    Reads only: nothing is started, nothing is written. It also compares the input with what the
+    functions' roles allow, and asks AWS to validate the state machine, where credentials allow.
     """
     from cosmicai_workbench import place as places
-    from cosmicai_workbench.client.execution import check_input
-    from cosmicai_workbench.client.inputs import read_input
+    from cosmicai_workbench.client.execution import check_input, new_name
+    from cosmicai_workbench.client.inputs import complete, read_input
     from cosmicai_workbench.deployment.preflight import preflight
 
-    content = check_input(read_input(input_file, overrides or []))
-    place = places.on_aws(stack, profile=profile, region=region)
-    found = preflight(place.connection, content, calibrate=calibrate)
+    given = read_input(input_file, overrides or [])
+    connection = places.on_aws(stack, profile=profile, region=region).connection
+    content = check_input(
+        complete(given, name=new_name(), connection=connection, model=model, data=data)
+    )
+    found = preflight(
+        connection,
+        content,
+        calibrate=calibrate,
+        model=model,
+        data=data,
+        ask_about_definition=True,
+    )
     if as_json:
         typer.echo(json.dumps(found.document(), indent=2))
     else:
         show(found)
-    if max_cost is not None and found.dollars is not None and found.dollars > max_cost:
-        typer.echo(f"cosmicai: ${found.dollars:.2f} is above --max-cost {max_cost:g}", err=True)
+    if max_cost is not None and (found.dollars is None or found.dollars > max_cost):
+        cost = "an unknown cost may be" if found.dollars is None else f"${found.dollars:.2f} is"
+        typer.echo(f"cosmicai: {cost} above --max-cost {max_cost:g}", err=True)
         raise typer.Exit(1)
     raise typer.Exit(0 if found.passed else 1)
 
@@ -64,7 +84,9 @@ def show(found: "Preflight") -> None:
     for check in found.checks:
         typer.echo(f"{_SIGNS[check.level]:>7}  {check.name}: {check.finding}")
     estimate = found.estimate
+    cost = estimate.cost
+    price = f"${cost.total:.4f} (list prices of {cost.prices_date})" if cost else "cost unknown"
     typer.echo(
-        f"Estimate: ${found.dollars:.4f} (list prices of {estimate.cost.prices_date}), about "
-        f"{estimate.wall_seconds.median:.0f} s; times from {estimate.calibrated_from}"
+        f"Estimate: {price}, about {estimate.wall_seconds.median:.0f} s; "
+        f"times from {estimate.calibrated_from}"
     )

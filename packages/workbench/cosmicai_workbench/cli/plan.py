@@ -40,6 +40,15 @@ def plan(
     concurrency: Annotated[
         int, typer.Option(help="Functions at once that the account allows.", min=1)
     ] = 1000,
+    max_concurrency: Annotated[
+        int | None,
+        typer.Option(
+            help="Ranks that the Map starts at once. Default: as many as the account runs; more "
+            "shows what throttling does.",
+            min=1,
+            max=10_000,
+        ),
+    ] = None,
     barrier: Annotated[
         bool, typer.Option("--fmi/--no-fmi", help="Whether ranks wait for each other.")
     ] = False,
@@ -86,6 +95,7 @@ def plan(
         ranks=ranks,
         memory_mb=memory,
         concurrency=concurrency,
+        max_concurrency=max_concurrency,
         barrier=barrier,
         calibrate=calibrate,
         region=region,
@@ -128,6 +138,8 @@ def _plan_table(plan: "Plan") -> "Table":
     add("throttled", plan.throttled_invocations, text.count)
     add("failed ranks", plan.failed_ranks, text.count)
     cost = plan.cost
+    if cost is None:
+        return table
     table.add_section()
     table.add_row(f"cost, {cost.region}, {cost.architecture}", text.dollars(cost.total), "", "")
     for item, dollars in cost.items.items():

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from cosmicai import keys, planning
-from cosmicai.errors import PartitionNotFound
+from cosmicai.errors import CosmicAIError, InvalidInput, PartitionNotFound
 from cosmicai.facts import ARCHIVE_BYTES, GALAXY_BYTES, MB
 
-from cosmicai_workbench.client.connection import lookups
+from cosmicai_workbench.deployment.account import (
+    CONCURRENCY_QUOTA,
+    MEMORY_QUOTA_MB,
+    SMALL_ACCOUNT,
+    Account,
+    read_account,
+)
+from cosmicai_workbench.deployment.checks import Check, Level
+from cosmicai_workbench.deployment.definition_check import definition_checks
+from cosmicai_workbench.simulation.model import MAX_CHILDREN
 from cosmicai_workbench.simulation.service import plan_execution
 
 if TYPE_CHECKING:
@@ -22,21 +31,9 @@ if TYPE_CHECKING:
     from cosmicai_workbench.client.connection import Connection
     from cosmicai_workbench.simulation.planning import Plan
 
-Level = Literal["ok", "warning", "error"]
-MAX_CHILDREN = 10_000
-"""Children of a Distributed Map that Step Functions runs at once."""
 MAX_INPUT = 256 * 1024
 """Bytes of an execution's input."""
 SIMULATIONS = 3
-
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison of what is needed with what is there."""
-
-    name: str
-    level: Level
-    finding: str
 
 
 @dataclass(frozen=True)
@@ -48,13 +45,8 @@ class Preflight:
     num_bytes: int
     ranks: int
     estimate: Plan
-    available: int
-    """Ranks that the account would run at once."""
-
-    @property
-    def bounds(self) -> dict[str, int]:
-        """Keys to add to the input, so that the Map starts no more ranks than can run."""
-        return {"max_concurrency": max(1, self.available)} if self.ranks > self.available else {}
+    bounds: dict[str, int]
+    """Keys to add to the input, so that the Map starts no more ranks than can run."""
 
     @property
     def passed(self) -> bool:
@@ -64,7 +56,7 @@ class Preflight:
     @property
     def dollars(self) -> float | None:
         """Estimated cost of the execution, or None where it has no price."""
-        return self.estimate.cost.total
+        return self.estimate.cost.total if self.estimate.cost else None
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON's types."""
@@ -75,27 +67,8 @@ class Preflight:
             "num_bytes": self.num_bytes,
             "ranks": self.ranks,
             "estimated_wall_seconds": self.estimate.wall_seconds.median,
-            "estimated_cost": self.estimate.cost.model_dump(),
+            "estimated_cost": self.estimate.cost.model_dump() if self.estimate.cost else None,
         }
-
-
-@dataclass(frozen=True)
-class _Account:
-    """The account's and the function's settings that bound a run."""
-
-    concurrency: int
-    unreserved: int
-    reserved: int | None
-    memory_mb: int
-    timeout: int
-    architecture: str
-    max_concurrency: int
-    region: str
-
-    @property
-    def available(self) -> int:
-        """Ranks that Lambda would run at once."""
-        return self.unreserved if self.reserved is None else self.reserved
 
 
 def preflight(
@@ -105,6 +78,7 @@ def preflight(
     calibrate: Path | None = None,
     model: Path | None = None,
     data: Path | None = None,
+    ask_about_definition: bool = False,
 ) -> Preflight:
     """Compare an execution with the stack and the account; nothing is started or written.
 
@@ -114,6 +88,8 @@ def preflight(
         Run folder to take the ranks' times from; by default the published executions.
     model, data
         Folders that are about to be uploaded: looked at instead of what is in S3.
+    ask_about_definition
+        Have AWS validate the state machine as well, and try it with mocks.
 
     Raises
     ------
@@ -122,13 +98,18 @@ def preflight(
     LookupRefused
         If AWS refuses a look-up.
     """
-    with lookups("the account's limits"):
-        account = _account(connection)
+    permitted = list(_permitted(connection, content))
+    account = read_account(connection)
+    try:
         if data is None:
             sizes = _partition_sizes(connection, content)
         else:
             sizes = {path.name: path.stat().st_size for path in data.glob("*.pt")}
         model_checks = [] if model else [_model(connection, content)]
+    except CosmicAIError as error:
+        if permitted:  # the likelier reason
+            raise InvalidInput("; ".join(check.finding for check in permitted)) from error
+        raise
     if not sizes:
         raise PartitionNotFound(
             f"{data or f's3://{content.data_bucket}/{keys.folder(content.data_prefix)}'} holds no "
@@ -137,14 +118,19 @@ def preflight(
     partitions = sorted(sizes, key=planning.natural_key)[: content.file_limit]
     num_bytes = sum(sizes[key] for key in partitions)
     ranks = content.world_size or len(partitions)
-    at_once = min(account.available, account.max_concurrency, MAX_CHILDREN)
+    asked_for = min(content.max_concurrency or account.max_concurrency, account.max_concurrency)
+    bound = min(asked_for, account.free, MAX_CHILDREN)
+    bounds = {"max_concurrency": bound} if bound < min(ranks, asked_for) else {}
+    galaxies = max(1, num_bytes // GALAXY_BYTES)
+    busy = min(ranks, galaxies)  # ranks without data cost next to nothing
     estimate = plan_execution(
-        galaxies=max(1, num_bytes // GALAXY_BYTES),
-        partition_mb=max(num_bytes / ranks, GALAXY_BYTES + ARCHIVE_BYTES) / MB,
-        ranks=min(ranks, max(1, num_bytes // GALAXY_BYTES)),
+        galaxies=galaxies,
+        partition_mb=max(num_bytes / busy, GALAXY_BYTES + ARCHIVE_BYTES) / MB,
+        ranks=busy,
         memory_mb=account.memory_mb,
-        concurrency=max(1, at_once),
-        barrier=False,
+        concurrency=account.free,
+        max_concurrency=bound,
+        barrier=content.fmi,
         calibrate=[calibrate] if calibrate else None,
         region=account.region,
         architecture=account.architecture,
@@ -152,32 +138,44 @@ def preflight(
         seed=0,
     )
     checks = [
+        *permitted,
+        *account.checks,
         *model_checks,
         Check("partitions", "ok", f"{len(partitions)} of {len(sizes)}, {num_bytes / MB:,.0f} MB"),
-        *_concurrency(account, content, ranks),
+        *_concurrency(account, content, ranks, bound),
         _input_size(content),
         _time(account, estimate),
         *(Check("simulation", "warning", warning) for warning in estimate.warnings),
     ]
-    return Preflight(tuple(checks), len(partitions), num_bytes, ranks, estimate, at_once)
+    if ask_about_definition:
+        checks += definition_checks(connection)
+    return Preflight(tuple(checks), len(partitions), num_bytes, ranks, estimate, bounds)
 
 
-def _account(connection: Connection) -> _Account:
-    functions = connection.service("lambda")
-    limits = functions.get_account_settings()["AccountLimit"]
-    name = connection.outputs["ModelInferenceFunction"]
-    function = functions.get_function_configuration(FunctionName=name)
-    reserved = functions.get_function_concurrency(FunctionName=name)
-    return _Account(
-        concurrency=limits["ConcurrentExecutions"],
-        unreserved=limits["UnreservedConcurrentExecutions"],
-        reserved=reserved.get("ReservedConcurrentExecutions"),
-        memory_mb=function["MemorySize"],
-        timeout=function["Timeout"],
-        architecture=function["Architectures"][0],
-        max_concurrency=int(connection.outputs["MaxConcurrency"]),
-        region=functions.meta.region_name,
-    )
+def _permitted(connection: Connection, content: ExecutionInput) -> Iterator[Check]:
+    """Compare where the input reads and writes with what the functions' roles allow."""
+    places = {
+        "bucket": (content.bucket, "BucketName"),
+        "data_bucket": (content.data_bucket, "DataBucketName"),
+    }
+    for key, (named, parameter) in places.items():
+        allowed = connection.outputs.get(parameter, named)
+        if named != allowed:
+            yield Check(
+                "permission",
+                "error",
+                f"key {key!r}: the stack's functions may use {allowed} only, found {named!r}; "
+                f"leave the key out, or deploy a stack with {parameter}={named}",
+            )
+    prefix = connection.parameters.get("ResultPrefix", "")
+    if not keys.folder(content.result_path).startswith(prefix):
+        yield Check(
+            "permission",
+            "error",
+            f"key 'result_path': the stack's functions may write under {prefix} only, found "
+            f"{content.result_path!r}; choose {prefix}{content.result_path}, or deploy the stack "
+            "with another ResultPrefix",
+        )
 
 
 def _partition_sizes(connection: Connection, content: ExecutionInput) -> Mapping[str, int]:
@@ -196,26 +194,35 @@ def _model(connection: Connection, content: ExecutionInput) -> Check:
     return Check("model", "ok", f"s3://{content.bucket}/{prefix}")
 
 
-def _concurrency(account: _Account, content: ExecutionInput, ranks: int) -> Iterator[Check]:
-    wanted = min(ranks, content.max_concurrency or account.max_concurrency)
-    source = "the account" if account.reserved is None else "reserved for Model Inference"
-    have = f"{account.available} of {account.concurrency} at once ({source})"
-    if content.fmi and ranks > min(account.available, account.max_concurrency):
+def _concurrency(
+    account: Account, content: ExecutionInput, ranks: int, bound: int
+) -> Iterator[Check]:
+    source = "reserved for Model Inference" if account.reserved else "the account"
+    have = f"{account.free} of {account.concurrency} at once ({source})"
+    if content.fmi and ranks > min(account.free, account.max_concurrency):
         yield Check(
             "concurrency",
             "error",
             f"a barrier needs all {ranks} ranks at once; Lambda runs {have} and MaxConcurrency is "
-            f"{account.max_concurrency}: ask for fewer ranks, or raise the quota",
+            f"{account.max_concurrency}: ask for fewer ranks, or raise the {CONCURRENCY_QUOTA}",
         )
-    elif wanted > account.available:
+    elif bound < min(ranks, content.max_concurrency or account.max_concurrency):
         yield Check(
             "concurrency",
             "warning",
-            f"the Map may start {wanted} ranks at once, Lambda runs {have}: the rest is throttled "
-            "and retried; lower MaxConcurrency, or raise the quota",
+            f"Lambda runs {have}: the run is bounded to {bound} ranks at once, or it would be "
+            f"throttled; to run more, raise the {CONCURRENCY_QUOTA}",
         )
     else:
-        yield Check("concurrency", "ok", f"{wanted} ranks at once; Lambda runs {have}")
+        yield Check("concurrency", "ok", f"{min(ranks, bound)} ranks at once; Lambda runs {have}")
+    if account.concurrency < SMALL_ACCOUNT:
+        yield Check(
+            "quota",
+            "warning",
+            f"the {CONCURRENCY_QUOTA} is {account.concurrency}, as new accounts have it; they are "
+            f"also bound to {MEMORY_QUOTA_MB:,} MB a function. Ask AWS Support, or the Service "
+            "Quotas console, for more",
+        )
 
 
 def _input_size(content: ExecutionInput) -> Check:
@@ -224,7 +231,7 @@ def _input_size(content: ExecutionInput) -> Check:
     return Check("payload", level, f"{size:,} of {MAX_INPUT:,} bytes; the manifest is in S3")
 
 
-def _time(account: _Account, estimate: Plan) -> Check:
+def _time(account: Account, estimate: Plan) -> Check:
     slowest = estimate.rank_seconds.p95
     text = f"a rank takes about {slowest:.0f} s of {account.timeout} s ({account.memory_mb} MB)"
     if slowest > account.timeout:

@@ -121,6 +121,20 @@ RETRIERS: dict[str, tuple[Retrier, ...]] = {
 """The retriers of every state that retries, by the state's name."""
 
 
+def retrier(state: str, error: str) -> Retrier:
+    """Return the retrier of a state that retries an error.
+
+    Raises
+    ------
+    KeyError
+        If there is none.
+    """
+    for each in RETRIERS[state]:
+        if error in each.errors:
+            return each
+    raise KeyError(f"{state} does not retry {error}")
+
+
 def write_retries(program: dict[str, Any]) -> None:
     """Put the retriers into a definition's states, those of its Maps included.
 

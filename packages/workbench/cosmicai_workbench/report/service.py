@@ -54,8 +54,11 @@ def write_report(
 def _read_estimate(source: "Path") -> dict[str, float]:
     try:
         document = json.loads(source.read_text(encoding="utf-8"))
-        return Plan.model_validate(document).cost.items
+        cost = Plan.model_validate(document).cost
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise InvalidInput(
             f"{source}: not a plan; expected what `cosmicai plan … --json` prints ({error})"
         ) from None
+    if cost is None:
+        raise InvalidInput(f"{source}: a plan without a cost: its region has no prices")
+    return cost.items

@@ -13,12 +13,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cosmicai_workbench.deployment.retries import Retrier, retrier
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cosmicai_workbench.simulation.model import Limits, Profile, Retry, Work
+    from cosmicai_workbench.simulation.model import Limits, Profile, Work
 
 _ATTEMPT, _END = 0, 1
+
+THROTTLED = retrier("Model Inference", "Lambda.TooManyRequestsException")
+TRANSIENT = retrier("Model Inference", "TransientStorageError")
+"""How the state machine retries a throttled rank, and one that failed in passing."""
 
 
 @dataclass
@@ -37,7 +43,9 @@ class Trace:
     end: "NDArray[np.float64]"
     failed: "NDArray[np.bool_]"
     billed: "NDArray[np.float64]"
-    """Seconds billed for the rank, failed attempts and barrier waits included."""
+    """Seconds billed for the rank in Model Inference, failed attempts included."""
+    waited: "NDArray[np.float64]"
+    """Seconds at the barrier, billed in Invoke FMI: a smaller function."""
     attempts: int = 0
     throttles: int = 0
     sandboxes: int = 0
@@ -85,9 +93,16 @@ class _Sandboxes:
 
 class _Simulation:
     def __init__(
-        self, work: "Work", profile: "Profile", limits: "Limits", retry: "Retry", seed: int
+        self,
+        work: "Work",
+        profile: "Profile",
+        limits: "Limits",
+        throttled: Retrier,
+        transient: Retrier,
+        seed: int,
     ) -> None:
-        self.work, self.profile, self.limits, self.retry = work, profile, limits, retry
+        self.work, self.profile, self.limits = work, profile, limits
+        self.throttled, self.transient = throttled, transient
         self.rng = np.random.default_rng(seed)
         n = work.ranks
         self.cold_draw = self.rng.choice(np.asarray(profile.cold_start_seconds), n)
@@ -102,11 +117,13 @@ class _Simulation:
             end=np.zeros(n),
             failed=np.zeros(n, bool),
             billed=np.zeros(n),
+            waited=np.zeros(n),
         )
         self.sandboxes = _Sandboxes(limits)
         self.sandboxes.refilled = self.trace.initialized
         self.s3_requests: defaultdict[int, float] = defaultdict(float)
-        self.attempt_of = np.zeros(n, int)
+        # As Step Functions counts them: the attempts of each retrier by themselves.
+        self.retries: defaultdict[tuple[int, Retrier], int] = defaultdict(int)
         self.events: list[tuple[float, int, int]] = []
 
     def run(self) -> Trace:
@@ -135,7 +152,7 @@ class _Simulation:
         cold = self.sandboxes.acquire(now)
         if cold is None:
             self.trace.throttles += 1
-            return self._retry(now, rank)
+            return self._retry(now, rank, self.throttled)
         self.trace.attempts += 1
         profile, work, trace = self.profile, self.work, self.trace
         trace.started[rank] = now + profile.invoke_seconds
@@ -164,27 +181,28 @@ class _Simulation:
         """Close the rank, unless this attempt failed and another follows."""
         chance = self.profile.failure_probability
         if chance and self.rng.random() < chance:
-            return not self._retry(now, rank)
+            return not self._retry(now, rank, self.transient)
         self.trace.end[rank] = now
         return True
 
-    def _retry(self, now: float, rank: int) -> bool:
-        attempt = int(self.attempt_of[rank])
-        if attempt >= self.retry.max_attempts:
+    def _retry(self, now: float, rank: int, retrier: Retrier) -> bool:
+        attempt = self.retries[rank, retrier]
+        again = now + self.rng.random() * retrier.delay(attempt)
+        # The service ends a child that lives too long, whatever it waits for.
+        end = self.trace.queued[rank] + self.limits.child_seconds
+        if attempt >= retrier.max_attempts or again > end:
             self.trace.failed[rank] = True
-            self.trace.end[rank] = now
+            self.trace.end[rank] = now if attempt >= retrier.max_attempts else end
             return False
-        self.attempt_of[rank] += 1
-        longest = self.retry.interval_seconds * self.retry.backoff_rate**attempt
-        delay = self.rng.random() * min(longest, self.retry.max_delay_seconds)
-        heapq.heappush(self.events, (now + delay, _ATTEMPT, rank))
+        self.retries[rank, retrier] += 1
+        heapq.heappush(self.events, (again, _ATTEMPT, rank))
         return True
 
     def _summed_up(self) -> Trace:
         trace, profile = self.trace, self.profile
         trace.map_end = float(trace.end.max())
         if self.work.barrier:
-            trace.billed += trace.map_end - trace.end
+            trace.waited[:] = trace.map_end - trace.end
             trace.end[:] = trace.map_end
         # A child that lives too long is ended by the service; its rank has then failed.
         trace.failed |= trace.end - trace.queued > self.limits.child_seconds
@@ -198,7 +216,13 @@ class _Simulation:
 
 
 def simulate(
-    work: "Work", profile: "Profile", limits: "Limits", retry: "Retry", *, seed: int
+    work: "Work",
+    profile: "Profile",
+    limits: "Limits",
+    *,
+    seed: int,
+    throttled: Retrier = THROTTLED,
+    transient: Retrier = TRANSIENT,
 ) -> Trace:
     """Simulate one execution; the same arguments give the same trace."""
-    return _Simulation(work, profile, limits, retry, seed).run()
+    return _Simulation(work, profile, limits, throttled, transient, seed).run()

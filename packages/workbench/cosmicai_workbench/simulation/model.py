@@ -4,6 +4,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MAX_CHILDREN = 10_000
+"""Children of a Distributed Map that Step Functions runs at once."""
+
 Seconds = Annotated[float, Field(ge=0)]
 
 
@@ -27,7 +30,7 @@ class Limits(_Frozen):
     """New environments that Lambda gives at once; also the most it ever holds ready."""
     ramp: float = Field(default=100.0, gt=0)
     """New environments a second after the burst."""
-    map_concurrency: int = Field(default=10_000, ge=1, le=10_000)
+    map_concurrency: int = Field(default=MAX_CHILDREN, ge=1, le=MAX_CHILDREN)
     """Child executions of the Distributed Map at once (its ``MaxConcurrency``)."""
     dispatch_rate: float = Field(default=250.0, gt=0)
     """Children that the Map starts in a second. AWS documents no figure; calibrate it."""
@@ -37,18 +40,6 @@ class Limits(_Frozen):
     """The state machine's ``TimeoutSeconds``."""
     s3_reads_per_second: float = Field(default=5500.0, gt=0)
     """GET requests a second on one prefix; further ones wait."""
-
-
-class Retry(_Frozen):
-    """The ``Retry`` of Model Inference in the state machine: backoff with full jitter.
-
-    The defaults are those for a throttled invocation, and used for every transient failure.
-    """
-
-    interval_seconds: Seconds = 1.0
-    backoff_rate: float = Field(default=2.0, ge=1)
-    max_attempts: int = Field(default=8, ge=0)
-    max_delay_seconds: Seconds = 20.0
 
 
 class Work(_Frozen):

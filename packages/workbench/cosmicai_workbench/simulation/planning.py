@@ -7,18 +7,17 @@ import numpy as np
 from cosmicai.cost import (
     Architecture,
     CostBreakdown,
-    FunctionUsage,
     Usage,
     cost,
     execution_usage,
     round_up_express,
 )
 from cosmicai.errors import InvalidInput
-from cosmicai.facts import ARCHIVE_BYTES, FUNCTION_MEMORY_MB, MB, vcpus
+from cosmicai.facts import ARCHIVE_BYTES, MB, vcpus
 from pydantic import BaseModel, ConfigDict
 
 from cosmicai_workbench.simulation.events import Trace, simulate
-from cosmicai_workbench.simulation.model import Limits, Profile, Retry, Work
+from cosmicai_workbench.simulation.model import Limits, Profile, Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,8 +64,8 @@ class Plan(BaseModel):
     failed_ranks: Spread
     peak_concurrency: Spread
     galaxies_per_second: Spread
-    cost: CostBreakdown
-    """Of the execution with the median billed time."""
+    cost: CostBreakdown | None
+    """Of the execution with the median billed time; None where the region has no prices."""
     warnings: tuple[str, ...] = ()
 
 
@@ -110,7 +109,6 @@ def plan(
     work: Work,
     profile: Profile,
     limits: Limits,
-    retry: Retry,
     *,
     memory_mb: int,
     region: str = "us-east-1",
@@ -120,15 +118,17 @@ def plan(
 ) -> Plan:
     """Simulate an execution ``simulations`` times; the same seed gives the same plan.
 
-    Raises
-    ------
-    InvalidInput
-        If the price list has no prices for the region.
+    A region without prices is a warning, not an error: the times are the same.
     """
     cpus = vcpus(memory_mb)
     scaled = profile.at(cpus)
-    traces = [simulate(work, scaled, limits, retry, seed=seed + i) for i in range(simulations)]
+    traces = [simulate(work, scaled, limits, seed=seed + i) for i in range(simulations)]
     typical = sorted(traces, key=lambda trace: float(trace.billed.sum()))[len(traces) // 2]
+    try:
+        priced = cost(_usage(work, typical, scaled, memory_mb, region, architecture))
+        unpriced = []
+    except InvalidInput as error:
+        priced, unpriced = None, [f"cost unknown: {error}"]
     galaxies = work.ranks * work.samples_per_rank
     data_bytes = work.ranks * work.bytes_per_rank
     return Plan(
@@ -152,8 +152,8 @@ def plan(
         failed_ranks=Spread.of(t.failed.sum() for t in traces),
         peak_concurrency=Spread.of(t.peak_concurrency for t in traces),
         galaxies_per_second=Spread.of(galaxies / t.wall for t in traces),
-        cost=cost(_usage(work, typical, scaled, memory_mb, region, architecture)),
-        warnings=tuple(_warnings(work, limits, traces)),
+        cost=priced,
+        warnings=(*_warnings(work, limits, traces), *unpriced),
     )
 
 
@@ -165,35 +165,17 @@ def _usage(
     region: str,
     architecture: Architecture,
 ) -> Usage:
-    summarize = trace.wall - trace.map_end
-    functions = [
-        FunctionUsage(
-            name="initialize",
-            requests=1,
-            billed_seconds=trace.initialized,
-            memory_mb=FUNCTION_MEMORY_MB["initialize"],
-        ),
-        FunctionUsage(
-            name="model_inference",
-            requests=trace.attempts,
-            billed_seconds=float(trace.billed.sum()),
-            memory_mb=memory_mb,
-        ),
-        FunctionUsage(
-            name="summarize",
-            requests=1,
-            billed_seconds=summarize,
-            memory_mb=FUNCTION_MEMORY_MB["summarize"],
-        ),
-    ]
     return execution_usage(
-        functions,
         ranks=work.ranks,
+        attempts=trace.attempts,
+        partition_requests=work.ranks * profile.s3_requests_per_rank,
+        cold_starts=trace.sandboxes,
+        inference_seconds=float(trace.billed.sum()),
+        inference_memory_mb=memory_mb,
         child_seconds=sum(round_up_express(s) for s in trace.end - trace.queued),
-        # A rank reads its data and the model's two files and writes predictions and record;
-        # Summarize reads the records.
-        s3_get_requests=math.ceil(work.ranks * (profile.s3_requests_per_rank + 3)),
-        s3_put_requests=2 * work.ranks + 5,
+        initialize_seconds=trace.initialized,
+        summarize_seconds=trace.wall - trace.map_end,
+        barrier_seconds=float(trace.waited.sum()) if work.barrier else None,
         region=region,
         architecture=architecture,
     )

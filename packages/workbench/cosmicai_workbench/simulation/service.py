@@ -7,7 +7,7 @@ from cosmicai.errors import InvalidInput
 from cosmicai.facts import GALAXY_BYTES
 
 from cosmicai_workbench.simulation.calibration import profile_of
-from cosmicai_workbench.simulation.model import Limits, Retry
+from cosmicai_workbench.simulation.model import MAX_CHILDREN, Limits
 from cosmicai_workbench.simulation.planning import Plan, plan, work_for
 from cosmicai_workbench.simulation.published import calibrate_scale
 
@@ -23,6 +23,7 @@ def plan_execution(
     ranks: int | None,
     memory_mb: int,
     concurrency: int,
+    max_concurrency: int | None = None,
     barrier: bool,
     calibrate: "Sequence[Path] | None",
     region: str,
@@ -35,14 +36,17 @@ def plan_execution(
     Parameters
     ----------
     concurrency
-        Functions at once that the account allows; the Map starts no more children than that.
+        Functions at once that the account allows.
+    max_concurrency
+        Children that the Map starts at once; by default no more than the account runs. What it
+        starts beyond that is throttled, and retried as the state machine does.
     calibrate
         Run folders to take the ranks' times from, or None for the published executions.
 
     Raises
     ------
     InvalidInput
-        If a figure is impossible, the run folder is not one, or there is no price for the region.
+        If a figure is impossible, the run folder is not one.
     """
     if architecture not in get_args(Architecture):
         raise InvalidInput(f"--architecture: expected arm64 or x86_64, found {architecture!r}")
@@ -50,7 +54,7 @@ def plan_execution(
     profile = profile_of(calibrate) if calibrate else published_profile
     limits = Limits(
         concurrency=concurrency,
-        map_concurrency=min(concurrency, 10_000),
+        map_concurrency=min(max_concurrency or concurrency, MAX_CHILDREN),
         dispatch_rate=published_limits.dispatch_rate,
     )
     chosen: Any = architecture
@@ -58,7 +62,6 @@ def plan_execution(
         work_for(galaxies, partition_mb, GALAXY_BYTES, ranks=ranks, barrier=barrier),
         profile,
         limits,
-        Retry(),
         memory_mb=memory_mb,
         region=region,
         architecture=chosen,

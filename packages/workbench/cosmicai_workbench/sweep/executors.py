@@ -229,7 +229,7 @@ class StackExecutor:
 
     def _at_most(self, point: "Point") -> float:
         """Estimate, where the account may not be asked, as if the functions were the dearest."""
-        return plan_execution(
+        cost = plan_execution(
             galaxies=point["file_limit"] * galaxies_in(point.partition_mb),
             partition_mb=point.partition_mb,
             ranks=point["world_size"] or point["file_limit"],
@@ -241,7 +241,13 @@ class StackExecutor:
             architecture="x86_64",
             simulations=1,
             seed=_SEED,
-        ).cost.total
+        ).cost
+        if cost is None:
+            raise InvalidInput(
+                "the spending limit cannot be held: there are no prices for region "
+                f"{self._place.connection.s3.meta.region_name}"
+            )
+        return cost.total
 
     def run(self, point: "Point", path: str, destination: "Path") -> None:
         """Run ``point``; see :class:`~cosmicai_workbench.sweep.runner.Executor`."""

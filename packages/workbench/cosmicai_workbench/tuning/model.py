@@ -11,9 +11,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, get_args
 
-from cosmicai.cost import Architecture, FunctionUsage, cost, execution_usage, round_up_express
+from cosmicai.cost import Architecture, cost, execution_usage, round_up_express
 from cosmicai.facts import (
-    FUNCTION_MEMORY_MB,
     GALAXY_BYTES,
     MAX_MEMORY_MB,
     MB,
@@ -25,13 +24,10 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-GETS_A_RANK = 8
-"""S3 GET requests of a rank besides those for its partition's bytes: model, claim, record."""
-PUTS_A_RANK = 4
 READ_BYTES = 4 * MB
 """Of one ranged GET."""
-SMALL_FUNCTION_SECONDS = 2.0
-"""Initialize and Summarize together, generously."""
+STEP_SECONDS = 1.0
+"""Of Initialize, and of Summarize, generously."""
 
 
 class Setting(BaseModel):
@@ -153,27 +149,15 @@ def _price(
     memory_mb: int,
     architecture: Architecture,
 ) -> Any:
-    functions = [
-        FunctionUsage(
-            name="model_inference",
-            requests=ranks,
-            billed_seconds=billed_seconds,
-            memory_mb=memory_mb,
-        ),
-        FunctionUsage(
-            name="initialize and summarize",
-            requests=2,
-            billed_seconds=SMALL_FUNCTION_SECONDS,
-            memory_mb=FUNCTION_MEMORY_MB["summarize"],
-        ),
-    ]
-    reads = math.ceil(galaxies * GALAXY_BYTES / READ_BYTES)
     usage = execution_usage(
-        functions,
         ranks=ranks,
+        partition_requests=math.ceil(galaxies * GALAXY_BYTES / READ_BYTES),
+        cold_starts=ranks,
+        inference_seconds=billed_seconds,
+        inference_memory_mb=memory_mb,
         child_seconds=ranks * round_up_express(rank_seconds),
-        s3_get_requests=reads + GETS_A_RANK * ranks,
-        s3_put_requests=PUTS_A_RANK * ranks,
+        initialize_seconds=STEP_SECONDS,
+        summarize_seconds=STEP_SECONDS,
         architecture=architecture,
     )
     return cost(usage)
