@@ -19,7 +19,7 @@ from model_fill import SHARED_MODEL, SMALL, filled_bundle, galaxies
 from threadpoolctl import threadpool_info
 from typer.testing import CliRunner
 
-FAST = ("torch", "openvino")
+FAST = ("native", "torch", "openvino")
 
 
 def loaded(bundle):

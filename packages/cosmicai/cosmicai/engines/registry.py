@@ -89,6 +89,15 @@ class EngineDeclaration:
 
 _DECLARED: Final = (
     EngineDeclaration(
+        name="native",
+        module="cosmicai.engines.native_engine",
+        # The shared library that packages/cosmicai/native compiles to; not an extension module,
+        # but found like one.
+        requires=("cosmicai.engines._native",),
+        layer="NativeLayer",
+        chunk=6 * CHUNK // 2,  # 64 for each of the vCPUs that a function can have
+    ),
+    EngineDeclaration(
         name="openvino",
         module="cosmicai.engines.openvino_engine",
         requires=("openvino",),

@@ -24,7 +24,7 @@ import json
 import logging
 import mmap
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -90,7 +90,7 @@ def prepare(bundle: Bundle, *, threads: int = 1) -> Tensors:
     ``joint``, ``redshift``
         The joint head.
     """
-    parts = _Preparation(bundle.tensors(), bundle.config).parts()
+    parts = Preparation(bundle.tensors(), bundle.config).parts()
     # The threads are ours, each with a BLAS of one: OpenBLAS's own spin while they wait, which on
     # a machine with other work takes four times as long, and once hung.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
@@ -197,7 +197,21 @@ def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
     return memory[start : start + size].view(np.float32).reshape(shape)
 
 
-class _Preparation:
+class Convolution(NamedTuple):
+    """A 3×3 convolution as stored: float32 (out, in, 3, 3), a gain of each output, (out,)."""
+
+    kernel: NDArray[np.float32]
+    gain: NDArray[np.float64] | None
+    bias: NDArray[np.float64]
+
+    def scaled(self) -> NDArray[np.float32]:
+        """Return the kernel with its gain, float32."""
+        if self.gain is None:
+            return self.kernel.astype(np.float32, copy=False)
+        return (self.kernel * self.gain[:, None, None, None]).astype(np.float32)
+
+
+class Preparation:
     """One bundle's tensors on their way through the rewrites."""
 
     def __init__(self, state: Mapping[str, NDArray[Any]], config: ModelConfig) -> None:
@@ -206,10 +220,14 @@ class _Preparation:
 
     def parts(self) -> Iterator[Iterator[tuple[str, NDArray[np.float32]]]]:
         """Yield the tensors of the inference graph, in parts that depend on no other."""
-        for part in (self._head(), self._encoder_ends(), self._inception()):
-            yield _float32(part)
+        yield from self.ends()
         for block in range(self._config.depth):
             yield _float32(self._block(f"blocks.{block}"), prefix=f"blocks.{block}.")
+
+    def ends(self) -> Iterator[Iterator[tuple[str, NDArray[np.float32]]]]:
+        """Yield the tensors before, after and beside the blocks, in such parts."""
+        for part in (self._head(), self._encoder_ends(), self._inception()):
+            yield _float32(part)
 
     def _get(self, name: str) -> NDArray[Any]:
         return self._state[name].astype(np.float64)
@@ -238,21 +256,31 @@ class _Preparation:
         yield from _named("encoder", head)
 
     def _block(self, name: str) -> Iterator[tuple[str, NDArray[Any]]]:
-        # The kernels stay in float32: they are nine tenths of the model.
-        hidden = Affine(self._state[f"{name}.PCM.0.weight"], self._get(f"{name}.PCM.0.bias"))
-        hidden = self._normalised(hidden, f"{name}.PCM.1")
-        back = Affine(self._state[f"{name}.PCM.3.weight"], self._get(f"{name}.PCM.3.bias"))
-        for label, conv in (("conv1", hidden), ("conv2", back)):
-            outputs, inputs = conv.weight.shape[:2]
+        first, second = self.convolutions(name)
+        for label, conv in (("conv1", first), ("conv2", second)):
+            outputs, inputs = conv.kernel.shape[:2]
             memory = aligned((PRODUCTS, inputs, outputs))
-            kernel = conv.weight.astype(np.float32, copy=False)
-            yield f"{label}.winograd", transform_kernel(kernel, out=memory)
-        yield "conv1.bias", hidden.bias
+            yield f"{label}.winograd", transform_kernel(conv.scaled(), out=memory)
+        yield "conv1.bias", first.bias
         yield (
             "conv2.bias",
-            np.pad(np.tile(back.bias, (GRID * GRID, 1, 1)), ((1, 0), (0, 0), (0, 0))),
+            np.pad(np.tile(second.bias, (GRID * GRID, 1, 1)), ((1, 0), (0, 0), (0, 0))),
         )
+        yield from self.layers(name)
 
+    def convolutions(self, name: str) -> tuple[Convolution, Convolution]:
+        """Return the two convolutions of a block, the first with its batch normalisation."""
+        # The kernels stay in float32: they are nine tenths of the model.
+        kernel = self._state[f"{name}.PCM.0.weight"]
+        unit = Affine(np.ones((len(kernel), 1)), self._get(f"{name}.PCM.0.bias"))
+        gain, bias = self._normalised(unit, f"{name}.PCM.1")
+        second = Convolution(
+            self._state[f"{name}.PCM.3.weight"], None, self._get(f"{name}.PCM.3.bias")
+        )
+        return Convolution(kernel, gain[:, 0], bias), second
+
+    def layers(self, name: str) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Yield the layers of a block's attention and MLP."""
         q_bias, v_bias = self._get(f"{name}.attn.q_bias"), self._get(f"{name}.attn.v_bias")
         bias = np.concatenate([q_bias, np.zeros_like(q_bias), v_bias])
         qkv = Affine(self._get(f"{name}.attn.qkv.weight"), bias)
