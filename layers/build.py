@@ -33,7 +33,6 @@ WHEEL_TAGS = (
 )
 # Zip archives cannot hold an earlier time, and `sam deploy` names a layer by its zip's digest.
 FIXED_TIME = 315_532_800  # 1980-01-01T00:00:00Z
-BUILD_REQUIREMENTS = Path(__file__).with_name("build-requirements.txt")
 LICENCE_NAMES = ("LICEN", "COPYING", "NOTICE", "AUTHORS")
 
 
@@ -73,8 +72,10 @@ def build(layer: Path, output: Path, architecture: str) -> None:
         shutil.copytree(
             layer / package,
             python / Path(package).name,
-            ignore=shutil.ignore_patterns("__pycache__"),
+            ignore=shutil.ignore_patterns("__pycache__", "*.so"),  # a library is this machine's
         )
+    if "native" in settings:
+        compile_native(layer / settings["native"], python / settings["library"], architecture)
     if "mark" in settings:
         (python / settings["mark"]).write_text(f"{architecture}\n")
     check_licences(python)
@@ -114,15 +115,28 @@ def pip_install(requirements: Path, target: Path, *options: str) -> None:
 
 
 @contextmanager
-def build_tools() -> Iterator[None]:
-    """Make the locked build tools importable: `sam build` runs a Python that need not have them."""
+def build_tool(name: str) -> Iterator[Path]:
+    """Make a locked build tool importable: `sam build` runs a Python that need not have it.
+
+    It is installed into a folder of its own, which is given.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        pip_install(BUILD_REQUIREMENTS, Path(folder))
+        pip_install(Path(__file__).with_name(f"{name}.txt"), Path(folder))
         sys.path.insert(0, folder)
         try:
-            yield
+            yield Path(folder)
         finally:
             sys.path.remove(folder)
+
+
+def compile_native(sources: Path, library: Path, architecture: str) -> None:
+    """Compile the native engine for the target machine, whatever this one is."""
+    with build_tool("ziglang") as folder:
+        command = [sys.executable, str(sources / "build.py"), str(library)]
+        command += ["--machine", WHEEL_MACHINES[architecture]]
+        environment = {**os.environ, "PYTHONPATH": str(folder)}
+        if subprocess.run(command, check=False, env=environment).returncode != 0:  # noqa: S603 our own arguments
+            raise BuildError("the native engine could not be compiled; its message is above")
 
 
 def check_licences(python: Path) -> None:
@@ -190,7 +204,7 @@ def pack(layer: Path, python: Path, settings: dict[str, Any]) -> None:
                 for path in sorted((python / name, *(python / name).rglob("*"))):
                     tar.add(path, path.relative_to(python), recursive=False, filter=_anonymous)
                 shutil.rmtree(python / name)
-        with build_tools(), tar_path.open("rb") as source, archive.open("wb") as target:
+        with build_tool("zstandard"), tar_path.open("rb") as source, archive.open("wb") as target:
             import zstandard
 
             # Any number of threads from 1 gives the same bytes.

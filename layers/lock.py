@@ -45,6 +45,7 @@ LOCKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     # PyPI's arm64 wheels of 2.11 and later are CUDA builds; 2.9.1 is the CPU build.
     "arm64/pytorch_fmi.txt": (("arm64",), ("torch==2.9.1",)),
+    "native/requirements.txt": (BOTH, ("numpy==2.4.6", "safetensors==0.8.0")),
     "openvino/requirements.txt": (BOTH, ("numpy==2.4.6", "safetensors==0.8.0")),
     # Later arm64 wheels need GLIBCXX_3.4.30, which AWS's runtime (GCC 11) does not have.
     "arm64/openvino.txt": (("arm64",), ("openvino==2025.2.0",)),
@@ -52,9 +53,9 @@ LOCKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-BUILD_TOOLS = ("zstandard==0.25.0",)
+BUILD_TOOLS = {"zstandard.txt": "zstandard==0.25.0", "ziglang.txt": "ziglang==0.17.1"}
 BUILD_PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-BUILD_PLATFORMS = ("manylinux2014_x86_64", "manylinux2014_aarch64", "macosx_11_0_arm64")
+BUILD_PLATFORMS = ("manylinux2014_x86_64", "manylinux2014_aarch64", "macosx_13_0_arm64")
 
 
 def wheel_hash(requirement: str, python: str, platforms: Iterable[str]) -> str:
@@ -101,7 +102,8 @@ def main() -> None:
     """Rewrite every locked file."""
     for name, (architectures, requirements) in LOCKS.items():
         write(name, {each: lambda_hashes(each, architectures) for each in requirements})
-    write("build-requirements.txt", {each: build_hashes(each) for each in BUILD_TOOLS})
+    for name, tool in BUILD_TOOLS.items():
+        write(name, {tool: build_hashes(tool)})
 
 
 if __name__ == "__main__":

@@ -52,12 +52,16 @@ def test_the_template_offers_the_declared_engines_and_no_others() -> None:
 def test_a_stack_offers_the_engines_whose_layer_it_carries() -> None:
     resources = TEMPLATE["Resources"]
     offered = resources["InitializeFunction"]["Properties"]["Environment"]["Variables"]
+    names = offered["AVAILABLE_ENGINES"]
     (choice,) = resources["ModelInferenceFunction"]["Properties"]["Layers"]
-    for branch in (1, 2):
-        layer = choice["Fn::If"][branch]["Ref"]
-        names = offered["AVAILABLE_ENGINES"]["Fn::If"][branch].split(",")
-        assert offered["AVAILABLE_ENGINES"]["Fn::If"][0] == choice["Fn::If"][0]
-        assert set(names) == {e.name for e in BUILT_IN.values() if e.layer in (layer, None)}
+    pairs = []
+    while "Fn::If" in choice:
+        assert names["Fn::If"][0] == choice["Fn::If"][0]
+        pairs.append((choice["Fn::If"][1], names["Fn::If"][1]))
+        choice, names = choice["Fn::If"][2], names["Fn::If"][2]
+    for layer, engines_there in (*pairs, (choice, names)):
+        carried = {e.name for e in BUILT_IN.values() if e.layer in (layer["Ref"], None)}
+        assert set(engines_there.split(",")) == carried
 
 
 @pytest.mark.parametrize(("engine", "precision"), PAIRS)
@@ -76,7 +80,7 @@ def test_a_precision_that_an_engine_lacks_is_refused_before_anything_starts(
 
 
 def test_an_unknown_engine_or_precision_is_refused_with_those_there_are() -> None:
-    with pytest.raises(InvalidInput, match="'tpu' is not one of openvino, torch, plain"):
+    with pytest.raises(InvalidInput, match="'tpu' is not one of native, openvino, torch, plain"):
         parse(ExecutionInput, {**INPUT, "engine": "tpu"})
     with pytest.raises(InvalidInput, match="'int4' is not one of float32, bfloat16"):
         parse(ExecutionInput, {**INPUT, "precision": "int4"})

@@ -25,7 +25,7 @@ def files(folder: Path) -> dict[str, tuple[str, int, int]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layer", ["cosmicai", "openvino", "pytorch_fmi"])
+@pytest.mark.parametrize("layer", ["cosmicai", "native", "openvino", "pytorch_fmi"])
 def test_two_builds_have_the_same_bytes(layer: str, tmp_path: Path) -> None:
     built = []
     for name, umask in (("first", 0o022), ("second", 0o077)):

@@ -316,7 +316,7 @@ def test_a_new_layer_makes_a_new_version_and_the_old_one_is_deleted() -> None:
     version = transformed_version()
     text, values = version["Properties"]["Description"]["Fn::Sub"]
     layers = {key for key in transformed()["Resources"] if "Layer" in key}
-    assert len(layers) == 3
+    assert len(layers) == 4
     mentioned = text + str(values)
     assert all(layer in mentioned for layer in layers), (layers, mentioned)
     assert version["DeletionPolicy"] == "Delete"

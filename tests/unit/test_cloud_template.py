@@ -24,7 +24,7 @@ def test_the_application_that_deploys_is_understood_whole() -> None:
     assert inference.handler == "app.handler"
     assert inference.memory_size == 3538
     # The layer that all functions share comes from Globals, before the function's own.
-    assert inference.layers[:2] == (ROOT / "layers/cosmicai", ROOT / "layers/openvino")
+    assert inference.layers[:2] == (ROOT / "layers/cosmicai", ROOT / "layers/native")
     assert stack.outputs["StateMachineArn"] == stack.state_machines[0].arn
     assert stack.outputs["BucketName"] in stack.buckets
     arns = {function.arn for function in stack.functions}

@@ -19,7 +19,9 @@ from model_fill import SHARED_MODEL, SMALL, filled_bundle, galaxies
 from threadpoolctl import threadpool_info
 from typer.testing import CliRunner
 
-FAST = ("native", "torch", "openvino")
+PREPARED = ("torch", "openvino")
+"""Engines that use the prepared file; the native one starts from the bundle."""
+FAST = ("native", *PREPARED)
 
 
 def loaded(bundle):
@@ -145,7 +147,7 @@ def test_the_prepared_file_is_a_safetensors_file(tmp_path):
     np.testing.assert_array_equal(tensors["blocks.1.fc1.weight"].shape, (40, 24))
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", PREPARED)
 def test_engines_use_the_prepared_file(name, tmp_path, caplog):
     caplog.set_level(logging.INFO, "cosmicai.model.prepare")
     bundle = filled_bundle(SMALL, tmp_path)
@@ -169,7 +171,7 @@ def test_a_prepared_file_of_another_architecture_is_not_used(tmp_path, caplog):
     assert "was made from another model" in caplog.text
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", PREPARED)
 def test_a_prepared_file_of_other_weights_predicts_nothing(name, tmp_path, caplog):
     bundle = filled_bundle(SMALL, tmp_path / "bundle")
     image, magnitude = galaxies(3)

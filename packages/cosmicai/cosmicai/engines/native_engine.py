@@ -203,12 +203,10 @@ class NativeEngine:
     ) -> NDArray[np.float32]:
         """See ``cosmicai.engines.base.Engine.predict``."""
         check_batch(image, magnitude)
-        image, magnitude = (
-            np.require(image, requirements="CA"),
-            np.require(magnitude, requirements="CA"),
-        )
+        contiguous = (np.require(array, requirements=("C", "A")) for array in (image, magnitude))
         redshift = np.empty(len(image), np.float32)
-        arguments = (array.ctypes.data_as(_Floats) for array in (image, magnitude, redshift))
+        arrays = (*contiguous, redshift)
+        arguments = (array.ctypes.data_as(_Floats) for array in arrays)
         self._library.cosmicai_predict(self._set, self._model, *arguments, len(image))
         return redshift
 

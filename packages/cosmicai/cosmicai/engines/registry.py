@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS: Final = "cosmicai.engines"
 PROCESSORS: Final = ("arm64", "x86_64")
 """As AWS names them."""
-DEFAULT_ENGINE: Final = "openvino"
+DEFAULT_ENGINE: Final = "native"
 """Of a stack; the default of the template's parameter Engine."""
 CHUNK: Final = 128
 """Galaxies computed at once: enough to amortise the weights, few enough for the caches."""
