@@ -104,8 +104,8 @@ def test_the_defaults_are_the_full_architecture():
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"name": "cuda"}, "engine 'cuda' is not one of plain, torch, openvino"),
-        ({"precision": "int8"}, "precision 'int8' is not one of"),
+        ({"name": "cuda"}, "engine 'cuda' is not one of native, openvino, torch, plain"),
+        ({"precision": "int8"}, "precision int8: engine"),
         ({"precision": "bfloat16"}, "float32 only"),
         ({"threads": 0}, "threads must be at least 1"),
     ],

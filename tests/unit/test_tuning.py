@@ -140,7 +140,7 @@ def test_the_command_measures_estimates_and_recommends(tmp_path):
     found = json.loads((tmp_path / "tune" / "tune.json").read_text())
     assert [entry["memory_mb"] for entry in found["measurements"]] == [885, 1769]
     assert found["recommended"]["setting"]["batch_size"] == 32
-    assert found["parameter_overrides"]["Engine"] == "openvino"
+    assert found["parameter_overrides"]["Engine"] == "native"
     assert (tmp_path / "tune" / "tune.png").stat().st_size > 1000
 
 
