@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import gzip
 import json
 import sys
+import time
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,7 +93,9 @@ def save_state_dict(path: Path, wrap: Any = lambda state: state, prefix: str = "
     return path
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod.", "net.model."]
+)
 @pytest.mark.parametrize("key", [None, "state_dict", "model"])
 def test_a_state_dict_needs_the_head_count(tmp_path: Path, prefix: str, key: str | None) -> None:
     def wrap(state: Any) -> Any:
@@ -216,6 +221,70 @@ def test_an_unknown_layer_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(UnsafePickle, match=r"torch\.nn\.modules\.linear\.Bilinear"):
         import_checkpoint(path, tmp_path / "bundle")
+
+
+def test_classes_of_timm_1_are_known(tmp_path: Path) -> None:
+    """What timm 1.0's PatchEmbed holds: an enum, beside what earlier ones did."""
+    module = ModuleType("timm.layers.format")
+    format_ = enum.StrEnum("Format", {"NCHW": "NCHW"}, module=module.__name__)
+    module.Format = format_  # type: ignore[attr-defined]
+
+    def change(model: Any) -> None:
+        for part in model.modules():
+            if type(part).__name__ == "PatchEmbed":
+                part.flatten, part.output_fmt = True, format_.NCHW
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "timm.layers.format", module)
+        path = save_reference_checkpoint(tmp_path / "mae.pt", SMALL, filled_state(SMALL), change)
+    assert import_checkpoint(path, tmp_path / "bundle").bundle.config == SMALL
+
+
+def many_modules_share_a_dict(model: Any) -> None:
+    shared = {f"p{i}": None for i in range(5000)}
+    for number in range(5000):
+        child = torch.nn.Identity()
+        child._parameters = shared
+        model.head._modules[f"m{number}"] = child
+
+
+def many_buffers_that_do_not_persist(model: Any) -> None:
+    model.head._non_persistent_buffers_set = {f"x{i}" for i in range(60000)}
+    model.head._buffers = {f"b{i}": None for i in range(60000)}
+
+
+def modules_share_a_long_name(model: Any) -> None:
+    name, child = "n" * 10**6, torch.nn.Identity()
+    for _ in range(20):
+        outer = torch.nn.Identity()
+        outer._modules = {name: child}
+        child = outer
+    model.head._modules["deep"] = child
+
+
+@pytest.mark.parametrize(
+    "change",
+    [many_modules_share_a_dict, many_buffers_that_do_not_persist, modules_share_a_long_name],
+)
+def test_a_checkpoint_made_to_be_slow_is_refused_soon(tmp_path: Path, change: Any) -> None:
+    path = save_reference_checkpoint(tmp_path / "mae.pt", SMALL, filled_state(SMALL), change)
+    started = time.process_time()
+    with pytest.raises(InvalidInput, match=r"too many|at most"):
+        import_checkpoint(path, tmp_path / "bundle")
+    assert time.process_time() - started < 10
+
+
+def test_a_small_file_of_a_huge_model_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"depth": 40})
+    shared: dict[tuple[int, ...], Any] = {}
+    state = {
+        name: shared.setdefault((*array.shape, array.dtype.num), torch.from_numpy(array))
+        for name, array in filled_state(config).items()
+    }
+    path = tmp_path / "mae.pt"
+    torch.save(state, path)
+    with pytest.raises(InvalidInput, match="share their storage"):
+        import_checkpoint(path, tmp_path / "bundle", heads=SMALL.heads)
 
 
 def test_modules_within_themselves_end_with_an_error(tmp_path: Path) -> None:

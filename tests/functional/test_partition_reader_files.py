@@ -339,3 +339,31 @@ def test_a_view_of_a_somewhat_larger_tensor_is_read(tmp_path: Path) -> None:
     with open_partition(tmp_path / "view.pt", batch_size=4) as reader:
         (batch,) = reader
     assert batch.magnitude.tolist() == whole[::16].tolist()
+
+
+def save_other(kind: str, path: Path) -> None:
+    """Save what is no TensorDataset of floats, and no danger either."""
+    from torch.utils.data import ConcatDataset, Subset, TensorDataset
+
+    image, magnitude = torch.zeros(4, 5, 32, 32), torch.zeros(4, 5)
+    whole = TensorDataset(image, magnitude)
+    others = {
+        "Subset": lambda: Subset(whole, [0, 2]),
+        "ConcatDataset": lambda: ConcatDataset([whole, whole]),
+        "uint16": lambda: TensorDataset(image.to(torch.uint16), magnitude),
+        "uint32": lambda: TensorDataset(image.to(torch.uint32), magnitude),
+        "float8_e5m2": lambda: TensorDataset(image.to(torch.float8_e5m2), magnitude),
+        "complex64": lambda: TensorDataset(image.to(torch.complex64), magnitude),
+        "sparse": lambda: TensorDataset(image.to_sparse(), magnitude),
+    }
+    torch.save(others[kind](), path)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["Subset", "ConcatDataset", "uint16", "uint32", "float8_e5m2", "complex64", "sparse"],
+)
+def test_harmless_contents_are_refused_for_what_they_are(kind: str, tmp_path: Path) -> None:
+    save_other(kind, tmp_path / "1.pt")
+    with pytest.raises(CorruptPartition, match=kind):
+        open_partition(tmp_path / "1.pt", batch_size=1)

@@ -56,7 +56,15 @@ _STORAGES: Final[dict[str, tuple[str, str | None, int]]] = {
     "torch.CharStorage": ("int8", "i1", 1),
     "torch.ByteStorage": ("uint8", "u1", 1),
     "torch.BoolStorage": ("bool", "?", 1),
+    "torch.ComplexFloatStorage": ("complex64", None, 8),
+    "torch.ComplexDoubleStorage": ("complex128", None, 16),
+    # Of all newer types, which follow beside the storage; its length is in bytes.
+    "torch.storage.UntypedStorage": ("untyped", None, 1),
 }
+_NEWER_TYPES: Final = (
+    "uint16", "uint32", "uint64",
+    "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
+)  # fmt: skip
 
 
 class CorruptArchive(CosmicAIError):
@@ -522,6 +530,16 @@ def _rebuild_parameter(args: tuple[Any, ...]) -> TensorRef:
     return args[0]
 
 
+def _refuse_newer_type(args: tuple[Any, ...]) -> Any:
+    """``_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, …)``."""
+    dtype = args[6].name if len(args) > 6 and isinstance(args[6], Global) else "a newer type"
+    raise CorruptArchive(f"{dtype.removeprefix('torch.')} tensors are not read; save as float32")
+
+
+def _refuse_sparse(_: tuple[Any, ...]) -> Any:
+    raise CorruptArchive("sparse tensors are not read; save them .to_dense()")
+
+
 def _not_called(_: tuple[Any, ...]) -> Any:
     raise MalformedPickle("a storage class is called, which torch does not")
 
@@ -529,6 +547,11 @@ def _not_called(_: tuple[Any, ...]) -> Any:
 _TENSOR_GLOBALS: Final[AllowList] = {
     "collections.OrderedDict": build_ordered_dict,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v3": _refuse_newer_type,
+    "torch._utils._rebuild_sparse_tensor": _refuse_sparse,
+    "torch.serialization._get_layout": safe_pickle.stub("torch.layout"),
+    "torch.Size": safe_pickle.stub("torch.Size"),
+    **{f"torch.{dtype}": _not_called for dtype in _NEWER_TYPES},
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
     **dict.fromkeys(_STORAGES, _not_called),

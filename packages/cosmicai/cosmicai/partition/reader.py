@@ -46,6 +46,15 @@ MAGNITUDE_SHAPE: Final = (BANDS,)
 
 _PICKLE_BYTES: Final = 64 * 1024  # that of a partition has about 340
 DATASET_CLASS: Final = "torch.utils.data.dataset.TensorDataset"
+_DATASETS: Final = {
+    name: stub(name)
+    for name in (
+        DATASET_CLASS,
+        # These are named for what they are, and refused.
+        "torch.utils.data.dataset.Subset",
+        "torch.utils.data.dataset.ConcatDataset",
+    )
+}
 _BLOCK_BYTES: Final = 4 * MB  # of images; a batch that is larger is its own block
 _SMALL_BLOCK_BYTES: Final = MB  # of magnitudes and redshifts
 _PART_BYTES: Final = 4 * MB  # of one request
@@ -314,9 +323,12 @@ class PartitionReader:
 
 def _tensors(archive: TorchArchive) -> tuple[TensorRef, ...]:
     """Return the references of image, magnitude and, where there is one, redshift, checked."""
-    dataset = archive.load({DATASET_CLASS: stub(DATASET_CLASS)}, max_bytes=_PICKLE_BYTES)
-    if not isinstance(dataset, Stub):
-        raise CorruptArchive(f"a TensorDataset expected, found {kind(dataset)}")
+    dataset = archive.load(_DATASETS, max_bytes=_PICKLE_BYTES)
+    if not isinstance(dataset, Stub) or dataset.type_name != DATASET_CLASS:
+        raise CorruptArchive(
+            f"a TensorDataset expected, found {kind(dataset)}; save "
+            "TensorDataset(image, magnitude, redshift)"
+        )
     tensors = dataset.state.get("tensors")
     if (
         not isinstance(tensors, tuple)

@@ -37,10 +37,10 @@ def compare(
     for figure in found.figures:
         ratio = "–" if figure.ratio is None else f"{figure.ratio:.3g}"
         table.add_row(figure.name, _text(figure.a), _text(figure.b), ratio)
-    console = Console()
+    console = Console(markup=False)  # names of runs are not markup
     console.print(table)
     if not found.same_model:
-        console.print("[bold]The runs predict with different models.[/]")
+        console.print("The runs predict with different models.", style="bold")
     agreement = found.agreement
     console.print(
         f"{agreement.galaxies:,} galaxies in common ({agreement.only_a:,} only in A, "

@@ -63,7 +63,7 @@ def sweep(
         raise InvalidInput("say where to run: either --local or --stack NAME")
     experiment = load_experiment(experiment_file)
     folder = output or Path("runs") / "sweeps" / experiment.name
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with ExitStack() as cleanup:
         executor: Executor
         if stack is None:
@@ -115,4 +115,4 @@ def _line(progress: "Progress") -> str:
     from cosmicai_workbench.report.text import seconds
 
     left = "" if progress.seconds_left is None else f", {seconds(progress.seconds_left)} left"
-    return f"[{progress.done}/{progress.total}{left}] {progress.current}".replace("[", "\\[", 1)
+    return f"[{progress.done}/{progress.total}{left}] {progress.current}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cosmicai.facts import MB
 from cosmicai.partition.reader import open_partition
 from numpy.typing import NDArray
 
@@ -139,17 +140,18 @@ def render_summary(summary: PartitionSummary) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    console = Console(markup=False)  # names of files and columns are not markup
     console.print(
-        f"[bold]{summary.path}[/]: {summary.galaxies:,} galaxies, "
-        f"{summary.bytes / 2**20:,.1f} MB, "
-        f"catalogue: {summary.catalogue or 'none'}"
+        Text(summary.path, style="bold"),
+        f": {summary.galaxies:,} galaxies, {summary.bytes / MB:,.1f} MB, "
+        f"catalogue: {', '.join(summary.catalogue) or 'none'}",
+        sep="",
     )
     table = Table("tensor", "min", "mean", "max", "NaN", "infinite")
     for name, tensor in summary.tensors.items():
         shape = " × ".join(f"{size:,}" for size in tensor.shape)
         table.add_section()
-        table.add_row(f"[bold]{name}[/] {shape} {tensor.dtype}")
+        table.add_row(Text.assemble((name, "bold"), f" {shape} {tensor.dtype}"))
         for band, values in tensor.ranges.items():
             numbers = [
                 "–" if values[key] is None else f"{values[key]:.4g}"
@@ -162,4 +164,4 @@ def render_summary(summary: PartitionSummary) -> None:
         f"without redshift: {summary.galaxies_without_redshift:,}"
     )
     notice = (summary.metadata or {}).get("notice")
-    console.print(Text(str(notice or "no metadata of its origin")), style="dim")
+    console.print(str(notice or "no metadata of its origin"), style="dim")

@@ -39,15 +39,22 @@ from cosmicai.safe_pickle import AllowList, Stub, build_set, kind, stub
 from pydantic import ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from numpy.typing import NDArray
 
 N = TypeVar("N", int, float)
 
 MAX_UNPACKED_BYTES: Final = 8 * 1024**3
+# The full-size model has 508 tensors in some 700 modules. A pickle may name one container many
+# times, so that what it describes is bounded apart from its own size.
 _MAX_MODULES: Final = 20_000
+_MAX_ENTRIES: Final = 100_000
 _MAX_NESTING: Final = 32
+_MAX_NAME: Final = 256
+_MOST_SHARED: Final = 2
+"""How often the bytes of a checkpoint may be read: the stem has two names."""
+_TOP: Final = "cls_token"
 _STATE_DICT_KEYS: Final = ("state_dict", "model_state_dict", "model")
 
 _MODULES: Final = (
@@ -59,6 +66,8 @@ _MODULES: Final = (
     "NormalCell.Mlp",
     "NormalCell.NormalCell",
     "timm.layers.drop.DropPath",
+    "timm.layers.format.Format",
+    "timm.layers.mlp.Mlp",
     "timm.layers.patch_embed.PatchEmbed",
     "timm.models.layers.drop.DropPath",
     "timm.models.layers.patch_embed.PatchEmbed",
@@ -149,6 +158,7 @@ def import_checkpoint(
                 found = _read(TorchArchive(source))
                 config = _config(found, heads, norm_eps)
                 _check_layout(found, config, checkpoint)
+                _check_sizes(found, source.size)
                 state = {name: ref.read(source) for name, ref in found.tensors.items()}
         except (CorruptArchive, CorruptPartition) as error:
             raise InvalidInput(f"{checkpoint}: {error}") from error
@@ -218,7 +228,7 @@ def _read(archive: TorchArchive) -> _Checkpoint:
 
 def _from_state_dict(state: dict[Any, Any]) -> _Checkpoint:
     tensors = {
-        name.removeprefix("module."): value
+        name: value
         for name, value in state.items()
         if isinstance(name, str) and isinstance(value, TensorRef)
     }
@@ -227,7 +237,27 @@ def _from_state_dict(state: dict[Any, Any]) -> _Checkpoint:
             "a state dict (tensors by name) expected, found a dict with "
             f"{len(tensors)} tensors in {len(state)} entries"
         )
-    return _Checkpoint(tensors, {})
+    _check_names(tensors)
+    prefix = _prefix(tensors)
+    return _Checkpoint({n.removeprefix(prefix): value for n, value in tensors.items()}, {})
+
+
+def _prefix(names: Iterable[str]) -> str:
+    """Return what DataParallel, torch.compile or Lightning put before the model's own names.
+
+    Such as ``module.``, ``_orig_mod.``, ``model.`` and any of them in turn: whatever comes before
+    the one tensor that every model has once, at its top.
+    """
+    found = [name.removesuffix(_TOP) for name in names if name.endswith(_TOP)]
+    return found[0] if len(found) == 1 and found[0].endswith(".") else ""
+
+
+def _check_names(names: Collection[str]) -> None:
+    if len(names) > _MAX_MODULES:
+        raise CorruptArchive(f"at most {_MAX_MODULES} tensors expected, found {len(names)}")
+    longest = max(map(len, names), default=0)
+    if longest > _MAX_NAME:
+        raise CorruptArchive(f"names of at most {_MAX_NAME} characters expected, found {longest}")
 
 
 def _from_module(root: Any) -> _Checkpoint:
@@ -236,21 +266,26 @@ def _from_module(root: Any) -> _Checkpoint:
         raise CorruptArchive(f"a module expected, found {kind(root)}")
     modules: dict[str, Stub] = {}
     tensors: dict[str, TensorRef] = {}
+    entries = 0
     pending: list[tuple[str, Stub]] = [("", root)]
     while pending:
         name, module = pending.pop()
         modules[name] = module
-        if len(modules) > _MAX_MODULES or name.count(".") > _MAX_NESTING:
-            raise CorruptArchive("too many modules, or modules within themselves")
-        prefix = f"{name}." if name else ""
+        groups = [_mapping(module, group) for group in ("_parameters", "_buffers", "_modules")]
         passing = module.state.get("_non_persistent_buffers_set", ())
-        for group in ("_parameters", "_buffers"):
-            for key, value in _mapping(module, group).items():
-                if value is None or (isinstance(passing, list) and key in passing):
-                    continue
-                if not isinstance(value, TensorRef):
-                    raise CorruptArchive(f"{prefix}{key}: a tensor expected, found {kind(value)}")
-                tensors[f"{prefix}{key}"] = value
+        passing = passing if isinstance(passing, list | set) else ()
+        entries += sum(map(len, (*groups, passing)))
+        if len(modules) > _MAX_MODULES or entries > _MAX_ENTRIES or name.count(".") > _MAX_NESTING:
+            raise CorruptArchive("too many modules or tensors, or modules within themselves")
+        _check_names([name, *(f"{name}.{key}" for group in groups for key in group)])
+        prefix = f"{name}." if name else ""
+        left_out = {key for key in passing if isinstance(key, str)}
+        for key, value in (item for group in groups[:2] for item in group.items()):
+            if value is None or key in left_out:
+                continue
+            if not isinstance(value, TensorRef):
+                raise CorruptArchive(f"{prefix}{key}: a tensor expected, found {kind(value)}")
+            tensors[f"{prefix}{key}"] = value
         children = [(f"{prefix}{key}", child) for key, child in _children(module).items()]
         pending += reversed(children)
     return _Checkpoint(tensors, modules)
@@ -331,6 +366,10 @@ _CLASSES: Final = tuple(
 _ATTRIBUTES: Final = (
     ("torch.nn.modules.activation.GELU", "approximate", "none"),
     ("NormalCell.NormalCell", "class_token", True),
+    *(
+        (f"timm.{package}.patch_embed.PatchEmbed", "flatten", True)
+        for package in ("layers", "models.layers")
+    ),
     ("blocks.photoz.Input_Mix_Model", "Inception_only", False),
     ("blocks.photoz.Input_Mix_Model", "magnitude", True),
     ("blocks.photoz.Input_Mix_Model", "uk_paper", False),
@@ -391,6 +430,15 @@ def _only(modules: dict[str, Stub], class_name: str, attribute: str, expected: t
 def _check_layout(found: _Checkpoint, config: ModelConfig, checkpoint: Path) -> None:
     specs = {name: TensorSpec(ref.shape, ref.dtype) for name, ref in found.tensors.items()}
     check_layout(specs, config, str(checkpoint))
+
+
+def _check_sizes(found: _Checkpoint, size: int) -> None:
+    """Refuse tensors that share bytes so often that a small file would make a huge model."""
+    needed = sum(ref.numel * ref.storage.itemsize for ref in found.tensors.values())
+    if needed > _MOST_SHARED * size:
+        raise CorruptArchive(
+            f"tensors of {needed:,} bytes in a file of {size:,}: they share their storage"
+        )
 
 
 def _check_values(state: dict[str, NDArray[Any]], checkpoint: Path) -> None:

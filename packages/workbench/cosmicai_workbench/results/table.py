@@ -57,7 +57,7 @@ def print_summary(summary: Summary) -> None:
         table.add_row(label, text)
     for warning in summary.warnings:
         table.add_row("Warning", warning)
-    Console().print(table)
+    Console(markup=False).print(table)  # paths and reasons are not markup
 
 
 def _figure(value: float | None) -> str:
