@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARCHITECTURE ?= arm64
 PACKAGES := packages/fmilib packages/cosmicai packages/workbench
 
-.PHONY: build checkov definition test-sam help setup system-packages run test test-slow lint types check figures format clean
+.PHONY: build campaign campaign-short checkov definition test-sam help setup system-packages run test test-slow lint types check figures format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,13 @@ test: setup lint types ## lint, types and the fast tests
 
 test-slow: setup ## the tests marked slow
 	$(BIN)/python -m pytest -m slow
+
+# Each part of the campaign is bounded in time in the short run; make campaign runs all its trials.
+campaign: setup ## random trials under faults, three seeds: a table, failing on wrong or hung
+	PYTHONPATH=tests $(BIN)/python -m campaign --seed 1 --seed 2 --seed 3 --trials 250
+
+campaign-short: setup ## a few of them, within five minutes
+	PYTHONPATH=tests $(BIN)/python -m campaign --trials 250 --seconds 12
 
 build: setup ## the application as it deploys, with its sizes checked (ARCHITECTURE=x86_64)
 	PATH="$(CURDIR)/$(BIN):$$PATH" SAM_CLI_TELEMETRY=0 \

@@ -29,7 +29,7 @@ cut
 late
     The connection ends, and S3 gets the request some time after that.
 """
-_LATE_SECONDS = 0.15
+_LATE_SECONDS = 0.03
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 A part of a campaign draws trials from a seed, runs each, and judges it. A trial that came out
 wrong or hung fails the campaign; its seed repeats it alone:
 
+    PYTHONPATH=tests python -m campaign --seed 1 --seed 2 --trials 100
     PYTHONPATH=tests python -m campaign.collectives --seed 1 --trials 200
     PYTHONPATH=tests python -m campaign.collectives --only memory --first 17 --trials 1
 """
@@ -145,17 +146,21 @@ def main(
         Trials of each part, unless the command line says otherwise.
     """
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, action="append", help="one or more; default 1")
     parser.add_argument("--trials", type=int, default=trials, help="of each part")
     parser.add_argument("--first", type=int, default=0, help="number of the first trial")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="for each part")
     parser.add_argument("--only", action="append", choices=list(parts), help="parts to run")
     options = parser.parse_args(arguments)
-    campaign = Campaign(options.seed)
+    seeds = options.seed or [1]
+    campaign = Campaign(seeds[0])
+    numbers = range(options.first, options.first + options.trials)
     for part in options.only or parts:
-        end = time.monotonic() + options.seconds
-        numbers = range(options.first, options.first + options.trials)
-        campaign.run(part, parts[part], numbers, end)
+        for seed in seeds:
+            campaign.seed = seed
+            campaign.run(part, parts[part], numbers, time.monotonic() + options.seconds)
+        sys.stdout.write(f"{campaign.table()}\n\n")
+        sys.stdout.flush()
     for trial in campaign.problems():
         sys.stdout.write(f"{trial}\n")
     sys.stdout.write(campaign.table() + "\n")
