@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARCHITECTURE ?= arm64
 PACKAGES := packages/fmilib packages/cosmicai packages/workbench
 
-.PHONY: build campaign campaign-short checkov definition test-sam help setup system-packages run test test-slow lint types check figures format clean
+.PHONY: build campaign campaign-short checkov definition lock test-sam help setup system-packages run test test-slow lint types check figures format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -18,9 +18,18 @@ $(VENV)/.installed: requirements.txt requirements-torch.txt $(PACKAGES:%=%/pypro
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Python's venv module is missing: sudo apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --retries 1 -r requirements-torch.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(PACKAGES:%=-e ./%)
 	@touch $@
+
+# Every file of a pinned version may be installed, for any Python and processor; no other file.
+lock: ## hashes of the versions in requirements.txt, after one was changed
+	test -x .uv/bin/uv || { $(PYTHON) -m venv .uv && .uv/bin/pip install --quiet \
+	  --disable-pip-version-check uv==0.13.9; }
+	grep '^#' requirements.txt >.uv/requirements.txt
+	sed -n 's/^\([^# ]*==[^ ;]*\).*/\1/p' requirements.txt | .uv/bin/uv pip compile --quiet --no-config --no-deps \
+	  --universal --python-version 3.11 --generate-hashes --no-header --no-annotate - >>.uv/requirements.txt
+	mv .uv/requirements.txt requirements.txt
 
 system-packages: ## Debian packages that some tests use (as root or with sudo)
 	scripts/install-system-packages
@@ -79,4 +88,4 @@ format: setup ## let ruff rewrite the code
 	$(BIN)/ruff format .
 
 clean: ## remove what the targets made, but never runs/
-	rm -rf $(VENV) .checkov .cosmicai .aws-sam build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .checkov .uv .cosmicai .aws-sam build dist .pytest_cache .mypy_cache .ruff_cache

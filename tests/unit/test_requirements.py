@@ -1,0 +1,14 @@
+"""The development environment: every file that is installed is known by its hash."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_requirement_is_pinned_by_hash():
+    text = (ROOT / "requirements.txt").read_text().replace("\\\n", "")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert len(lines) > 100
+    bare = [line for line in lines if not re.match(r"\S+==\S+ .*--hash=sha256:[0-9a-f]{64}", line)]
+    assert not bare, "run `make lock`"
