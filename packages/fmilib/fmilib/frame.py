@@ -112,17 +112,22 @@ def check_header(header: Header, call: Call, step: int, sender: int) -> None:
             [sender],
         )
     if header.terms != call.terms:
-        raise FmiMismatch(
-            f"{call}: rank {sender} called it with {describe_terms(header.terms)}, "
-            f"this rank with {describe_terms(call.terms)}",
-            [sender],
-        )
+        raise disagreement(header, call, sender)
     if header.step != step or header.comm != call.comm:
         raise FmiMismatch(
             f"{call}: rank {sender} is at step {header.step} of communicator {header.comm:#x}, "
             f"this rank at step {step}; do both give values of the same type and size?",
             [sender],
         )
+
+
+def disagreement(header: Header, call: Call, sender: int) -> FmiMismatch:
+    """Return the error for a frame whose root, function or size class is another."""
+    return FmiMismatch(
+        f"{call}: rank {sender} called it with {describe_terms(header.terms)}, "
+        f"this rank with {describe_terms(call.terms)}",
+        [sender],
+    )
 
 
 def allocate(nbytes: int) -> memoryview:

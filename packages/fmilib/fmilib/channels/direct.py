@@ -333,6 +333,14 @@ class DirectChannel(PeerToPeer, Channel):
                 return
         self._spins = max(1, spins // 2)
 
+    def _absent(self, call: Call, sources: Sequence[int], step: int) -> FmiError:
+        """Name those that have nothing for us; a single one is asked why."""
+        late = super()._absent(call, sources, step)
+        if not isinstance(late, FmiTimeout) or len(late.ranks) != 1:
+            return late
+        self.awaiting = late.ranks
+        return self._ask_why(late, late.ranks[0], call)
+
     def _ask_why(self, late: FmiTimeout, peer: int, call: Call) -> FmiError:
         """Ask the rank that kept us waiting whom it waits for itself, and that one in turn.
 

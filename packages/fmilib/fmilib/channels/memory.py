@@ -79,7 +79,10 @@ class Network:
             )
         if session.complete:
             raise _duplicate(member)
-        session.members[member.rank] = channel  # an earlier one finds itself displaced
+        earlier = session.members.get(member.rank)
+        session.members[member.rank] = channel
+        if earlier is not None:
+            earlier.changed.notify_all()  # it finds itself displaced
         session.came.add(member.rank)
         session.complete = len(session.members) == session.size
         session.wake()

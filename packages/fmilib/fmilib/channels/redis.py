@@ -50,7 +50,7 @@ from fmilib.errors import (
     from_wire,
     ranks_text,
 )
-from fmilib.frame import HEADER, Header, Kind, Packet, check_header, pack_header
+from fmilib.frame import HEADER, Header, Kind, Packet, check_header, disagreement, pack_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -496,12 +496,20 @@ class RedisChannel(Channel):
                 raise FmiChannelError(f"{call}: the data expired in Redis before it was read")
             packets[place].data = data
 
-    def _absent(self, call: Call, slot: str, sources: Sequence[int]) -> FmiTimeout:
-        """Name the ranks whose contribution the slot lacks."""
+    def _absent(self, call: Call, slot: str, sources: Sequence[int]) -> FmiError:
+        """Name the ranks whose contribution the slot lacks, or that gave it to another."""
         resp = self._resp_of(call)
         arrived = {int(bytes(place)) for place in resp.call(_left(call.end + GRACE), "HKEYS", slot)}
         absent = [r for i, r in enumerate(sources) if len(sources) == 1 or i not in arrived]
         ranks = [call.ranks[r] for r in absent]
+        # Small values have one slot for all ranks, large ones a slot for each.
+        for part in ("0", *(f"0.{rank}" for rank in range(call.size))):
+            if (other := self._slot(call, part)) == slot or call.kind == Kind.MESSAGE:
+                continue
+            for frame in resp.call(_left(call.end + GRACE), "HVALS", other):
+                header = Header(frame)
+                if header.sender in ranks and header.terms != call.terms:
+                    return disagreement(header, call, header.sender)
         return FmiTimeout(
             f"{call}: after {call.timeout:g} s still waiting for {ranks_text(ranks)}", ranks
         )

@@ -25,7 +25,7 @@ from fmilib.backend import Traffic
 from fmilib.codec import BUNDLE, NOTHING
 from fmilib.collectives.chain import GROUP_RANKS, bounds
 from fmilib.collectives.trees import LARGE_DEGREE, SMALL_DEGREE, children, levels, parent
-from fmilib.errors import FmiMismatch, FmiTimeout, ranks_text
+from fmilib.errors import FmiError, FmiMismatch, FmiTimeout, ranks_text
 from fmilib.frame import Packet, allocate, pack_bundle, unpack_bundle
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class PeerToPeer(abc.ABC):
             self.awaiting = ()
         return taken
 
-    def _absent(self, call: Call, sources: Sequence[int], step: int) -> FmiTimeout:
+    def _absent(self, call: Call, sources: Sequence[int], step: int) -> FmiError:
         """Look once more at each source, and name those that have nothing for us."""
         absent = [sources[0]]
         for src in sources[1:]:
