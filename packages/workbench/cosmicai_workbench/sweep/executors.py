@@ -5,10 +5,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 from cosmicai.errors import IncompleteResults, InvalidInput
-from cosmicai.facts import MAX_MEMORY_MB, galaxies_in
 
 from cosmicai_workbench.bars import no_bar
-from cosmicai_workbench.client.connection import LookupRefused
 from cosmicai_workbench.client.execution import check_input, new_name
 from cosmicai_workbench.client.inputs import LOCAL_BUCKET
 from cosmicai_workbench.client.upload import files_to_upload, upload
@@ -17,7 +15,6 @@ from cosmicai_workbench.data.splitting import galaxies_per_partition, split_data
 from cosmicai_workbench.deployment.preflight import preflight
 from cosmicai_workbench.performing import perform
 from cosmicai_workbench.place import Place, on_aws, own_cloud
-from cosmicai_workbench.simulation.service import plan_execution
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -210,44 +207,23 @@ class StackExecutor:
     def estimated_dollars(self, point: "Point") -> float:
         """Return what the simulation expects one execution to cost in this stack.
 
-        It is priced by the stack's memory size, region and processors, or by the dearest ones
-        where the account may not be asked for them.
-
         Raises
         ------
         PartitionNotFound
             If the data bucket holds no partitions of the point's size.
+        InvalidInput
+            If the stack's region has no prices: the spending limit could not be held.
         """
         if point not in self._estimates:
             content = check_input(self._content(point, "estimate"))
-            try:
-                dollars = preflight(self._place.connection, content).dollars
-            except LookupRefused:
-                dollars = None
-            self._estimates[point] = self._at_most(point) if dollars is None else dollars
+            dollars = preflight(self._place.connection, content).dollars
+            if dollars is None:
+                region = self._place.connection.s3.meta.region_name
+                raise InvalidInput(
+                    f"the spending limit cannot be held: there are no prices for region {region}"
+                )
+            self._estimates[point] = dollars
         return self._estimates[point]
-
-    def _at_most(self, point: "Point") -> float:
-        """Estimate, where the account may not be asked, as if the functions were the dearest."""
-        cost = plan_execution(
-            galaxies=point["file_limit"] * galaxies_in(point.partition_mb),
-            partition_mb=point.partition_mb,
-            ranks=point["world_size"] or point["file_limit"],
-            memory_mb=MAX_MEMORY_MB,
-            concurrency=1000,
-            barrier=point["fmi"],
-            calibrate=None,
-            region=self._place.connection.s3.meta.region_name,
-            architecture="x86_64",
-            simulations=1,
-            seed=_SEED,
-        ).cost
-        if cost is None:
-            raise InvalidInput(
-                "the spending limit cannot be held: there are no prices for region "
-                f"{self._place.connection.s3.meta.region_name}"
-            )
-        return cost.total
 
     def run(self, point: "Point", path: str, destination: "Path") -> None:
         """Run ``point``; see :class:`~cosmicai_workbench.sweep.runner.Executor`."""
