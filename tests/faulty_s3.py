@@ -157,5 +157,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(content)
 
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the client hung up
+            super().handle()
+
     def log_message(self, *arguments: object) -> None:
         """Say nothing."""

@@ -105,6 +105,7 @@ class World:
 @functools.cache
 def world() -> World:
     """Return the process's world, made at first use."""
+    logging.disable(logging.CRITICAL)
     patch = pytest.MonkeyPatch()
     folder = Path(tempfile.mkdtemp(prefix="campaign-"))
     stacks = running_stack(patch, folder)
@@ -125,7 +126,6 @@ def world() -> World:
         "load",
         lambda item, threads: (Predictor(AnyProcessor(), digest="digest"), 0.0),
     )
-    logging.disable(logging.CRITICAL)
     atexit.register(patch.undo)
     return World(stack, proxy, direct)
 

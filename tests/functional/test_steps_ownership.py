@@ -21,6 +21,7 @@ from cosmicai.errors import (
 from cosmicai.prediction import Predictor
 from cosmicai.schema import ManifestItem, RankRecord, SummarizeEvent, Summary, parse
 from cosmicai.summarize import summarize
+from faulty_s3 import FaultyS3
 from s3_stack import ARN, BUCKET, MeanEngine, Stack, make_galaxies, running_stack
 
 if TYPE_CHECKING:
@@ -393,6 +394,24 @@ def test_result_paths_inside_one_another_are_refused(
 def test_results_apart_from_data_and_model(stack: Stack, change: dict[str, str]) -> None:
     with pytest.raises(InvalidInput, match="neither may lie inside the other"):
         stack.initialize(**change)
+
+
+# -- failures that cannot be recorded --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("denied", ["claim.json", "plan.json", "summary.json"])
+def test_a_failure_that_cannot_be_recorded_still_tells_its_reason(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, denied: str
+) -> None:
+    stack.initialize()
+    with FaultyS3(stack.endpoint) as proxy:
+        proxy.session.fault = lambda asked: "denied" if asked.path.endswith(denied) else None
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        storage.client.cache_clear()
+        failure = {"Error": "StorageDenied", "Cause": "the role needs s3:PutObject"}
+        summary = stack.summarize(failure=failure)
+    assert summary.failure is not None
+    assert (summary.failure.Error, summary.failure.Cause) == tuple(failure.values())
 
 
 # -- clocks, messages, names -----------------------------------------------------------------------

@@ -12,7 +12,13 @@ from cosmicai import keys, quality, storage
 from cosmicai.claim import holder_of, plan_of, require_claim, write_owned
 from cosmicai.collective import check
 from cosmicai.cost import cost, execution_usage, round_up_express
-from cosmicai.errors import IncompleteResults, InvalidInput, ObjectNotFound
+from cosmicai.errors import (
+    IncompleteResults,
+    InvalidInput,
+    ObjectNotFound,
+    ResultPathInUse,
+    StorageDenied,
+)
 from cosmicai.observability import logger
 from cosmicai.reconcile import Reconciled, reconcile
 from cosmicai.schema import (
@@ -32,6 +38,8 @@ if TYPE_CHECKING:
 NAMED_RANKS = 20
 """Failed ranks named in messages and in the state's output; ``summary.json`` names them all."""
 CAUSE_CHARACTERS = 500
+_NO_PATH = (InvalidInput, ObjectNotFound, StorageDenied, ResultPathInUse)
+"""Where a failure cannot be recorded, and no retry helps: it is still returned, with its reason."""
 _TOO_MANY_FAILED = "ExceedToleratedFailureThreshold"  # what the Map itself fails with
 
 
@@ -148,7 +156,7 @@ def _record_failure(event: SummarizeEvent, failure: Failure) -> Summary:
     try:
         request = parse(ExecutionInput, event.input)
         holder = holder_of(request.bucket, request.result_path)
-    except (InvalidInput, ObjectNotFound) as error:
+    except _NO_PATH as error:
         logger.warning("no result path to record the failure in", extra={"reason": str(error)})
         return summary
     if holder is None or holder.execution != event.execution.id:
@@ -170,7 +178,12 @@ def _record_failure(event: SummarizeEvent, failure: Failure) -> Summary:
     except InvalidInput as error:  # the reason is recorded even where the rest cannot be told
         logger.warning("the ranks are not known", extra={"reason": str(error)})
         summary = summary.model_copy(update={"warnings": [str(error)]})
-    _write(request, summary)
+    except _NO_PATH as error:
+        logger.warning("the ranks cannot be looked up", extra={"reason": str(error)})
+    try:
+        _write(request, summary)
+    except _NO_PATH as error:
+        logger.warning("the failure cannot be recorded", extra={"reason": str(error)})
     return summary
 
 
