@@ -15,6 +15,7 @@ import pytest
 from cosmicai import keys
 from cosmicai_workbench.cloud.local import LocalCloud
 from cosmicai_workbench.cloud.session import local_config, local_session
+from cosmicai_workbench.cloud.state import Limits
 from cosmicai_workbench.data.partition_writer import write_partition
 from model_fill import SMALL, filled_bundle
 from s3_stack import BUCKET, ROOT, make_galaxies
@@ -109,7 +110,11 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     folder = tmp_path_factory.mktemp("robustness")
     parameters = {"BucketName": BUCKET, "Engine": "torch"}
     with LocalCloud(
-        root=folder / "state", buckets=[BUCKET], parameters=parameters, concurrency=2
+        root=folder / "state",
+        buckets=[BUCKET],
+        parameters=parameters,
+        concurrency=2,
+        limits=Limits(roles=True),  # the steps may do no more than on AWS
     ) as local:
         status = local.status
         session = local_session(status.variables)

@@ -10,7 +10,7 @@ PROGRAM = textwrap.dedent("""
     from cosmicai_workbench.cloud import interpreter
     from cosmicai_workbench.cloud.credentials import Keys
 
-    interpreter.enable(Keys.new(), "http://127.0.0.1:9", 300)
+    interpreter.enable(lambda role: Keys.new(), "http://127.0.0.1:9", 300)
     from moto.stepfunctions.parser.asl.eval.program_state import ProgramEnded
     from moto.stepfunctions.parser.backend import execution as backend
 

@@ -48,7 +48,7 @@ def pools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pools:
     monkeypatch.setattr(FakeSandbox, "made", [])
     monkeypatch.setattr(FakeSandbox, "faults", 0)
     function = Function("f", "arn", tmp_path, "app.handler", 3, 128, {}, (), "/aws/lambda/f")
-    return Pools((function,), {}, 3, tmp_path / "logs")
+    return Pools((function,), lambda _: {}, 3, tmp_path / "logs")
 
 
 def test_one_sandbox_serves_call_after_call(pools: Pools) -> None:

@@ -37,6 +37,17 @@ def up(
     reload: Annotated[
         bool, typer.Option("--reload", help="Take up edited code at a function's next call.")
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Enforce the roles' policies, and throttle calls that AWS would throttle.",
+        ),
+    ] = False,
+    account_concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --strict: calls at once. Default: --concurrency."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start a local cloud and leave it running.
@@ -44,18 +55,26 @@ def up(
     Prints the environment with which any AWS client (`aws`, boto3, another terminal's
     `cosmicai run --local`) talks to it. Its buckets are in memory: `down` forgets them.
     """
+    from cosmicai.machine import available_cores
+
     from cosmicai_workbench.application import TEMPLATE
     from cosmicai_workbench.client.inputs import pairs
     from cosmicai_workbench.cloud.local import LocalCloud
+    from cosmicai_workbench.cloud.state import Limits
 
+    cores = concurrency or available_cores()
     cloud = LocalCloud(
         template=template or TEMPLATE,
         stack=stack,
         parameters=pairs(parameters or [], "--parameter"),
-        concurrency=concurrency,
+        concurrency=cores,
         buckets=buckets or ["cosmicai-data"],
         name=name,
         reload=reload,
+        limits=Limits(
+            roles=strict,
+            account_concurrency=(account_concurrency or cores) if strict else None,
+        ),
     )
     status = cloud.start(detached=True)
     if as_json:

@@ -75,7 +75,7 @@ class Guard:
             self._check_source(environ)
             environ[PRINCIPAL] = self._check_signature(environ)
         except Refused as refusal:
-            return _refuse(start, refusal)
+            return refuse(start, refusal)
         return self._application(environ, start)
 
     def _check_source(self, environ: WSGIEnvironment) -> None:
@@ -159,7 +159,7 @@ def _is_now(text: str) -> bool:
     return abs(datetime.now(UTC) - when) <= _CLOCK_SKEW
 
 
-def _refuse(start: StartResponse, refusal: Refused) -> list[bytes]:
+def refuse(start: StartResponse, refusal: Refused) -> list[bytes]:
     """Answer in the form that the clients of the service read."""
     headers = [("Connection", "close"), ("x-amzn-ErrorType", refusal.code)]
     if refusal.service in _XML_SERVICES:

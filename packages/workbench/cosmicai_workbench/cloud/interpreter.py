@@ -27,13 +27,13 @@ _READ_SECONDS = 3600
 _CONNECTIONS = 64
 
 
-def enable(keys: Keys, endpoint: str, express_seconds: int) -> None:
+def enable(keys: Callable[[str], Keys], endpoint: str, express_seconds: int) -> None:
     """Turn the interpreter on and apply the changes; call once, before the server starts.
 
     Parameters
     ----------
     keys
-        What the interpreter signs its calls with.
+        Returns what the interpreter signs its calls with, for the ARN of a state machine's role.
     endpoint
         URL of the local cloud, which it calls.
     express_seconds
@@ -50,8 +50,8 @@ def enable(keys: Keys, endpoint: str, express_seconds: int) -> None:
     _end_at_once()
 
 
-def _share_clients(keys: Keys, endpoint: str) -> None:
-    """Make one boto3 client a service, with the cloud's keys, instead of one a task.
+def _share_clients(keys: Callable[[str], Keys], endpoint: str) -> None:
+    """Make one boto3 client a service and role, with the role's keys, instead of one a task.
 
     A client costs some 10 ms to make and a new connection to use, for every rank; and the default
     session that makes it is not safe to share between the threads of a Map. moto's signs with keys
@@ -60,14 +60,15 @@ def _share_clients(keys: Keys, endpoint: str) -> None:
     # The parser imports every kind of task, each of which holds the function by name.
     from moto.stepfunctions.parser.asl.utils import boto_client
 
-    clients: dict[tuple[str, str], Any] = {}
+    clients: dict[tuple[str, str, str], Any] = {}
     lock = threading.Lock()
 
-    def client(region: str, service: str, state_credentials: Any = None) -> Any:  # noqa: ARG001
+    def client(region: str, service: str, state_credentials: Any) -> Any:
+        role = state_credentials.role_arn
         with lock:
-            if (region, service) not in clients:
-                session: Any = local_session(keys.variables(region))
-                clients[region, service] = session.client(
+            if (region, service, role) not in clients:
+                session: Any = local_session(keys(role).variables(region))
+                clients[region, service, role] = session.client(
                     service,
                     endpoint_url=endpoint,
                     config=local_config(
@@ -78,7 +79,7 @@ def _share_clients(keys: Keys, endpoint: str) -> None:
                         max_pool_connections=_CONNECTIONS,
                     ),
                 )
-            return clients[region, service]
+            return clients[region, service, role]
 
     original = boto_client.boto_client_for
     for module in list(sys.modules.values()):

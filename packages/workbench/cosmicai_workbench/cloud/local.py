@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from cosmicai.errors import InvalidInput
+from cosmicai.machine import available_cores
 
 from cosmicai_workbench.application import TEMPLATE
 from cosmicai_workbench.cloud.sandbox import emulator
@@ -82,7 +83,7 @@ class LocalCloud:
         reload: bool = False,
         limits: Limits = Limits(),  # noqa: B008 - it is frozen
     ) -> None:
-        self.concurrency = concurrency or os.cpu_count() or 1
+        self.concurrency = concurrency or available_cores()
         self.folder = state_folder(root, _unique_name() if name is None else name)
         self._named = name is not None
         self._settings = Settings(

@@ -18,7 +18,7 @@ from cosmicai_workbench.cloud.sandbox import Outcome, Sandbox, SandboxNotStarted
 from cosmicai_workbench.cloud.sources import SourceWatch, source_folders
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from cosmicai_workbench.cloud.template import Function
@@ -48,7 +48,7 @@ class Pools:
     functions
         The functions to serve.
     environment
-        Variables for every sandbox (region, endpoint, credentials).
+        Returns the variables for the sandboxes of a function (region, endpoint, credentials).
     concurrency
         At most this many sandboxes a function; a call beyond that waits for one to be free.
     logs
@@ -62,7 +62,7 @@ class Pools:
     def __init__(
         self,
         functions: tuple[Function, ...],
-        environment: Mapping[str, str],
+        environment: Callable[[Function], Mapping[str, str]],
         concurrency: int,
         logs: Path,
         *,
@@ -77,7 +77,7 @@ class Pools:
         self._pools = {
             function.name: _Pool(
                 function,
-                sandbox_environment(function, environment, concurrency),
+                sandbox_environment(function, environment(function), concurrency),
                 concurrency,
                 streams_folder(logs, function),
                 self._launcher,

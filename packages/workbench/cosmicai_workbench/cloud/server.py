@@ -27,16 +27,18 @@ from cosmicai_workbench.cloud.gateway import Gateway
 from cosmicai_workbench.cloud.log_service import LogService
 from cosmicai_workbench.cloud.pool import Pools, streams_folder
 from cosmicai_workbench.cloud.rendezvous import start_rendezvous
+from cosmicai_workbench.cloud.roles import Roles
 from cosmicai_workbench.cloud.session import local_config, local_session
 from cosmicai_workbench.cloud.state import Settings, Status, clear, logs_folder, scratch_folder
 from cosmicai_workbench.cloud.template import ACCOUNT, REGION, load_stack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from wsgiref.types import WSGIApplication
 
     from werkzeug.serving import BaseWSGIServer
 
-    from cosmicai_workbench.cloud.template import Stack
+    from cosmicai_workbench.cloud.template import Function, Stack
 
 
 def main(arguments: list[str]) -> None:
@@ -60,11 +62,12 @@ def main(arguments: list[str]) -> None:
             "FmiRendezvous": rendezvous.address,
             "FmiRedisUrl": os.environ.get("FMI_REDIS_URL", ""),
         },
+        with_policies=settings.limits.roles,
     )
     scratch = str(scratch_folder(folder))
-    keys = Keys.new()
+    # Where roles are not enforced there are none: all is done by the user's keys.
+    keys = {name: Keys.new() for name in (USER, *stack.policies)}
     environment = {
-        **keys.variables(REGION),
         "HOME": scratch,
         "TMPDIR": scratch,
         "FMI_TOKEN": rendezvous.token,
@@ -74,14 +77,14 @@ def main(arguments: list[str]) -> None:
     try:
         threading.Thread(target=server.serve_forever, daemon=True, name="server").start()
         endpoint = f"http://127.0.0.1:{server.port}"
-        _create_resources(stack, endpoint, settings, keys)
+        _create_resources(stack, endpoint, settings, keys[USER])
         status = Status(
             endpoint=endpoint,
             process_id=os.getpid(),
             stack=stack.name,
             region=REGION,
             concurrency=settings.concurrency,
-            keys=keys,
+            keys=keys[USER],
             parameters=stack.parameters,
             outputs=stack.outputs,
         )
@@ -101,7 +104,11 @@ def _wait_for_end_of_input(ended: threading.Event) -> None:
 
 
 def _listen(
-    stack: Stack, logs: Path, settings: Settings, environment: Mapping[str, str], keys: Keys
+    stack: Stack,
+    logs: Path,
+    settings: Settings,
+    environment: Mapping[str, str],
+    keys: Mapping[str, Keys],
 ) -> tuple[BaseWSGIServer, Pools]:
     """Bind a free port of the loopback interface and put functions and moto behind it."""
     # moto reads these when it is imported. Its own clients sign with keys that nothing accepts.
@@ -135,22 +142,34 @@ def _listen(
         request_handler=Handler,
     )
     endpoint = f"http://127.0.0.1:{server.port}"
-    interpreter.enable(keys, endpoint, settings.limits.express_seconds)
+
+    def keys_of(name: str) -> Keys:
+        return keys.get(name, keys[USER])
+
+    def variables(function: Function) -> dict[str, str]:
+        own = keys_of(function.name).variables(REGION)
+        return {**own, "AWS_ENDPOINT_URL": endpoint, **environment}
+
+    interpreter.enable(
+        lambda role: keys_of(role.rpartition("/")[2]), endpoint, settings.limits.express_seconds
+    )
     pools = Pools(
         stack.functions,
-        {"AWS_ENDPOINT_URL": endpoint, **environment},
+        variables,
         settings.concurrency,
         logs,
         reload=settings.reload,
         account_concurrency=settings.limits.account_concurrency,
     )
     groups = {each.log_group: streams_folder(logs, each) for each in stack.functions}
-    gateway = Gateway(
+    gateway: WSGIApplication = Gateway(
         FunctionService(stack.functions, pools),
         LogService(groups),
         DomainDispatcherApplication(create_backend_app),
     )
-    applications["guarded"] = Guard(gateway, {USER: keys}, server.port)
+    if settings.limits.roles:
+        gateway = Roles(gateway, stack.policies)
+    applications["guarded"] = Guard(gateway, keys, server.port)
     return server, pools
 
 

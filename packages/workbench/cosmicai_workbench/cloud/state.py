@@ -64,13 +64,15 @@ class Limits(BaseModel):
     """Limits of AWS that a local cloud keeps.
 
     ``express_seconds`` is how long an EXPRESS child of a Map may take; ``account_concurrency`` is
-    the number of calls at once, of all functions, above which Lambda throttles (None: calls wait).
+    the number of calls at once, of all functions, above which Lambda throttles (None: calls wait);
+    ``roles`` says whether functions and state machines may do only what their policies allow.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     express_seconds: int = 300
     account_concurrency: int | None = None
+    roles: bool = False
 
 
 class Settings(BaseModel):

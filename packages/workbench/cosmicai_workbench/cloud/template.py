@@ -10,7 +10,7 @@ what it likes.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cosmicai.errors import InvalidInput
@@ -27,6 +27,8 @@ _LAYER = "AWS::Serverless::LayerVersion"
 _STATE_MACHINE = "AWS::Serverless::StateMachine"
 _BUCKET = "AWS::S3::Bucket"
 _LOG_GROUP = "AWS::Logs::LogGroup"
+_ROLE = "AWS::IAM::Role"
+_POLICY = "AWS::IAM::ManagedPolicy"
 _NO_VALUE = object()
 _NAMES = {_FUNCTION: "FunctionName", _BUCKET: "BucketName", _LOG_GROUP: "LogGroupName"}
 _DEFAULT_TIMEOUT_SECONDS = 3
@@ -71,6 +73,8 @@ class Stack:
     state_machines: tuple[StateMachine, ...]
     buckets: tuple[str, ...]
     outputs: dict[str, str] = field(default_factory=dict)
+    policies: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Policy documents by the name of a function or state machine, where they were asked for."""
 
 
 def load_stack(
@@ -79,6 +83,7 @@ def load_stack(
     name: str = "cosmicai",
     parameters: Mapping[str, str] | None = None,
     preferred: Mapping[str, str] | None = None,
+    with_policies: bool = False,
 ) -> Stack:
     """Read a SAM template.
 
@@ -92,6 +97,8 @@ def load_stack(
         Values for the template's parameters, over their defaults.
     preferred
         Values that count before the defaults, for those parameters that the template has.
+    with_policies
+        Work out what functions and state machines may do, too.
 
     Raises
     ------
@@ -110,7 +117,9 @@ def load_stack(
         raise InvalidInput(f"{template} is not a CloudFormation template: it has no Resources")
     declared = document.get("Parameters", {})
     given = {key: value for key, value in (preferred or {}).items() if key in declared}
-    return _Reader(template, document, name, {**given, **(parameters or {})}).stack()
+    reader = _Reader(template, document, name, {**given, **(parameters or {})})
+    stack = reader.stack()
+    return replace(stack, policies=reader.policies()) if with_policies else stack
 
 
 class _Reader:
@@ -160,6 +169,28 @@ class _Reader:
                 if self._holds(output.get("Condition"))
             },
         )
+
+    def policies(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the policy documents of every function and state machine, by its name."""
+        return {
+            self._physical_name(each): self._policies(self._resources[each]["Properties"])
+            for each in [*self._of_type(_FUNCTION), *self._of_type(_STATE_MACHINE)]
+        }
+
+    def _policies(self, properties: Mapping[str, Any]) -> list[dict[str, Any]]:
+        documents = list(properties.get("Policies", []))
+        for role in self._of_type(_ROLE):
+            if self._resolve(properties.get("Role")) != self._attribute(role, "Arn"):
+                continue
+            found = self._resources[role]["Properties"]
+            documents += [each["PolicyDocument"] for each in found.get("Policies", [])]
+            attached = self._resolve(found.get("ManagedPolicyArns", []))
+            documents += [
+                self._resources[policy]["Properties"]["PolicyDocument"]
+                for policy in self._of_type(_POLICY)
+                if self._ref(policy) in attached
+            ]
+        return [self._resolve(document) for document in documents]
 
     def _of_type(self, kind: str) -> list[str]:
         return [name for name, resource in self._resources.items() if resource["Type"] == kind]
@@ -306,6 +337,8 @@ class _Reader:
             (_FUNCTION, "Arn"): lambda: _arn("lambda", f"function:{self._physical_name(name)}"),
             (_STATE_MACHINE, "Arn"): lambda: self._ref(name),
             (_STATE_MACHINE, "Name"): lambda: self._physical_name(name),
+            (_ROLE, "Arn"): lambda: f"arn:aws:iam::{ACCOUNT}:role/{self._physical_name(name)}",
+            (_LOG_GROUP, "Arn"): lambda: _arn("logs", f"log-group:{self._physical_name(name)}"),
             (_BUCKET, "Arn"): lambda: f"arn:aws:s3:::{self._physical_name(name)}",
         }
         if (kind, attribute) not in attributes:
