@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARCHITECTURE ?= arm64
 PACKAGES := packages/fmilib packages/cosmicai packages/workbench
 
-.PHONY: build campaign campaign-short checkov definition lock test-sam help setup system-packages run test test-slow lint types check figures format clean
+.PHONY: build campaign campaign-short checkov definition lock test-deploy test-sam help setup system-packages run test test-slow lint types check figures format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,9 @@ build: setup ## the application as it deploys, with its sizes checked (ARCHITECT
 
 definition: setup ## the retry policy written into the state machine
 	$(BIN)/python -m cosmicai_workbench.deployment.retries statemachine/inference.asl.json
+
+test-deploy: setup ## sam build and sam deploy against an emulator of AWS, and runs there
+	tests/deploy/run.sh
 
 test-sam: setup ## every function in its runtime's image, by sam local invoke (Docker, or root)
 	tests/sam/run.sh
