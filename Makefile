@@ -69,7 +69,7 @@ checkov: ## the templates against AWS's security practice; in its own environmen
 	test -x .checkov/bin/checkov || { $(PYTHON) -m venv .checkov && .checkov/bin/pip install --quiet \
 	  --disable-pip-version-check checkov==3.3.30; }
 	.checkov/bin/checkov --file template.yaml infrastructure/*.yaml --framework cloudformation \
-	  --compact --quiet --skip-download
+	  --compact --quiet --skip-download --config-file .checkov.yaml
 
 lint: setup
 	$(BIN)/ruff check .

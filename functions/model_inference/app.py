@@ -5,7 +5,10 @@ from typing import Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from cosmicai.inference import run_rank
 from cosmicai.observability import log_rank, logger, metrics, tracer
+from cosmicai.preload import preload
 from cosmicai.schema import ManifestItem, parse
+
+preload()
 
 
 @tracer.capture_lambda_handler(capture_response=False)

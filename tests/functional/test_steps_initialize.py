@@ -26,6 +26,24 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stack]:
         yield stack
 
 
+@pytest.mark.parametrize("path", ["elsewhere/1", "result-partition-100MB", "resultsX/1"])
+def test_a_path_that_the_stack_does_not_write_to_is_refused(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setenv("RESULT_PREFIX", "results/")
+    with pytest.raises(InvalidInput, match=f"result_path.*under 'results/'.*'results/{path}'"):
+        stack.initialize(result_path=path)
+    assert stack.files() == {}
+
+
+def test_a_path_under_the_stacks_prefix_is_planned(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_many(["1.pt"])
+    monkeypatch.setenv("RESULT_PREFIX", "results/")
+    assert stack.initialize(result_path="results/1").result_path == "results/1"
+
+
 def test_the_seeds_payload_is_planned_verbatim(stack: Stack) -> None:
     put_many([f"{number}.pt" for number in range(1, 13)])
     plan = stack.initialize()

@@ -66,5 +66,7 @@ def test_the_vcpus_of_a_memory_size(memory: int, threads: int) -> None:
     assert facts.threads(memory) == threads == max(1, int(np.ceil(facts.vcpus(memory))))
 
 
-def test_a_rank_of_the_default_size_computes_with_whole_vcpus() -> None:
-    assert facts.vcpus(facts.DEFAULT_INFERENCE_MEMORY_MB) == 2
+def test_the_default_size_is_what_every_account_has_and_uses_two_threads() -> None:
+    assert facts.DEFAULT_INFERENCE_MEMORY_MB <= facts.NEW_ACCOUNT_MEMORY_MB
+    assert facts.threads(facts.DEFAULT_INFERENCE_MEMORY_MB) == 2
+    assert facts.vcpus(facts.DEFAULT_INFERENCE_MEMORY_MB) > 1.5  # both threads are well fed

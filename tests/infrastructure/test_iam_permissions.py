@@ -25,7 +25,8 @@ from s3_stack import BUCKET, ROOT, MeanEngine, Stack, running_stack
 from samcli.yamlhelper import yaml_parse
 
 SURVEY = "survey-data"
-PARAMETERS = {"BucketName": BUCKET, "DataBucketName": SURVEY}
+# The widest roles: inputs as published write all over their bucket.
+PARAMETERS = {"BucketName": BUCKET, "DataBucketName": SURVEY, "ResultPrefix": ""}
 TEMPLATE = ROOT / "template.yaml"
 REAL_LOAD = model_cache.load
 RESULTS = "result-partition-100MB/1GB/1"
@@ -239,6 +240,19 @@ def test_no_function_may_change_the_data_or_the_model(function: str, kept: str) 
     for action in ("s3:PutObject", "s3:DeleteObject"):
         call = (action, f"arn:aws:s3:::{kept}")
         assert not matches(allowed, call) or matches(denied, call)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_by_default_functions_write_results_and_nothing_else(function: str) -> None:
+    written = [
+        resource
+        for action, resource in statements(function, {"BucketName": BUCKET})
+        if action in ("s3:PutObject", "s3:DeleteObject", "s3:PutObjectTagging")
+    ]
+    assert written
+    assert [
+        each for each in written if not each.startswith(f"arn:aws:s3:::{BUCKET}/results/")
+    ] == []
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -224,7 +224,7 @@ def refusals(**given: str) -> list[str]:
 @pytest.mark.parametrize(
     ("given", "missing"),
     [
-        ({"ResultRetentionDays": "7"}, "a ResultPrefix"),
+        ({"ResultRetentionDays": "7", "ResultPrefix": ""}, "a ResultPrefix"),
         ({"ResultRetentionDays": "7", "ResultPrefix": "r/", "BucketName": "mine"}, "creates"),
         ({"SubnetIds": "subnet-1"}, "SecurityGroupIds"),
         ({"RendezvousImage": "image", "RendezvousSubnetIds": "subnet-1"}, "RendezvousVpcId"),
@@ -325,6 +325,14 @@ def test_a_new_layer_makes_a_new_version_and_the_old_one_is_deleted() -> None:
 def test_a_versions_description_is_no_longer_than_lambda_takes() -> None:
     """With the longest names of partition and region, and ten thousand deployments."""
     layer = "arn:aws-us-gov:lambda:ap-southeast-1:123456789012:layer:PyTorchFMILayer:10000"
-    _, described = inference(InferenceMemorySize="10240", ColdStart="snapstart", LogLevel="WARNING")
+    longest = {
+        "Architecture": "x86_64",
+        "ColdStart": "snapstart",
+        "Engine": "openvino",
+        "InferenceMemorySize": "10240",
+        "LogLevel": "ERROR",
+        "PreloadModel": "m" * TEMPLATE["Parameters"]["PreloadModel"]["MaxLength"],
+    }
+    _, described = inference(**longest)
     settings, *_ = described.split(" arn:")
     assert len(f"{settings} {layer} {layer}") <= 256

@@ -22,7 +22,7 @@ def test_the_application_that_deploys_is_understood_whole() -> None:
     inference = functions["trial-ModelInferenceFunction"]
     assert inference.code == ROOT / "functions/model_inference"
     assert inference.handler == "app.handler"
-    assert inference.memory_size == 3538
+    assert inference.memory_size == 3008
     # The layer that all functions share comes from Globals, before the function's own.
     assert inference.layers[:2] == (ROOT / "layers/cosmicai", ROOT / "layers/native")
     assert stack.outputs["StateMachineArn"] == stack.state_machines[0].arn

@@ -9,7 +9,7 @@ DASHBOARD = (ROOT / "infrastructure/operations.yaml").read_text()
 
 
 def test_every_metric_on_the_dashboard_is_emitted() -> None:
-    shown = set(re.findall(r'\["CosmicAI", "(\w+)", "service"', DASHBOARD))
+    shown = set(re.findall(r'\["\$\{MetricsNamespace\}", "(\w+)", "service"', DASHBOARD))
     shown |= {"Unpredicted"} if '"Unpredicted"' in DASHBOARD else set()
     assert shown
     assert [name for name in sorted(shown) if f'"{name}"' not in CODE] == []

@@ -43,7 +43,9 @@ MEMORY_MB_PER_VCPU: Final = 1769
 """Lambda gives one full vCPU at this memory size, and compute in proportion to memory."""
 FUNCTION_MEMORY_MB: Final = {"initialize": 1769, "invoke_fmi": 256, "summarize": 1769}
 """Memory sizes that the template fixes, by function folder; a test holds the two together."""
-DEFAULT_INFERENCE_MEMORY_MB: Final = 3538
+NEW_ACCOUNT_MEMORY_MB: Final = 3008
+"""The largest memory size of an account that AWS has not raised yet."""
+DEFAULT_INFERENCE_MEMORY_MB: Final = NEW_ACCOUNT_MEMORY_MB
 """Of Model Inference: the default of the template's parameter InferenceMemorySize."""
 
 

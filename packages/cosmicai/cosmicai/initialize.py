@@ -95,6 +95,7 @@ def initialize(event: InitializeEvent) -> Plan:
     started = time.perf_counter()
     request = parse(ExecutionInput, event.input)
     settings = parse(StackSettings, StackSettings.from_environment(os.environ))
+    _require_result_prefix(request.result_path, settings.result_prefix)
     if plan := _standing_plan(event.execution, request):
         logger.info("this execution is planned already")
         return plan
@@ -135,6 +136,16 @@ def _standing_plan(execution: Execution, request: ExecutionInput) -> Plan | None
     if holder is None or holder.execution != execution.id:
         return None
     return plan_of(execution.id, request.bucket, request.result_path)
+
+
+def _require_result_prefix(result_path: str, prefix: str) -> None:
+    """Refuse a path that the functions' roles may not write to."""
+    if not result_path.startswith(prefix):
+        raise InvalidInput(
+            f"key 'result_path': this stack's executions write under {prefix!r} only, and "
+            f"{result_path!r} is elsewhere: use {prefix + result_path!r}, or deploy the stack with "
+            "another ResultPrefix (an empty one allows any path)"
+        )
 
 
 def _decide(

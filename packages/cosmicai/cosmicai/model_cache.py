@@ -55,6 +55,17 @@ def load(item: ManifestItem, threads: int) -> tuple[Predictor, float]:
     return model, seconds
 
 
+def preload(bucket: str, folder: str, engine: str, precision: str, threads: int) -> None:
+    """Load a bundle before the first rank needs it.
+
+    Raises
+    ------
+    ModelNotFound, ModelMismatch
+        As :func:`load`.
+    """
+    _load(bucket, folder, current_version(bucket, folder), engine, precision, threads)
+
+
 def check(bucket: str, folder: str) -> str:
     """Make sure that the bundle is one, before any rank starts, and return its version.
 

@@ -57,7 +57,7 @@ def record_rank(record: RankRecord) -> None:
         metrics.add_metric(name=name, unit=unit, value=value)
     metrics.add_metadata("rank", record.rank)
     metrics.add_metadata("world_size", record.world_size)
-    metrics.add_metadata("execution", record.execution)
+    metrics.add_metadata("execution", record.execution.rpartition(":")[2])  # its name, as logged
     metrics.add_metadata("engine", record.engine)
 
 

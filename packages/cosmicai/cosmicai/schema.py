@@ -336,6 +336,9 @@ class StackSettings(Contract):
     max_concurrency: Annotated[Integer, Field(ge=1, le=10_000)] = 1000
     tolerated_failure_percentage: Annotated[float, Field(ge=0, le=100)] = 0.0
     fmi_channel: FmiChannel = DEFAULT_CHANNEL
+    result_prefix: str = Field(
+        default="", description="Where executions may write; empty: anywhere."
+    )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:

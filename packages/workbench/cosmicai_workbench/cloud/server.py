@@ -59,6 +59,7 @@ def main(arguments: list[str]) -> None:
         preferred={
             "MaxConcurrency": str(settings.concurrency),
             "FmiChannel": "direct",
+            "ResultPrefix": "",  # no roles here, and the published inputs write elsewhere
             "FmiRendezvous": rendezvous.address,
             "FmiRedisUrl": os.environ.get("FMI_REDIS_URL", ""),
         },
