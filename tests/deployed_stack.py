@@ -29,12 +29,12 @@ MISSING_IN_MOTO = {
 }
 DENIED: dict[str, Any] = {"denied": True}
 """Stands for an operation that the credentials do not allow."""
-ANSWERS: dict[str, dict[str, Any]] = {
+ANSWERS: dict[str, Any] = {
     "GetAccountSettings": {
         "AccountLimit": {"ConcurrentExecutions": 1000, "UnreservedConcurrentExecutions": 900}
     },
 }
-"""Operations that moto does not know, and what AWS would answer."""
+"""Operations that moto does not know, and what AWS would answer, or what makes the answer."""
 
 
 def transformed(path: Path = ROOT / "template.yaml") -> dict[str, Any]:
@@ -115,7 +115,7 @@ def deploy(**parameters: str) -> None:
 
 
 def _substitute(formation: Any) -> None:
-    """Put the functions' ARNs into the definition, which moto leaves as it is written."""
+    """Put the functions' ARNs into the definition, and its log group, which moto leaves out."""
     import boto3
 
     summaries = formation.list_stack_resources(StackName=STACK)["StackResourceSummaries"]
@@ -126,8 +126,15 @@ def _substitute(formation: Any) -> None:
     for name in re.findall(r"\$\{(\w+)Arn\}", definition):
         found = functions.get_function_configuration(FunctionName=names[name])
         definition = definition.replace(f"${{{name}Arn}}", found["FunctionArn"])
+    group = names["StateMachineLogGroup"]
+    arn = f"arn:aws:logs:{REGION}:123456789012:log-group:{group}:*"
     states.update_state_machine(
-        stateMachineArn=names["InferenceStateMachine"], definition=definition
+        stateMachineArn=names["InferenceStateMachine"],
+        definition=definition,
+        loggingConfiguration={
+            "level": "ERROR",
+            "destinations": [{"cloudWatchLogsLogGroup": {"logGroupArn": arn}}],
+        },
     )
 
 
@@ -145,7 +152,8 @@ def answer_for_moto(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             if ANSWERS[operation] is DENIED:
                 error: Any = {"Error": {"Code": "AccessDeniedException", "Message": "no"}}
                 raise ClientError(error, operation)
-            return ANSWERS[operation]
+            answer: Any = ANSWERS[operation]
+            return answer(arguments) if callable(answer) else answer
         return real(self, operation, arguments)
 
     monkeypatch.setattr(BaseClient, "_make_api_call", call)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
+import re
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -11,6 +15,8 @@ import deployed_stack
 import moto
 import pytest
 from cosmicai_workbench.cli.main import main
+from cosmicai_workbench.client.cloudwatch import lines
+from cosmicai_workbench.client.connection import connect
 from deployed_stack import ROOT, STACK
 
 if TYPE_CHECKING:
@@ -288,15 +294,78 @@ def test_results_get_refuses_a_running_execution_and_an_unknown_one(
     assert "nobody" in capsys.readouterr().err
 
 
-def test_logs_shows_the_steps_lines_by_time(
-    stack: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def put_lines(group: str, messages: list[tuple[int, str]]) -> None:
     logs = boto3.client("logs")
-    now = int(time.time() * 1000)
-    for offset, group in enumerate(reversed(stack["LogGroups"].split(","))):
+    with contextlib.suppress(logs.exceptions.ResourceAlreadyExistsException):
         logs.create_log_stream(logGroupName=group, logStreamName="one")
-        event = {"timestamp": now - 1000 * offset, "message": f"line {offset}"}
-        logs.put_log_events(logGroupName=group, logStreamName="one", logEvents=[event])
+    events = [{"timestamp": when, "message": message} for when, message in messages]
+    logs.put_log_events(logGroupName=group, logStreamName="one", logEvents=events)  # type: ignore[arg-type]
+
+
+def test_logs_shows_the_lines_that_sam_logs_shows_by_time(
+    stack: dict[str, str],
+    calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from click.testing import CliRunner
+    from samcli.cli.main import cli
+
+    resources = boto3.client("cloudformation").list_stack_resources(StackName=STACK)
+    names = {
+        each["LogicalResourceId"]: each["PhysicalResourceId"]
+        for each in resources["StackResourceSummaries"]
+    }
+    group_of = {
+        name: names[logical.replace("Function", "LogGroup")]
+        for logical, name in names.items()
+        if logical.endswith("Function")
+    }
+
+    def with_its_group(arguments: dict[str, str]) -> dict[str, Any]:
+        """What moto leaves out of a function's configuration."""
+        return {"LoggingConfig": {"LogGroup": group_of[arguments["FunctionName"]]}}
+
+    monkeypatch.setitem(deployed_stack.ANSWERS, "GetFunctionConfiguration", with_its_group)
+
+    machine = boto3.client("stepfunctions").describe_state_machine(
+        stateMachineArn=stack["StateMachineArn"]
+    )
+    destination = machine["loggingConfiguration"]["destinations"][0]["cloudWatchLogsLogGroup"]
+    own = destination["logGroupArn"].removesuffix(":*").split(":log-group:")[1]
+    groups = [*stack["LogGroups"].split(","), own]
+    now = int(time.time() * 1000)
+    for offset, group in enumerate(reversed(groups)):
+        put_lines(group, [(now - 1000 * offset, f"line {offset}")])
     assert main(["logs", "--stack", STACK]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.rsplit(" ", 1)[1] for line in lines] == ["3", "2", "1", "0"]
+    ours = capsys.readouterr().out.splitlines()
+    assert [line.rsplit(" ", 1)[1] for line in ours] == ["4", "3", "2", "1", "0"]
+    theirs = CliRunner().invoke(cli, ["logs", "--stack-name", STACK]).stdout
+    assert sorted(re.findall(r"line \d", theirs)) == sorted(re.findall(r"line \d", "".join(ours)))
+
+
+def test_followed_logs_read_each_line_once_and_only_what_is_new(stack: dict[str, str]) -> None:
+    """Late lines are still found; what is long read is not asked for again."""
+    connection = connect(STACK)
+    group = stack["LogGroups"].split(",")[0]
+    now = int(time.time() * 1000)
+    put_lines(group, [(now - 200_000, "old"), (now - 20_000, "newest")])
+    asked = []
+    client = connection.service("logs")
+    client.meta.events.register(
+        "provide-client-params.cloudwatch-logs.FilterLogEvents",
+        lambda params, **_: asked.append((params["logGroupName"], params["startTime"])),
+    )
+    watched = dataclasses.replace(connection, service=lambda _name: client)
+    texts = []
+    for line in lines(watched, timedelta(minutes=60), follow=True):
+        if line.group != group or line.text.startswith("line"):
+            continue
+        texts.append(line.text)
+        if line.text == "newest":
+            put_lines(group, [(now - 30_000, "late"), (now - 10_000, "new")])
+        if line.text == "new":
+            break
+    assert texts == ["old", "newest", "late", "new"]
+    starts = [start for name, start in asked if name == group]
+    assert starts[-1] > starts[0] + 3_000_000

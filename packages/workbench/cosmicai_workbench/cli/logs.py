@@ -34,7 +34,8 @@ def logs(
 ) -> None:
     """Show the logs of a local cloud, up or down: function lines, START, END and REPORT.
 
-    With `--stack`, show those of a stack on AWS, by time over all its functions.
+    With `--stack`, show those of a stack on AWS, by time over its functions and state machine:
+    the lines that `sam logs --stack-name` shows.
 
     A REPORT line tells what was measured: duration, billed duration (init included, as AWS bills
     since August 2025), peak resident memory.
@@ -43,11 +44,17 @@ def logs(
         from datetime import timedelta
 
         from cosmicai_workbench.client.cloudwatch import lines, pattern
-        from cosmicai_workbench.client.connection import connect
+        from cosmicai_workbench.place import on_aws
 
-        connection = connect(stack, profile=profile, region=region)
-        wanted = pattern(execution, rank)
-        for line in lines(connection, timedelta(minutes=minutes), wanted, follow=follow):
+        place = on_aws(stack, profile=profile, region=region)
+        found = lines(
+            place.connection,
+            timedelta(minutes=minutes),
+            pattern(execution, rank),
+            follow=follow,
+            patience=place.patience,
+        )
+        for line in found:
             typer.echo(f"{line.time:%Y-%m-%dT%H:%M:%S.%fZ} {line.group} {line.text}")
         return
     from cosmicai_workbench.cloud.local import STATE_ROOT
