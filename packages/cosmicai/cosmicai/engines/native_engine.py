@@ -104,7 +104,7 @@ class _Marshalling:
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         self._arrays: list[NDArray[np.float32]] = []
-        preparation = Preparation(bundle.tensors(), bundle.config)
+        preparation = Preparation(bundle.tensors(), bundle.config, np.float32)
         # A BLAS of one thread in each of ours, as in cosmicai.model.prepare.
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
             parts: list[Tensors] = list(pool.map(dict, preparation.ends()))

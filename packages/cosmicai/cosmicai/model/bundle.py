@@ -6,6 +6,8 @@ Nothing in a bundle is executable, and reading one needs no PyTorch.
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import mmap
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -104,9 +106,22 @@ class Bundle:
                     )
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Return the tensors as NumPy arrays."""
-        with safe_open(self.weights_path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        """Return the tensors as read-only NumPy arrays, mapped from the file, not read."""
+        with self.weights_path.open("rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        # The header was checked when this bundle was opened: every tensor is inside the file.
+        start = 8 + int.from_bytes(memory[:8], "little")
+        header: dict[str, Any] = json.loads(memory[8:start])
+        header.pop("__metadata__", None)
+        return {
+            name: np.frombuffer(
+                memory,
+                SAFETENSORS_DTYPES[entry["dtype"]],
+                math.prod(entry["shape"]),
+                start + entry["data_offsets"][0],
+            ).reshape(entry["shape"])
+            for name, entry in header.items()
+        }
 
     def module(self) -> AstroMAE:
         """Return the plain PyTorch module with the bundle's weights, in evaluation mode."""

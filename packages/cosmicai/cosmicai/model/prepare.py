@@ -201,8 +201,8 @@ class Convolution(NamedTuple):
     """A 3×3 convolution as stored: float32 (out, in, 3, 3), a gain of each output, (out,)."""
 
     kernel: NDArray[np.float32]
-    gain: NDArray[np.float64] | None
-    bias: NDArray[np.float64]
+    gain: NDArray[Any] | None
+    bias: NDArray[Any]
 
     def scaled(self) -> NDArray[np.float32]:
         """Return the kernel with its gain, float32."""
@@ -212,11 +212,28 @@ class Convolution(NamedTuple):
 
 
 class Preparation:
-    """One bundle's tensors on their way through the rewrites."""
+    """One bundle's tensors on their way through the rewrites.
 
-    def __init__(self, state: Mapping[str, NDArray[Any]], config: ModelConfig) -> None:
+    Parameters
+    ----------
+    state
+        The bundle's tensors.
+    config
+        Its architecture.
+    dtype
+        What the rewrites compute in. In float32 they take a third of the time, and redshifts
+        differ by about 1e-7.
+    """
+
+    def __init__(
+        self,
+        state: Mapping[str, NDArray[Any]],
+        config: ModelConfig,
+        dtype: type[np.floating[Any]] = np.float64,
+    ) -> None:
         self._state = state
         self._config = config
+        self._dtype = dtype
 
     def parts(self) -> Iterator[Iterator[tuple[str, NDArray[np.float32]]]]:
         """Yield the tensors of the inference graph, in parts that depend on no other."""
@@ -230,7 +247,7 @@ class Preparation:
             yield _float32(part)
 
     def _get(self, name: str) -> NDArray[Any]:
-        return self._state[name].astype(np.float64)
+        return self._state[name].astype(self._dtype, copy=False)
 
     def _affine(self, name: str) -> Affine:
         return Affine(self._get(f"{name}.weight"), self._get(f"{name}.bias"))
