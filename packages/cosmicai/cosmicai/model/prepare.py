@@ -208,7 +208,8 @@ class Convolution(NamedTuple):
         """Return the kernel with its gain, float32."""
         if self.gain is None:
             return self.kernel.astype(np.float32, copy=False)
-        return (self.kernel * self.gain[:, None, None, None]).astype(np.float32)
+        scaled: NDArray[Any] = self.kernel * self.gain[:, None, None, None]
+        return scaled.astype(np.float32, copy=False)
 
 
 class Preparation:
