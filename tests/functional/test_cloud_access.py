@@ -21,6 +21,7 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from cosmicai_workbench.cloud.local import LocalCloud
+from cosmicai_workbench.cloud.sandbox import loopback_host
 from cosmicai_workbench.cloud.session import local_config, local_session
 
 TEMPLATE = Path(__file__).parent / "small_stack/template.yaml"
@@ -261,6 +262,13 @@ def test_the_cloud_listens_on_the_loopback_interface_only(cloud: LocalCloud) -> 
     assert not found
 
 
+def test_no_page_can_guess_where_a_sandbox_listens(cloud: LocalCloud) -> None:
+    client(cloud, "lambda").invoke(FunctionName="cosmicai-ProbeFunction")
+    # The server (guarded) and the rendezvous server (with a token) are on the well-known address.
+    assert listening(cloud.status.process_id).count("127.0.0.1") == 2
+    assert len({loopback_host() for _ in range(1000)}) > 990
+
+
 def listening(parent: int) -> list[str]:
     """Return the IPv4 and IPv6 addresses that a process and its descendants listen on."""
     tree, inodes = {parent}, set()
@@ -310,6 +318,7 @@ def test_the_users_settings_for_aws_break_no_local_cloud(
 import json, time
 from pathlib import Path
 from cosmicai_workbench.cloud.local import LocalCloud
+from cosmicai_workbench.cloud.sandbox import loopback_host
 from cosmicai_workbench.client.connection import connect
 
 with LocalCloud(template=Path({str(TEMPLATE)!r}), root=Path("state"), concurrency=1) as cloud:
@@ -342,6 +351,7 @@ def test_a_killed_clouds_files_are_removed_by_the_next(tmp_path: Path) -> None:
 import os, signal
 from pathlib import Path
 from cosmicai_workbench.cloud.local import LocalCloud
+from cosmicai_workbench.cloud.sandbox import loopback_host
 cloud = LocalCloud(template=Path({str(TEMPLATE)!r}), root=Path({str(tmp_path)!r}), concurrency=1)
 status = cloud.start()
 (cloud.folder / "tmp/left").write_text("behind")

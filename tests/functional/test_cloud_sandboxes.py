@@ -212,6 +212,15 @@ def test_only_one_of_two_conditional_writers_wins(cloud: LocalCloud) -> None:
         assert sum(pool.map(claim, range(8))) == 1
 
 
+def test_logs_that_cannot_be_written_fail_the_call_by_name(tmp_path: Path) -> None:
+    with LocalCloud(template=TEMPLATE, root=tmp_path, concurrency=1) as local:
+        (local.logs / "probe").mkdir(parents=True)
+        (local.logs / "probe/0.log").symlink_to("/dev/full")
+        with pytest.raises(ClientError, match="cannot be written: No space left on device"):
+            invoke(local)
+        assert invoke(local)[0] is None  # another sandbox, with a stream of its own
+
+
 def test_two_clouds_at_once_know_nothing_of_each_other(cloud: LocalCloud, tmp_path: Path) -> None:
     with LocalCloud(template=TEMPLATE, root=tmp_path, concurrency=1) as other:
         assert other.status.endpoint != cloud.status.endpoint

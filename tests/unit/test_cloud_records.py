@@ -1,5 +1,6 @@
 """Log streams: REPORT lines, and the lines of one rank among many."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -153,3 +154,13 @@ def test_a_rank_that_failed_before_its_first_line_is_found(
     stream.write(Report("r-1", 1.0, 512, 80, status="error").line())
     assert len(LogReader(tmp_path, rank=3).read()) == (3 if found else 0)
     assert len(LogReader(tmp_path).read()) == 3
+
+
+def test_a_full_disk_is_kept_as_the_streams_fault_and_holds_nobody_up(tmp_path: Path) -> None:
+    (tmp_path / "0.log").symlink_to("/dev/full")
+    stream = LogStream(tmp_path / "0.log")
+    for _ in range(3):
+        stream.write("line")
+    stream.close()
+    assert stream.fault is not None
+    assert stream.fault.errno == errno.ENOSPC

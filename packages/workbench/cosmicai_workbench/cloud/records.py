@@ -73,12 +73,17 @@ def peak_memory(process_id: int) -> int | None:
 
 
 class LogStream:
-    """Appends timestamped lines to one file; safe to share between threads."""
+    """Appends timestamped lines to one file; safe to share between threads.
+
+    ``fault`` is the first error of writing, e.g. of a full disk: lines are dropped from then on,
+    since the process that says them must not be held up.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8", buffering=1)
         self._lock = threading.Lock()
+        self.fault: OSError | None = None
 
     def write(self, line: str) -> None:
         """Append a line; after :meth:`close`, drop it.
@@ -88,13 +93,20 @@ class LogStream:
         line = line.replace("\r\n", "\r").replace("\n", "\r")
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         with self._lock:
-            if not self._file.closed:
+            if self._file.closed or self.fault:
+                return
+            try:
                 self._file.write(f"{now}\t{line}\n")
+            except OSError as error:
+                self.fault = error
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
-            self._file.close()
+            try:
+                self._file.close()
+            except OSError as error:  # what could not be written is tried again
+                self.fault = self.fault or error
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -83,10 +84,19 @@ def emulator() -> Path:
     return Path(package.origin).parent / "local" / "rapid" / f"aws-lambda-rie-{kinds[machine]}"
 
 
-def free_port() -> int:
-    """Return a TCP port of the loopback interface that nothing listens on."""
+def loopback_host() -> str:
+    """Return a random address of the loopback network, 127.0.0.0/8.
+
+    The emulator asks nobody who they are. A web page that tried to reach it would have to guess the
+    address as well as the port.
+    """
+    return f"127.{secrets.randbelow(256)}.{secrets.randbelow(256)}.{1 + secrets.randbelow(254)}"
+
+
+def free_port(host: str) -> int:
+    """Return a TCP port of a loopback address that nothing listens on."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
@@ -120,17 +130,17 @@ class Sandbox:
     ) -> None:
         self._function = function
         self._log = log
-        self._port, runtime_port = free_port(), free_port()
+        host = loopback_host()
+        port, runtime_port = free_port(host), free_port(host)
         tethered = [sys.executable, "-IS", str(TETHER)]
-        address = "127.0.0.1:{}"
         self._process = launch(
             [
                 *tethered,
                 str(emulator()),
                 "--runtime-interface-emulator-address",
-                address.format(self._port),
+                f"{host}:{port}",
                 "--runtime-api-address",
-                address.format(runtime_port),
+                f"{host}:{runtime_port}",
                 *tethered,
                 sys.executable,
                 "-m",
@@ -161,7 +171,7 @@ class Sandbox:
         ]
         for reader in self._readers:
             reader.start()
-        self._connection = http.client.HTTPConnection("127.0.0.1", self._port)
+        self._connection = http.client.HTTPConnection(host, port)
 
     def invoke(self, payload: bytes) -> Outcome:
         """Call the function and wait for its answer.
@@ -170,6 +180,8 @@ class Sandbox:
         ------
         SandboxNotStarted
             If there is no sandbox to call it in; nothing was called.
+        OSError
+            If what it said could not be written, e.g. as the disk is full.
         """
         if self._connection.sock is None:
             self._connect()
@@ -200,6 +212,9 @@ class Sandbox:
             status=state,
         )
         self._log.write(report.line())
+        if (fault := self._log.fault) is not None:
+            reason = f"the logs of {self._function.name} cannot be written: {fault.strerror}"
+            raise OSError(fault.errno, reason)
         return Outcome(answer, report, error, usable=state is None)
 
     @property
