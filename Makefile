@@ -59,6 +59,10 @@ build: setup ## the application as it deploys, with its sizes checked (ARCHITECT
 definition: setup ## the retry policy written into the state machine
 	$(BIN)/python -m cosmicai_workbench.deployment.retries statemachine/inference.asl.json
 
+.PHONY: states-language
+states-language: ## AWS's language service, by which the tests check the state machine (npm)
+	npm ci --prefix tests/infrastructure/states-language --no-audit --no-fund
+
 test-deploy: setup ## sam build and sam deploy against an emulator of AWS, and runs there
 	tests/deploy/run.sh
 

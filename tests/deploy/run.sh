@@ -24,7 +24,8 @@ environment() {
 }
 environment .ministack tests/deploy/requirements.txt runtime
 # What a newcomer has who installed the SAM command line and nothing else.
-grep '^aws-sam-cli==' requirements.txt >.sam-requirements
-environment .sam-cli .sam-requirements "$python"
-rm .sam-requirements
+pinned=$(mktemp)
+trap 'rm "$pinned"' EXIT
+sed -n 's/^\(aws-sam-cli==[^ ]*\).*/\1/p' requirements.txt >"$pinned"
+environment .sam-cli "$pinned" "$python"
 COSMICAI_TEST_DEPLOY=1 .venv/bin/python -m pytest tests/deploy -m "" -v --durations=10 --timeout=900 "$@"
