@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from cosmicai.engines.registry import (
     find_engine,
     installed_engine,
 )
-from cosmicai.errors import InvalidInput
+from cosmicai.errors import InvalidInput, ModelMismatch
+from cosmicai.model.architectures import ARCHITECTURES
+from cosmicai.model.bundle import Bundle
 from cosmicai.schema import ExecutionInput, parse
 from cosmicai_workbench.data.partition_writer import write_partition
 from model_fill import SMALL, filled_bundle
@@ -151,6 +154,30 @@ def test_initialize_and_the_local_cloud_know_an_engine_of_another_package() -> N
         command, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert outcome.returncode == 0, outcome.stderr
+
+
+def test_an_engine_refuses_a_model_that_it_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(ARCHITECTURES["AstroMAE"], name="Other")
+    monkeypatch.setitem(ARCHITECTURES, "AstroMAE", other)
+    bundle = filled_bundle(SMALL, tmp_path / "model")
+    with pytest.raises(ModelMismatch, match="'torch' runs models of AstroMAE, not Other"):
+        load_engine("torch", bundle.path, threads=1)
+
+
+def test_a_config_without_an_architecture_is_astromaes_and_an_unknown_one_is_refused(
+    tmp_path: Path,
+) -> None:
+    bundle = filled_bundle(SMALL, tmp_path / "model")
+    config = json.loads((bundle.path / "config.json").read_text())
+    del config["architecture"]
+    (bundle.path / "config.json").write_text(json.dumps(config))
+    assert Bundle(bundle.path).architecture.name == "AstroMAE"
+    for unknown in ("ResNet", 7, ["AstroMAE"]):
+        (bundle.path / "config.json").write_text(json.dumps(config | {"architecture": unknown}))
+        with pytest.raises(ModelMismatch, match="is not one of AstroMAE"):
+            Bundle(bundle.path)
 
 
 def test_every_declared_engine_says_what_it_needs() -> None:

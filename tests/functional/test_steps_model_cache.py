@@ -1,14 +1,16 @@
 """The model of a sandbox: downloaded and loaded once, the planned version and no other."""
 
 import json
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cosmicai import keys, model_cache, storage
 from cosmicai.errors import ModelMismatch, ModelNotFound
+from cosmicai.model.bundle import Bundle
 from cosmicai.schema import ManifestItem, parse
 from model_fill import SMALL, filled_bundle
 from s3_stack import BUCKET, ROOT, MeanEngine, Stack, running_stack
@@ -117,7 +119,11 @@ def test_sandboxes_on_one_machine_share_one_whole_copy(
 
     def download() -> None:
         start.wait()
-        found.append(model_cache.downloaded(BUCKET, "Anomaly Detection", item.MODEL_VERSION))
+        found.append(
+            model_cache.with_bundle(
+                BUCKET, "Anomaly Detection", item.MODEL_VERSION, lambda bundle: bundle.path
+            )
+        )
 
     threads = [threading.Thread(target=download) for _ in range(4)]
     for thread in threads:
@@ -146,3 +152,68 @@ def test_a_rank_predicts_with_the_real_engine(item: ManifestItem, tmp_path: Path
     record = storage.store(BUCKET).read_json(report["record"])
     assert record["engine"] == "plain"
     assert record["num_unpredicted"] == 0
+
+
+def empty(path: Path) -> None:
+    for file in path.iterdir():
+        file.write_bytes(b"")
+
+
+def clean(path: Path) -> None:
+    (path / "config.json").unlink()
+
+
+def flip(path: Path) -> None:
+    weights = path / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [empty, clean, flip])
+def test_a_damaged_copy_of_the_model_is_replaced(
+    item: ManifestItem,
+    loaded: list[Path],
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+) -> None:
+    """As a power cut, a cleaner of temporary files, or a bad disk leaves it."""
+    first, _ = model_cache.load(item, 1)
+    (root,) = tmp_path.glob("cosmicai-models-*")
+    (copy,) = root.iterdir()
+    damage(copy)
+    model_cache._load.cache_clear()
+    again, _ = model_cache.load(item, 1)
+    assert again.digest == first.digest
+    (copy,) = root.iterdir()
+    assert Bundle(copy).digest == first.digest
+
+
+def writable(root: Path, _: Path) -> None:
+    root.mkdir()
+    root.chmod(0o777)
+
+
+def link(root: Path, elsewhere: Path) -> None:
+    elsewhere.mkdir()
+    root.symlink_to(elsewhere)
+
+
+def file(root: Path, _: Path) -> None:
+    root.write_text("in the way")
+
+
+@pytest.mark.parametrize("plant", [writable, link, file])
+def test_a_folder_that_another_user_could_have_planted_is_not_used(
+    item: ManifestItem,
+    loaded: list[Path],
+    tmp_path: Path,
+    plant: Callable[[Path, Path], None],
+) -> None:
+    root = tmp_path / f"cosmicai-models-{os.getuid()}"
+    plant(root, tmp_path / "elsewhere")
+    model_cache._own_folder.cache_clear()
+    model, _ = model_cache.load(item, 1)
+    assert len(model.digest) == 64
+    assert not (root.is_dir() and list(root.iterdir()))
+    model_cache._own_folder.cache_clear()

@@ -206,6 +206,57 @@ def test_a_damaged_prepared_file_says_so(tmp_path):
         loaded(bundle)
 
 
+def flipped(content):
+    content[-1000] ^= 64
+    return content
+
+
+def swapped_names(content):
+    """Two tensors of one shape under each other's name."""
+    return (
+        content.replace(b'"magnitude.1.', b'"magnitude.?.')
+        .replace(b'"magnitude.2.', b'"magnitude.1.')
+        .replace(b'"magnitude.?.', b'"magnitude.2.')
+    )
+
+
+def shifted(content):
+    """A header that places every tensor elsewhere in the file."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    entry, other = header["redshift.bias"], header["joint.bias"]
+    entry["data_offsets"] = [other["data_offsets"][0], other["data_offsets"][0] + 4]
+    text = json.dumps(header, separators=(",", ":")).encode().ljust(length)
+    assert len(text) == length
+    return content[:8] + text + content[8 + length :]
+
+
+@pytest.mark.parametrize("damage", [flipped, swapped_names, shifted])
+@pytest.mark.parametrize("name", PREPARED)
+def test_a_prepared_file_that_was_damaged_predicts_nothing(name, damage, tmp_path, caplog):
+    bundle = filled_bundle(SMALL, tmp_path)
+    image, magnitude = galaxies(3)
+    expected = load_engine(name, bundle.path, threads=1).predict(image, magnitude)
+    path = write_prepared(bundle, bundle.path)
+    content = path.read_bytes()
+    damaged = bytes(damage(bytearray(content)))
+    assert damaged != content
+    path.write_bytes(damaged)
+
+    found = load_engine(name, bundle.path, threads=1).predict(image, magnitude)
+
+    np.testing.assert_array_equal(found, expected)
+    assert "was damaged since it was made" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 100, (2).to_bytes(8, "little") + b"[]"])
+def test_a_prepared_file_that_is_none_says_so(content, tmp_path):
+    bundle = filled_bundle(SMALL, tmp_path)
+    write_prepared(bundle, tmp_path).write_bytes(content)
+    with pytest.raises(ModelMismatch, match="run it again"):
+        loaded(bundle)
+
+
 def test_small_batches_are_computed_together():
     assert [galaxies_at_once("openvino", size) for size in (1, 32, 96, 128, 200, 512)] == [
         128, 128, 192, 128, 200, 512,

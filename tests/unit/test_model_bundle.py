@@ -105,7 +105,7 @@ def test_the_defaults_are_the_full_architecture():
     ("options", "complaint"),
     [
         ({"name": "cuda"}, "engine 'cuda' is not one of native, openvino, torch, plain"),
-        ({"precision": "int8"}, "precision int8: engine"),
+        ({"precision": "int8"}, "precision 'int8' is not one of"),
         ({"precision": "bfloat16"}, "float32 only"),
         ({"threads": 0}, "threads must be at least 1"),
     ],

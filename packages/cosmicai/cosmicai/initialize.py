@@ -158,7 +158,7 @@ def _decide(
             f"; deploy it with the parameter Engine={engine} to use {engine}"
         )
     find_engine(engine).check(request.precision, architecture())
-    model_version = model_cache.check(request.bucket, request.S3_object_name)
+    model_version = model_cache.check(request.bucket, request.S3_object_name, engine)
     if earlier is None:
         shares, warnings = _shares(request)
         ranks, kept = list(range(len(shares))), frozenset[int]()

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, TypeVar
 
 from cosmicai import keys, storage
+from cosmicai.engines.registry import find_engine
 from cosmicai.errors import ModelMismatch, ModelNotFound, ObjectNotFound, PreconditionFailed
 from cosmicai.facts import MB
-from cosmicai.model.config import ModelConfig
+from cosmicai.model.architectures import read_config
 from cosmicai.model.layout import SAFETENSORS_DTYPES, TensorSpec, check_layout
 from cosmicai.observability import logger
 from cosmicai.prediction import Predictor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cosmicai.model.bundle import Bundle
     from cosmicai.schema import ManifestItem
+
+Built = TypeVar("Built")
 
 _MAX_HEADER_BYTES = 16 * MB
 
@@ -66,11 +73,16 @@ def preload(bucket: str, folder: str, engine: str, precision: str, threads: int)
     _load(bucket, folder, current_version(bucket, folder), engine, precision, threads)
 
 
-def check(bucket: str, folder: str) -> str:
+def check(bucket: str, folder: str, engine: str | None = None) -> str:
     """Make sure that the bundle is one, before any rank starts, and return its version.
 
     Reads the config and the header of the weights, some 60 kB, and needs neither NumPy nor the
     weights themselves.
+
+    Parameters
+    ----------
+    engine
+        Name of the engine that is to run it.
 
     Raises
     ------
@@ -78,20 +90,17 @@ def check(bucket: str, folder: str) -> str:
         If a file of the bundle is missing.
     ModelMismatch
         If the config is not valid, the weights are not a safetensors file, or the tensors do not
-        match the config; each is named.
+        match the config; each is named. Or the engine does not run such a model.
     """
-    config_file, weights = files = _files(bucket, folder)
-    try:
-        config = ModelConfig.model_validate_json(
-            storage.store(bucket).read(config_file.key, if_match=config_file.etag)
-        )
-    except ValidationError as error:
-        raise ModelMismatch(
-            f"s3://{bucket}/{config_file.key} does not describe an architecture: {error}"
-        ) from None
+    config_file, *others = _files(bucket, folder)
+    content = storage.store(bucket).read(config_file.key, if_match=config_file.etag)
+    architecture, config = read_config(content, f"s3://{bucket}/{config_file.key}")
+    if engine is not None:
+        find_engine(engine).check_model(architecture.name)
+    (weights,) = others
     where = f"s3://{bucket}/{weights.key}"
     check_layout(_layout(bucket, weights, where), config, where)
-    return _version(files)
+    return _version([config_file, weights])
 
 
 def _layout(bucket: str, file: storage.StoredObject, where: str) -> dict[str, TensorSpec]:
@@ -163,24 +172,71 @@ def _load(
     bucket: str, folder: str, version: str, engine: str, precision: str, threads: int
 ) -> Predictor:
     from cosmicai.engines.base import load_engine
+
+    def build(bundle: Bundle) -> Predictor:
+        loaded = load_engine(engine, bundle, threads=threads, precision=precision)
+        return Predictor(loaded, digest=bundle.digest, precision=precision, threads=threads)
+
+    return with_bundle(bucket, folder, version, build)
+
+
+def with_bundle(bucket: str, folder: str, version: str, build: Callable[[Bundle], Built]) -> Built:
+    """Return what ``build`` makes of this version of a bundle, downloaded if it is not there yet.
+
+    Sandboxes on one machine, of one user, share a copy. It appears whole, by renaming, under a name
+    that holds its digest; a copy that is found and was damaged since is replaced.
+
+    Raises
+    ------
+    ModelNotFound, ModelMismatch
+        The bundle is gone, was changed meanwhile, or is none; or what ``build`` raises.
+    """
     from cosmicai.model.bundle import Bundle
 
-    bundle = Bundle(downloaded(bucket, folder, version))
-    loaded = load_engine(engine, bundle, threads=threads, precision=precision)
-    return Predictor(loaded, digest=bundle.digest, precision=precision, threads=threads)
+    root = _private_folder()
+    name = hashlib.sha256("\n".join((bucket, folder, version)).encode()).hexdigest()[:32]
+    for cached in sorted(root.glob(f"{name}-*")):
+        try:
+            bundle = Bundle(cached)
+            built = build(bundle)
+            if bundle.digest == cached.name.partition("-")[2]:
+                return built
+            del built
+        except (ModelNotFound, ModelMismatch, OSError) as error:
+            logger.warning("the copy of the model is damaged", extra={"reason": str(error)})
+        discarded = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=root))
+        with contextlib.suppress(OSError):  # another sandbox was faster
+            cached.rename(discarded / "damaged")
+        shutil.rmtree(discarded, ignore_errors=True)
+    return build(Bundle(_download(root, name, bucket, folder, version)))
 
 
-def downloaded(bucket: str, folder: str, version: str) -> Path:
-    """Return a local folder with this version of the bundle.
+def _private_folder() -> Path:
+    """Return a folder for copies that no other user can write to.
 
-    Sandboxes on one machine share it: it appears whole, by renaming, or not at all.
+    The usual one may have been put there by somebody else; then this process has one of its own.
     """
     root = Path(tempfile.gettempdir()) / f"cosmicai-models-{os.getuid()}"
-    root.mkdir(mode=0o700, exist_ok=True)
-    name = hashlib.sha256("\n".join((bucket, folder, version)).encode()).hexdigest()[:32]
-    target = root / name
-    if target.is_dir():
-        return target
+    with contextlib.suppress(FileExistsError):
+        root.mkdir(mode=0o700)
+    found = root.lstat()
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
+        return root
+    logger.warning("not a private folder of this user", extra={"folder": str(root)})
+    return _own_folder()
+
+
+@functools.cache
+def _own_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="cosmicai-models-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _download(root: Path, name: str, bucket: str, folder: str, version: str) -> Path:
+    """Download this version of the bundle into a folder below ``root``, and return that."""
+    from cosmicai.model.bundle import Bundle
+
     partial = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=root))
     try:
         for file, etag in zip(keys.MODEL_FILES, version.split(), strict=True):
@@ -193,6 +249,7 @@ def downloaded(bucket: str, folder: str, version: str) -> Path:
                 raise ModelMismatch(
                     f"s3://{bucket}/{key} changed since this execution was planned; start another"
                 ) from error
+        target = root / f"{name}-{Bundle(partial).digest}"
         try:
             partial.rename(target)
         except OSError:

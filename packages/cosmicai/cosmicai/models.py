@@ -48,17 +48,17 @@ def open_model(
     TransientStorageError, StorageDenied
         S3 failed, or refuses access.
     """
-    bundle = Bundle(_folder(where))
-    name = engine or installed_engine(bundle.config.architecture, precision).name
     count = available_cores() if threads is None else threads
-    loaded = load_engine(name, bundle, threads=count, precision=precision)
-    return Predictor(loaded, digest=bundle.digest, precision=precision, threads=count)
 
+    def load(bundle: Bundle) -> Predictor:
+        name = engine or installed_engine(bundle.architecture.name, precision).name
+        loaded = load_engine(name, bundle, threads=count, precision=precision)
+        return Predictor(loaded, digest=bundle.digest, precision=precision, threads=count)
 
-def _folder(where: str | Path) -> Path:
     if not isinstance(where, str) or not where.startswith("s3://"):
-        return Path(where)
+        return load(Bundle(Path(where)))
     bucket, _, folder = where.removeprefix("s3://").partition("/")
     if not bucket or not folder.strip("/"):
         raise InvalidInput(f"{where}: an address s3://bucket/folder expected")
-    return model_cache.downloaded(bucket, folder, model_cache.current_version(bucket, folder))
+    version = model_cache.current_version(bucket, folder)
+    return model_cache.with_bundle(bucket, folder, version, load)

@@ -72,13 +72,14 @@ def load_engine(
         No such engine or precision, the engine does not offer the precision, or its libraries
         are not installed.
     ModelNotFound, ModelMismatch
-        From the bundle.
+        From the bundle, or the engine does not run its architecture.
     """
     declaration = find_engine(name)
     declaration.check(precision, architecture())
     if threads < 1:
         raise InvalidInput(f"threads must be at least 1, not {threads}")
     checked = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    declaration.check_model(checked.architecture.name)
     checked.start_digest()  # while the engine's libraries load, which takes about as long
     try:
         engine = declaration.create(checked, threads, precision)

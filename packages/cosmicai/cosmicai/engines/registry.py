@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, cast
 
-from cosmicai.errors import InvalidInput
+from cosmicai.errors import InvalidInput, ModelMismatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,15 +66,31 @@ class EngineDeclaration:
         offered = self.precisions.get(precision)
         if offered is None:
             others = [name for name, other in engines().items() if precision in other.precisions]
-            hint = f"engines with it: {', '.join(others)}" if others else "no engine has it"
+            if not others:
+                raise InvalidInput(_unknown_precision(precision))
             raise InvalidInput(
                 f"precision {precision}: engine {self.name!r} computes in "
-                f"{' and '.join(self.precisions)} only; {hint}"
+                f"{' and '.join(self.precisions)} only; engines with it: {', '.join(others)}"
             )
         if processor is not None and processor not in offered:
             raise InvalidInput(
                 f"precision {precision}: engine {self.name!r} offers it on "
                 f"{' and '.join(offered)} only, and this is {processor}; use float32"
+            )
+
+    def check_model(self, architecture: str) -> None:
+        """Make sure that the engine runs models of an architecture.
+
+        Raises
+        ------
+        ModelMismatch
+            It does not; the message names what does.
+        """
+        if architecture not in self.architectures:
+            others = [e.name for e in engines().values() if architecture in e.architectures]
+            raise ModelMismatch(
+                f"engine {self.name!r} runs models of {', '.join(self.architectures)}, not "
+                f"{architecture}; engines that do: {', '.join(others) or 'none'}"
             )
 
     def missing(self) -> list[str]:
@@ -187,12 +203,17 @@ def engine_name(name: str) -> str:
 
 def precision_name(name: str) -> str:
     """Return ``name`` if an engine offers that precision; for pydantic."""
-    if any(name in engine.precisions for engine in BUILT_IN.values()):
-        return name
-    known = list(dict.fromkeys(p for engine in engines().values() for p in engine.precisions))
-    if name not in known:
-        raise ValueError(f"precision {name!r} is not one of {', '.join(known)}")
+    # Entry points are looked up only for a name that no built-in engine has.
+    if not any(name in engine.precisions for engine in BUILT_IN.values()) and not any(
+        name in engine.precisions for engine in engines().values()
+    ):
+        raise ValueError(_unknown_precision(name))
     return name
+
+
+def _unknown_precision(name: str) -> str:
+    known = dict.fromkeys(p for engine in engines().values() for p in engine.precisions)
+    return f"precision {name!r} is not one of {', '.join(known)}"
 
 
 def galaxies_at_once(engine: str, batch_size: int) -> int:

@@ -13,12 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from cosmicai.errors import ModelMismatch, ModelNotFound
 from cosmicai.facts import INPUT_LIMIT
-from cosmicai.model.config import ModelConfig
+from cosmicai.model.architectures import read_config
 from cosmicai.model.layout import (
     CONFIG_NAME,
     SAFETENSORS_DTYPES,
@@ -33,7 +32,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from cosmicai.model.architectures import Architecture
     from cosmicai.model.astromae import AstroMAE
+    from cosmicai.model.config import ModelConfig
 
 
 class Bundle:
@@ -55,7 +56,7 @@ class Bundle:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = load_config(path)
+        self.architecture, self.config = load_config(path)
         self.weights_path = path / WEIGHTS_NAME
         self._digest: Future[str] | None = None
         check_layout(_read_layout(self.weights_path), self.config, str(self.weights_path))
@@ -70,7 +71,7 @@ class Bundle:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over both files: it names the model, whatever the folder is called.
+        """SHA-256 over its files: it names the model, whatever the folder is called.
 
         Raises
         ------
@@ -81,7 +82,7 @@ class Bundle:
 
     def _hash(self) -> str:
         digest = hashlib.sha256()
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
+        for name in self.architecture.files:
             # Mapped, not read: one call for the whole file needs Python's lock once, which the
             # engine's imports hold meanwhile.
             with (
@@ -136,26 +137,25 @@ class Bundle:
         return module.eval()
 
 
-def load_config(path: Path) -> ModelConfig:
-    """Read the architecture of the bundle in folder ``path``.
+def load_config(path: Path) -> tuple[Architecture, ModelConfig]:
+    """Read the architecture and the config of the bundle in folder ``path``.
 
     Raises
     ------
     ModelNotFound
         There is no ``config.json``.
     ModelMismatch
-        It does not describe an architecture.
+        It does not describe a model of a known architecture.
     """
     file = path / CONFIG_NAME
     try:
-        return ModelConfig.model_validate_json(file.read_bytes())
+        content = file.read_bytes()
     except FileNotFoundError:
         raise ModelNotFound(
             f"{path} holds no model: expected {CONFIG_NAME} and {WEIGHTS_NAME}, "
             f"found no {CONFIG_NAME}"
         ) from None
-    except ValidationError as error:
-        raise ModelMismatch(f"{file} does not describe an architecture: {error}") from None
+    return read_config(content, str(file))
 
 
 def save_bundle(module: AstroMAE, path: Path) -> Bundle:

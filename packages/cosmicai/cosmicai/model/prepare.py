@@ -20,9 +20,11 @@ file is quicker, because it is mapped, not read.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import mmap
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PREPARED_NAME = "prepared.safetensors"
-FORMAT = "2"
+FORMAT = "3"
 """Changes whenever the tensors below do; a file of another format is prepared afresh."""
 _MADV_POPULATE_READ = 22  # from Linux's mman.h; Python has no name for it
 _ALIGNMENT = 64  # bytes of a cache line and of the widest vector registers
@@ -101,9 +103,9 @@ def prepare(bundle: Bundle, *, threads: int = 1) -> Tensors:
 def build_prepared(bundle: Bundle, build: Callable[[Tensors], Built], *, threads: int) -> Built:
     """Return what ``build`` makes of the prepared tensors.
 
-    They are mapped if ``bundle`` holds their file, else prepared now. That the file was made from
-    this bundle is known when the bundle's digest is, which takes as long as building: what was
-    built from another's is thrown away.
+    They are mapped if ``bundle`` holds their file, else prepared now. That the file is whole and
+    was made from this bundle is known when its checksum and the bundle's digest are, which takes as
+    long as building: what was built from another file is thrown away.
     """
     path = bundle.path / PREPARED_NAME
     try:
@@ -112,11 +114,17 @@ def build_prepared(bundle: Bundle, build: Callable[[Tensors], Built], *, threads
         logger.info("preparing the model: %s has no %s", bundle.path, PREPARED_NAME)
     else:
         if metadata.get("format") == FORMAT and metadata.get("config") == _config(bundle):
-            built = build(tensors)
-            if metadata.get("digest") == bundle.digest:
+            with ThreadPoolExecutor(1) as pool:
+                checksum = pool.submit(_checksum, dict(tensors), threads)
+                built = build(tensors)
+            same = metadata.get("digest") == bundle.digest
+            if same and metadata.get("checksum") == checksum.result():
                 return built
             del built
-        logger.warning("preparing the model: %s was made from another model or version", path)
+            reason = "was damaged since it was made" if same else "was made from another model"
+        else:
+            reason = "was made from another model or version"
+        logger.warning("preparing the model: %s %s", path, reason)
     return build(prepare(bundle, threads=threads))
 
 
@@ -132,7 +140,12 @@ def write_prepared(bundle: Bundle, out: Path) -> Path:
     tensors = prepare(bundle, threads=available_cores())
     # The large ones first: they keep their alignment whatever the sizes of the others.
     names = sorted(tensors, key=lambda name: (not name.endswith(".winograd"), name))
-    metadata = {"format": FORMAT, "config": _config(bundle), "digest": bundle.digest}
+    metadata = {
+        "format": FORMAT,
+        "config": _config(bundle),
+        "digest": bundle.digest,
+        "checksum": _checksum(tensors, available_cores()),
+    }
     header: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
     for name in names:
@@ -153,15 +166,31 @@ def write_prepared(bundle: Bundle, out: Path) -> Path:
     return path
 
 
+def _checksum(tensors: Tensors, threads: int) -> str:
+    """Return a checksum of names, shapes and values of the tensors, whatever their order.
+
+    It finds damage. CRC-32, because it is read at every start: a SHA-256 of half a gigabyte takes
+    as long as preparing the model.
+    """
+
+    def check(name: str) -> str:
+        array = np.ascontiguousarray(tensors[name])
+        return f"{name} {array.shape} {zlib.crc32(array.data):08x}"
+
+    with ThreadPoolExecutor(threads) as pool:
+        lines = list(pool.map(check, sorted(tensors)))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def _map_file(path: Path) -> tuple[dict[str, str], Tensors]:
     """Map a safetensors file of float32 tensors; the arrays keep the mapping alive."""
-    with path.open("rb") as file:
-        # A private mapping: pages are shared with the file until somebody writes, which lets
-        # libraries that only take writable memory have it without a copy.
-        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    with contextlib.suppress(OSError):  # Linux before 5.14 maps each page when it is first read
-        memory.madvise(_MADV_POPULATE_READ)
     try:
+        with path.open("rb") as file:
+            # A private mapping: pages are shared with the file until somebody writes, which lets
+            # libraries that only take writable memory have it without a copy.
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        with contextlib.suppress(OSError):  # Linux before 5.14 maps a page when it is first read
+            memory.madvise(_MADV_POPULATE_READ)
         start = 8 + int.from_bytes(memory[:8], "little")
         header: dict[str, Any] = json.loads(memory[8:start])
         metadata: dict[str, str] = header.pop("__metadata__")
@@ -170,7 +199,7 @@ def _map_file(path: Path) -> tuple[dict[str, str], Tensors]:
             begin, end = entry["data_offsets"]
             flat = np.frombuffer(memory, np.float32, (end - begin) // 4, start + begin)
             tensors[name] = _align(flat.reshape(entry["shape"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelMismatch(
             f"{path} is not a whole file of `cosmicai model prepare` ({error}); run it again"
         ) from error
