@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fmilib as fmi
@@ -38,8 +39,6 @@ from fmilib.frame import Kind, Packet, pack_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
-
 CHANNELS = ["Memory", "Direct", "Redis", "S3"]
 FAST = ["Memory", "Direct", "Redis"]
 BIG = 20_000  # takes the algorithms for large values
@@ -563,11 +562,12 @@ def test_strangers_that_take_all_file_descriptors_do_not_end_a_rank(
 ) -> None:
     backend = {**servers.configuration("Direct")["backends"]["Direct"], "mesh_ranks": 1}
     name = uuid.uuid4().hex
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", CROWDED,
              json.dumps([rank, {"backends": {"Direct": backend}}, name])],
-            env={**os.environ, "FMI_TOKEN": TOKEN, "PYTHONPATH": "tests"}, text=True,
+            env={**os.environ, "FMI_TOKEN": TOKEN, "PYTHONPATH": path}, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for rank in range(3)

@@ -1,13 +1,14 @@
-"""MPI-like messages between functions that cannot listen on a port.
+"""MPI-like messages between processes that cannot listen on a port.
 
 ::
 
-    from fmilib.fmi_operations import fmi_communicator
     import fmilib as fmi
 
-    comm = fmi_communicator(world_size, rank)
-    comm.barrier()
-    total = comm.reduce(seconds, 0, fmi.func(fmi.op.sum), fmi.types(fmi.datatypes.double))
+    with fmi.Communicator(rank, size, "fmi.json", "name") as comm:
+        comm.barrier()
+        total = comm.reduce(seconds, 0, fmi.func(fmi.op.sum), fmi.types(fmi.datatypes.double))
+
+On one machine, `run_threads` runs a program on all its ranks.
 """
 
 from fmilib.backend import Backend, Traffic, register
@@ -30,6 +31,7 @@ from fmilib.errors import (
     FmiTimeout,
 )
 from fmilib.member import Member
+from fmilib.threads import run_threads
 
 __version__ = "0.1.0"
 
@@ -59,5 +61,6 @@ __all__ = [
     "hints",
     "op",
     "register",
+    "run_threads",
     "types",
 ]

@@ -54,6 +54,7 @@ from fmilib.collectives.peer_to_peer import PeerToPeer
 from fmilib.collectives.trees import STORE_DEGREE, children, depth, parent
 from fmilib.errors import (
     FmiChannelError,
+    FmiConfigError,
     FmiDuplicateRank,
     FmiError,
     FmiMismatch,
@@ -488,8 +489,13 @@ def traffic(operation: str, nbytes: int, n: int) -> Traffic:
 
 
 def _client(parameters: Mapping[str, Any], timeout: float) -> Any:
-    import boto3
-    from botocore.config import Config
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError as error:
+        raise FmiConfigError(
+            f"the S3 channel needs boto3 (pip install fmilib[s3]): {error}"
+        ) from error
 
     limit = max(1.0, min(timeout, 20.0))
     return boto3.client(
