@@ -303,6 +303,7 @@ BACKEND: Final = Backend(
     name="Memory",
     open=MemoryChannel,
     settings={"network": object, "group_ranks": int},
-    costs={"bandwidth": 1000.0, "overhead": 0.05, "transfer_price": 0.0},
+    # Measured between two threads: 0.026 ms a message, 10.9 GB/s.
+    costs={"bandwidth": 10_900.0, "overhead": 0.026, "transfer_price": 0.0},
     traffic=traffic,
 )
