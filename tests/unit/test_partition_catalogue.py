@@ -157,6 +157,18 @@ def test_a_partition_with_too_few_rows_is_corrupt(tmp_path: Path) -> None:
         reader.catalogue()
 
 
+@pytest.mark.parametrize("name", [b"extra/catalogue.jsonl", b"extra/rejected.jsonl"])
+def test_a_record_under_a_damaged_name_is_not_taken_for_absent(tmp_path: Path, name: bytes) -> None:
+    path = write(tmp_path / "1.pt", example(), rejected=example())
+    content = bytearray(path.read_bytes())
+    content[content.rindex(name)] ^= 1  # in the directory at the end of the file
+    path.write_bytes(content)
+    with open_partition(path, batch_size=1) as reader:
+        read = reader.catalogue if b"catalogue" in name else reader.rejected
+        with pytest.raises(CorruptPartition):
+            read()
+
+
 @pytest.mark.parametrize("content", [b"made by me", b"[1, 2]", b"\xff\xfe", b'"x"', b"[" * 99999])
 def test_metadata_of_another_program_is_none_of_ours(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "1.pt"

@@ -261,7 +261,12 @@ class TorchArchive:
             It is damaged, compressed, or longer than ``max_bytes``.
         """
         full = f"{self.prefix}/{name}"
-        return self._read_member(full, max_bytes) if full in self.members else None
+        if full in self.members:
+            return self._read_member(full, max_bytes)
+        for member in self.members.values():
+            if member.method == 0 and not member.flags & _ENCRYPTED:
+                self._locate(member)  # or a damaged name would pass for an absent record
+        return None
 
     def _find_prefix(self) -> str:
         pickles = [name for name in self.members if name.endswith("/data.pkl")]
