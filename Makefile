@@ -57,7 +57,7 @@ build: setup ## the application as it deploys, with its sizes checked (ARCHITECT
 	$(BIN)/python -m cosmicai_workbench.deployment.build_check
 
 definition: setup ## the retry policy written into the state machine
-	$(BIN)/python -m cosmicai_workbench.deployment.retries statemachine/inference.asl.json
+	$(BIN)/python -m cosmicai_workbench.retries statemachine/inference.asl.json
 
 .PHONY: states-language
 states-language: ## AWS's language service, by which the tests check the state machine (npm)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cosmicai import errors, schema
-from cosmicai_workbench.deployment import retries
+from cosmicai_workbench import retries
 from fmilib import errors as fmi_errors
 from samcli.yamlhelper import yaml_parse
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cosmicai_workbench.deployment.retries import Retrier
+from cosmicai_workbench.retries import Retrier
 from cosmicai_workbench.simulation.events import simulate
 from cosmicai_workbench.simulation.model import Limits, Profile, Work
 

@@ -12,8 +12,9 @@ from cosmicai_workbench.client import execution as executions
 from cosmicai_workbench.client.connection import LookupRefused
 from cosmicai_workbench.client.upload import files_to_upload, upload
 from cosmicai_workbench.client.waiting import WatchLost, persist
-from cosmicai_workbench.cloud.invocations import write_invocations
+from cosmicai_workbench.cloud.invocations import invocations
 from cosmicai_workbench.results.fetch import RUNS, fetch, reserve
+from cosmicai_workbench.results.invocations import write_invocations
 from cosmicai_workbench.results.plot import plot_redshifts
 from cosmicai_workbench.results.run_folder import Run, load_run
 
@@ -169,7 +170,7 @@ def collect(place: Place, execution: executions.Ended, *, bar: Bar, runs: Path =
             raise
         return Outcome(execution, trouble=str(error))
     if place.logs is not None:
-        write_invocations(place.logs, execution.name, folder)
+        write_invocations(folder, invocations(place.logs, execution.name))
     if not (folder / "summary.json").is_file():
         return Outcome(execution, folder)
     run = load_run(folder)

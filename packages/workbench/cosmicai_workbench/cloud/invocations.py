@@ -6,7 +6,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from cosmicai_workbench.cloud.records import LogReader
-from cosmicai_workbench.results.invocations import FILE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,12 +41,6 @@ def invocations(logs: Path, execution: str) -> Iterator[dict[str, str]]:
     for entry in lines_of(logs, execution):
         if entry.text.startswith("REPORT RequestId"):
             yield {"function": entry.stream.split("/", 1)[0], "report": entry.text}
-
-
-def write_invocations(logs: Path, execution: str, run: Path) -> None:
-    """Write the invocations into a run folder, one invocation per line."""
-    lines = [json.dumps(each) + "\n" for each in invocations(logs, execution)]
-    (run / FILE_NAME).write_text("".join(lines))
 
 
 def _names(text: str, execution: str) -> bool:

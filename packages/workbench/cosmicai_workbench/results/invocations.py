@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from cosmicai.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 FILE_NAME = "invocations.jsonl"
-"""One JSON object a line, ``{"function": …, "report": …}``, in the run folder."""
+"""One JSON object per line, ``{"function": …, "report": …}``, in the run folder."""
 
 _REPORT = re.compile(
     r"REPORT RequestId: (?P<request_id>\S+)\s+"
@@ -76,6 +77,11 @@ def _parse_line(line: str, function: str) -> Invocation:
         max_memory_mb=int(found["used"]),
         init_ms=float(found["init"] or 0),
     )
+
+
+def write_invocations(run: "Path", rows: "Iterable[dict[str, str]]") -> None:
+    """Write invocations, each its function and its REPORT line, into a run folder."""
+    (run / FILE_NAME).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_invocations(run_folder: "Path") -> tuple[Invocation, ...]:

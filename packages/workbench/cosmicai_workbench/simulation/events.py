@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cosmicai_workbench.deployment.retries import Retrier, retrier
+from cosmicai_workbench.retries import Retrier, retrier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

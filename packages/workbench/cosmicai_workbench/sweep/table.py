@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cosmicai.errors import InvalidInput
 
+from cosmicai_workbench.data.files import whole_file
 from cosmicai_workbench.results.run_folder import load_run
 from cosmicai_workbench.sweep.axes import AXES
 from cosmicai_workbench.sweep.experiment import Experiment, Point, load_experiment
@@ -109,6 +110,5 @@ def write_table(table: SweepTable, sweep: "Path") -> None:
     """Write ``table.csv`` and ``table.parquet``; an interrupted write leaves the old ones."""
     frame = table.frame()
     for name, write in (("table.csv", frame.to_csv), ("table.parquet", frame.to_parquet)):
-        unfinished = sweep / f"{name}.part"
-        write(unfinished, index=False)
-        unfinished.replace(sweep / name)
+        with whole_file(sweep / name) as unfinished:
+            write(unfinished, index=False)
