@@ -401,3 +401,34 @@ def test_chosen_columns_reach_the_partitions(
     }  # fmt: skip
     assert main([*command, "--keep", "radius", "--overwrite"]) == 2
     assert "column 'radius' to keep expected" in capsys.readouterr().err
+
+
+def test_three_commands_from_a_table_to_a_catalogue_that_joins_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pandas as pd
+
+    monkeypatch.chdir(tmp_path)
+    field(tmp_path / "frames", "obj_{}.fits")
+    rows = ["objid,ra,dec,mass,survey", "1237648720693755918,150,2,1.5,A", "12,20,2,,B"]
+    text(tmp_path, "\n".join([*rows, ""]))
+    model = Path(__file__).parents[2] / "models" / "astromae-small"
+    keep = ["--keep", "mass", "--keep", "survey"]
+    assert main(["data", "from-fits", "frames", "objects.csv", "partitions", *keep]) == 0
+    assert main(["infer", str(model), "partitions/1.pt", "-o", "runs/mine"]) == 0
+    assert main(["results", "export", "runs/mine", "--to", "fits", "-o", "mine.fits"]) == 0
+
+    found = Table.read("mine.fits")
+    assert found["object_id"].tolist() == [1237648720693755918, 12]
+    assert found["ra"].tolist() == [150.0, 20.0]
+    assert str(found["ra"].unit) == "deg"
+    assert [str(text) for text in found["reason"].filled("")] == ["", "off every image"]
+    assert np.isfinite(found["redshift"][0])
+    assert main(["results", "export", "runs/mine", "--to", "parquet", "-o", "mine.parquet"]) == 0
+    mine = pd.read_csv("objects.csv")
+    joined = mine.merge(
+        pd.read_parquet("mine.parquet"), left_on="objid", right_on="object_id", how="left"
+    )
+    assert joined["mass_x"].equals(joined["mass_y"])
+    assert joined["survey_y"].tolist() == ["A", "B"]
+    assert joined["ra_y"].tolist() == [150.0, 20.0]
