@@ -126,6 +126,21 @@ def test_a_damaged_or_vanished_file_is_named_and_the_failure_is_recorded(
         assert stack.read("summary.json")["failure"]["Cause"] == str(caught.value)
 
 
+@pytest.mark.parametrize("error", ["States.ItemReaderFailed", "States.Runtime", "States.Timeout"])
+def test_a_map_that_could_not_read_its_manifest_says_what_became_of_it(
+    stack: Stack, error: str
+) -> None:
+    plan = stack.initialize()
+    storage.store(BUCKET).write(plan.manifest_key, b"[{")
+    summary = stack.summarize(failure={"Error": error, "Cause": "not an array"})
+    assert summary.failure is not None
+    assert summary.failure.Error == "IncompleteResults"
+    assert "1/manifest.json is damaged" in summary.failure.Cause
+    assert summary.failure.Cause.endswith(
+        f"(the state machine said: {error.removeprefix('States.')}: not an array)"
+    )
+
+
 @pytest.mark.parametrize("change", ["replaced", "same size", "deleted"])
 def test_a_partition_changed_since_it_was_planned_is_not_predicted(
     stack: Stack, change: str

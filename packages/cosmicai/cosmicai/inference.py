@@ -54,7 +54,8 @@ def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
     cold_start, _cold = _cold, False
     started_at, started = datetime.now(UTC), time.perf_counter()
     cpu_started = time.process_time()
-    if earlier := _standing_record(item):
+    earlier, earlier_etag = _record_there(item)
+    if earlier and _stands(item, earlier):
         logger.info("this rank's record is already there")
         return _report(item, earlier)
 
@@ -91,7 +92,7 @@ def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
         predictions_etag=etag,
         task_digest=item.digest,
     )
-    record = _write_record(item, record)
+    record = _write_record(item, record, replaces=earlier_etag)
     record_rank(record)
     logger.info(
         "rank done",
@@ -182,14 +183,12 @@ def measured_fields(
     }
 
 
-def _standing_record(item: ManifestItem) -> RankRecord | None:
-    """Return the rank's record if an earlier run of it, or a resumed execution, left it whole."""
-    record = _record_there(item)[0]
-    if record is None or not (item.KEPT or record.execution == item.EXECUTION):
-        return None
+def _stands(item: ManifestItem, record: RankRecord) -> bool:
+    """Say whether an earlier run of this rank, or a resumed execution, left its result whole."""
+    if not (item.KEPT or record.execution == item.EXECUTION):
+        return False
     predictions = storage.store(item.S3_BUCKET).find(record.predictions_key)
-    whole = predictions is not None and predictions.etag == record.predictions_etag
-    return record if whole else None
+    return predictions is not None and predictions.etag == record.predictions_etag
 
 
 def _record_there(item: ManifestItem) -> tuple[RankRecord | None, str | None]:
@@ -260,8 +259,13 @@ def _same_galaxies(body: bytes, columns: dict[str, NDArray[Any]]) -> dict[str, N
     return first if same else None
 
 
-def _write_record(item: ManifestItem, record: RankRecord) -> RankRecord:
+def _write_record(item: ManifestItem, record: RankRecord, replaces: str | None) -> RankRecord:
     """Write the record unless this rank, run twice, was faster; return the one that stays.
+
+    Parameters
+    ----------
+    replaces
+        ETag of what was there before the claim was checked, or None.
 
     Raises
     ------
@@ -271,23 +275,23 @@ def _write_record(item: ManifestItem, record: RankRecord) -> RankRecord:
     store, key = storage.store(item.S3_BUCKET), keys.rank(item.RESULT_PATH, item.RANK)
     body = storage.json_bytes(record.model_dump(mode="json", by_alias=True))
     while True:
-        there, etag = _record_there(item)
-        ours = there is not None and there.execution == item.EXECUTION
-        if there and ours and there.predictions_etag == record.predictions_etag:
-            return there
-        require_claim(item.EXECUTION, item.S3_BUCKET, item.RESULT_PATH)
         try:
             store.write(
                 key,
                 body,
                 content_type="application/json",
-                if_none_match=etag is None,
-                if_match=etag,
+                if_none_match=replaces is None,
+                if_match=replaces,
                 owner=item.EXECUTION,
             )
-        except PreconditionFailed:
-            continue  # written at this moment, by another run of this rank
-        return record
+        except PreconditionFailed:  # written at this moment, by another run of this rank
+            there, replaces = _record_there(item)
+        else:
+            return record
+        ours = there is not None and there.execution == item.EXECUTION
+        if there and ours and there.predictions_etag == record.predictions_etag:
+            return there
+        require_claim(item.EXECUTION, item.S3_BUCKET, item.RESULT_PATH)
 
 
 def _report(item: ManifestItem, record: RankRecord) -> dict[str, Any]:

@@ -133,6 +133,9 @@ def _problem(
             f"it did not do what the manifest says: it read {record.data_path}, planned was "
             f"{item.DATA_PATH}, or another item of its task differs"
         )
+    planned = sum(item.data_sizes) if item else 0
+    if planned and record.execution == plan.execution.id and record.num_bytes != planned:
+        return f"it read {record.num_bytes} bytes of partitions, {planned} were planned"
     if etags.get(record.predictions_key) != record.predictions_etag:
         return "its predictions file is missing, or is not the one that its record names"
     return record

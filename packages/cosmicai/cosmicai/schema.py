@@ -306,6 +306,11 @@ class ManifestItem(Contract):
         return _listed(self.DATA_ETAG) or [None] * len(self.data_paths)
 
     @property
+    def data_sizes(self) -> list[int]:
+        """Planned sizes of the partitions in bytes; none if they were not planned."""
+        return _listed(self.DATA_SIZE)
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the task: equal for equal items, whatever order their keys came in."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()

@@ -18,6 +18,7 @@ from cosmicai.errors import (
     ObjectNotFound,
     ResultPathInUse,
     StorageDenied,
+    readable,
 )
 from cosmicai.observability import logger
 from cosmicai.reconcile import Reconciled, reconcile
@@ -168,8 +169,12 @@ def _record_failure(event: SummarizeEvent, failure: Failure) -> Summary:
             logger.warning("the execution failed before it had a plan")
         else:
             found = reconcile(plan)
-            if failure.Error == _TOO_MANY_FAILED:
-                failure = _changed(found) or _missing(plan, found) or failure
+            changed = _changed(found)
+            if changed and changed.Cause not in failure.Cause:
+                said = f"{changed.Cause} (the state machine said: {failure.Error}: {failure.Cause})"
+                failure = changed.model_copy(update={"Cause": readable(said)})
+            elif failure.Error == _TOO_MANY_FAILED:
+                failure = _missing(plan, found) or failure
             summary = Summary(
                 status="FAILED",
                 failure=failure,
