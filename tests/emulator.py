@@ -39,6 +39,12 @@ MISSING_RESOURCES = {
 }
 
 
+def _lacks(name: str, resource: dict[str, Any]) -> bool:
+    """Tell whether the emulator lacks a resource; alarms on metric math are among them."""
+    math = resource["Type"] == "AWS::CloudWatch::Alarm" and "Metrics" in resource["Properties"]
+    return math or name in MISSING_RESOURCES or resource["Type"] in MISSING_TYPES
+
+
 def project(folder: Path) -> Path:
     """Copy what git tracks, and take out what the emulator lacks."""
     listed = subprocess.run(
@@ -53,13 +59,14 @@ def project(folder: Path) -> Path:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target)
-    template = yaml_parse((folder / "template.yaml").read_text())
-    template["Resources"] = {
-        name: resource
-        for name, resource in template["Resources"].items()
-        if resource["Type"] not in MISSING_TYPES and name not in MISSING_RESOURCES
-    }
-    (folder / "template.yaml").write_text(yaml_dump(template))
+    for path in (folder / "template.yaml", *(folder / "infrastructure").glob("*.yaml")):
+        template = yaml_parse(path.read_text())
+        template["Resources"] = {
+            name: resource
+            for name, resource in template["Resources"].items()
+            if not _lacks(name, resource)
+        }
+        path.write_text(yaml_dump(template))
     if NATIVE == "x86_64":
         without_torch(folder / "layers/pytorch_fmi/layer.toml")
     return folder
