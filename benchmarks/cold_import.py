@@ -13,12 +13,13 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+
+from measuring import machine, spread
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "cold_import.json"
@@ -72,15 +73,6 @@ def measure(folder: Path, architecture: str, statement: str) -> dict[str, float]
     return measured
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Return median and range."""
-    return {
-        "median": round(statistics.median(values), 3),
-        "min": round(min(values), 3),
-        "max": round(max(values), 3),
-    }
-
-
 def main() -> None:
     """Measure and write the results file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -107,7 +99,7 @@ def main() -> None:
     results = {
         "benchmark": "cold_import",
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.platform()}",
+        "machine": machine(),
         "versions": versions,
         "python": "3.13, stand-in image of Debian trixie",
         "n": arguments.repeat,

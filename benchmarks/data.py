@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,6 +25,7 @@ from cosmicai_workbench.data.partition_writer import PartitionWriter
 from cosmicai_workbench.data.photometry import load_split
 from cosmicai_workbench.data.splitting import galaxies_per_partition
 from cosmicai_workbench.data.synthesis import BLOCK, synthesize
+from measuring import machine, spread
 
 RESULTS = Path(__file__).parents[1] / "benchmarks/results/data.json"
 SPLIT_LIMIT_MB = 500
@@ -67,8 +65,8 @@ def measure_painting(count: int, repeat: int) -> dict[str, object]:
     ratios = [a / b for a, b in zip(rates["clipped"], rates["unclipped"], strict=True)]
     return {
         "galaxies": count,
-        "galaxies_per_cpu_second": summary(rates["clipped"]),
-        "clipped_over_unclipped": summary(ratios),
+        "galaxies_per_cpu_second": spread(rates["clipped"]),
+        "clipped_over_unclipped": spread(ratios),
     }
 
 
@@ -91,15 +89,10 @@ def measure_splitting(megabytes: int, repeat: int) -> dict[str, object]:
     return {
         "megabytes": megabytes,
         "partitions": runs[0]["partitions"],
-        "seconds": summary([run["seconds"] for run in runs]),
-        "peak_rss_mb": summary([run["peak_rss_mb"] for run in runs]),
+        "seconds": spread([run["seconds"] for run in runs]),
+        "peak_rss_mb": spread([run["peak_rss_mb"] for run in runs]),
         "limit_peak_rss_mb": SPLIT_LIMIT_MB,
     }
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    """Return median and spread."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def main() -> None:
@@ -115,12 +108,7 @@ def main() -> None:
         "n": arguments.repeat,
         "painting": measure_painting(arguments.galaxies, arguments.repeat),
         "splitting": measure_splitting(arguments.megabytes, arguments.repeat),
-        "machine": {
-            "cores": os.cpu_count(),
-            "processor": platform.machine(),
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-        },
+        "machine": machine("numpy"),
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")

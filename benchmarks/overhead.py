@@ -12,10 +12,8 @@ their own time is measured under the same load.
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 from cosmicai.schema import ExecutionInput
@@ -27,6 +25,7 @@ from cosmicai_workbench.data.splitting import split_dataset
 from cosmicai_workbench.performing import perform
 from cosmicai_workbench.place import own_cloud
 from cosmicai_workbench.results.run_folder import Run
+from measuring import machine, spread
 
 RESULTS = Path(__file__).parent / "results" / "overhead.json"
 GALAXIES_A_RANK = 4
@@ -113,17 +112,9 @@ def main() -> None:
         "concurrency": options.concurrency,
         "engine": options.engine,
         "n": options.repeat,
-        "overhead_ms": {
-            "median": statistics.median(overhead),
-            "min": min(overhead),
-            "max": max(overhead),
-        },
+        "overhead_ms": spread(overhead),
         "runs": runs,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.platform()}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("moto", "aws-sam-cli", "awslambdaric", "boto3")},
-        },
+        "machine": machine("moto", "aws-sam-cli", "awslambdaric", "boto3"),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(document, indent=2) + "\n")

@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +22,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
+
+from measuring import machine, spread
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/planning.json"
@@ -157,22 +157,13 @@ def measure(partitions: int, repeat: int) -> dict[str, object]:
         "benchmark": "planning",
         "partitions": partitions,
         "n": repeat,
-        "seconds": summary([run["seconds"] for run in runs]),
-        "cpu_seconds": summary([run["cpu_seconds"] for run in runs]),
-        "peak_rss_mb": summary([run["peak_rss_mb"] for run in runs]),
+        "seconds": spread([run["seconds"] for run in runs]),
+        "cpu_seconds": spread([run["cpu_seconds"] for run in runs]),
+        "peak_rss_mb": spread([run["peak_rss_mb"] for run in runs]),
         "manifest_mb": StandIn.manifest_bytes / 1e6,
         "limits": LIMITS,
-        "machine": {
-            "cores": os.cpu_count(),
-            "processor": platform.machine(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
     }
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    """Return median and spread."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def main() -> None:

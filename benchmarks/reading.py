@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +24,7 @@ import numpy as np
 import throttled_s3
 from cosmicai.partition.reader import open_partition
 from cosmicai.partition.sources import S3Object
+from measuring import machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -187,16 +186,13 @@ def main() -> None:
         ]
         print(f"{case:44}" + "".join(medians))
     if options.json:
-        machine = {
-            "machine": platform.machine(),
-            "cores": len(os.sched_getaffinity(0)),
-            "python": platform.python_version(),
-            "numpy": np.__version__,
+        setting = {
+            **machine("numpy"),
             "repeats": options.repeats,
             "s3": {"mb_per_second": S3_MB_PER_SECOND, "latency_ms": S3_LATENCY_MS},
         }
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"setting": machine, "cases": cases}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"setting": setting, "cases": cases}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmi import missing, servers
 from fmilib.channels.resp import Resp
+from measuring import machine, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,16 +109,6 @@ def import_ms(module: str) -> float:
     return float(done.stdout)
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Return median, smallest, largest and count."""
-    return {
-        "median": round(statistics.median(values), 3),
-        "min": round(min(values), 3),
-        "max": round(max(values), 3),
-        "n": len(values),
-    }
-
-
 def measure(port: int, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
     """Return every figure in milliseconds, by operation and client."""
     found: dict[str, dict[str, list[float]]] = {}
@@ -131,7 +120,7 @@ def measure(port: int, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
             for name, run in operations.items():
                 found.setdefault(name, {}).setdefault(client, []).append(median_ms(run))
     return {
-        name: {client: spread(values) for client, values in row.items()}
+        name: {client: spread(values, 3) for client, values in row.items()}
         for name, row in found.items()
     }
 
@@ -147,14 +136,8 @@ def main() -> None:
         sys.exit("redis-server is not installed (Debian: apt-get install redis-server)")
     with servers(["redis"]) as backends:
         milliseconds = measure(backends["redis"]["Redis"]["port"], options.rounds)
-    names = ["redis", *(["hiredis"] if importlib.util.find_spec("hiredis") else [])]
     results = {
-        "machine": {
-            "cores": len(os.sched_getaffinity(0)),
-            "system": platform.platform(),
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in names},
-        },
+        "machine": machine("redis", "hiredis"),
         "milliseconds": milliseconds,
     }
     options.out.write_text(json.dumps(results, indent=1) + "\n")

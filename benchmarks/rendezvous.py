@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import resource
 import secrets
 import subprocess
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from fmilib.rendezvous import protocol
+from measuring import machine
 
 RESULTS = Path(__file__).parent / "results" / "rendezvous.json"
 TOKEN = "benchmark"
@@ -152,8 +152,7 @@ def main() -> None:
             server.wait()
     result = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
+        "machine": machine(),
         **result,
     }
     RESULTS.parent.mkdir(parents=True, exist_ok=True)

@@ -15,11 +15,8 @@ keeps the painted partitions, 6 GB.
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +29,7 @@ from cosmicai_workbench.simulation.model import Work
 from cosmicai_workbench.simulation.published import check_published
 from cosmicai_workbench.sweep.executors import LocalExecutor
 from cosmicai_workbench.sweep.experiment import Experiment, Point
+from measuring import machine
 
 RESULTS = Path(__file__).parent / "results" / "simulation.json"
 CALIBRATION = (
@@ -148,11 +146,7 @@ def main() -> None:
         "local_by_execution": by_execution(local),
         "local_median_error": statistics.median(errors),
         "local_largest_error": max(errors),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.platform()}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "moto", "torch")},
-        },
+        "machine": machine("numpy", "moto", "torch"),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(document, indent=2) + "\n")

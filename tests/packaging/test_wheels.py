@@ -103,3 +103,4 @@ def test_the_workbench_names_the_extra_it_lacks_and_then_runs_the_demo(fresh: En
     assert summary["status"] == "SUCCEEDED"
     assert summary["num_samples"] == 2500
     assert (fresh.work / "runs" / "latest" / "redshifts.png").is_file()
+    assert "executions to do" in fresh.cosmicai("sweep", "quick", "--local", "--dry-run").stdout

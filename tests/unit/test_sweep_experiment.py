@@ -89,3 +89,13 @@ def test_ready_experiments_are_valid_and_draw_something(path):
     assert experiment.name == path.stem
     assert experiment.plots
     assert experiment.description
+
+
+def test_one_that_ships_goes_by_its_name(tmp_path, monkeypatch, capsys):
+    from cosmicai_workbench.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", "quick", "--local", "--dry-run"]) == 0
+    assert "quick:" in capsys.readouterr().out
+    assert main(["sweep", "quickest", "--local", "--dry-run"]) == 2
+    assert "quick" in capsys.readouterr().err

@@ -17,8 +17,8 @@ app = typer.Typer(rich_markup_mode="markdown")
     "2 bad usage or input, nothing was computed; 130 interrupted: run the same command to go on."
 )
 def sweep(
-    experiment_file: Annotated[
-        Path, typer.Argument(metavar="EXPERIMENT", help="TOML file; ready ones: experiments/.")
+    experiment: Annotated[
+        str, typer.Argument(help="TOML file, or the name of one that ships, e.g. quick.")
     ],
     local: Annotated[
         bool, typer.Option("--local", help="Run on this machine, in a local cloud.")
@@ -51,18 +51,19 @@ def sweep(
 
     What is done is skipped, so an interrupted sweep goes on where it was, and ends with the same
     table (table.csv, table.parquet). Example:
-    `cosmicai sweep experiments/quick.toml --local && cosmicai report runs/sweeps/quick`
+    `cosmicai sweep quick --local && cosmicai report runs/sweeps/quick`
     """
     from cosmicai.errors import InvalidInput
     from rich.console import Console
 
-    from cosmicai_workbench.sweep.experiment import load_experiment
+    from cosmicai_workbench.sweep.experiment import experiment_file, load_experiment
     from cosmicai_workbench.sweep.runner import estimate, run_sweep, tasks
 
     if local == (stack is not None):
         raise InvalidInput("say where to run: either --local or --stack NAME")
-    experiment = load_experiment(experiment_file)
-    folder = output or Path("runs") / "sweeps" / experiment.name
+    source = experiment_file(experiment)
+    loaded = load_experiment(source)
+    folder = output or Path("runs") / "sweeps" / loaded.name
     console = Console(stderr=True, markup=False)
     with ExitStack() as cleanup:
         executor: Executor
@@ -72,7 +73,7 @@ def sweep(
 
             executor = cleanup.enter_context(
                 LocalExecutor(
-                    experiment,
+                    loaded,
                     model or SMALL_MODEL,
                     Path(".cosmicai") / "sweeps",
                     lambda step: console.print(f"  {step}", highlight=False),
@@ -84,26 +85,26 @@ def sweep(
             if bucket is None:
                 raise InvalidInput("--stack needs --bucket: where the model and the results lie")
             executor = StackExecutor(
-                experiment,
+                loaded,
                 stack,
                 bucket=bucket,
                 data_bucket=data_bucket or bucket,
                 model=model_name,
             )
-        left = tasks(experiment, folder)
-        dollars = estimate(experiment, executor, left)
-        total = len(experiment.points()) * experiment.repetitions
+        left = tasks(loaded, folder)
+        dollars = estimate(loaded, executor, left)
+        total = len(loaded.points()) * loaded.repetitions
         typer.echo(
-            f"{experiment.name}: {len(left)} of {total} executions to do, expected cost "
-            f"${dollars:.2f} (limit ${experiment.cost_limit_dollars:.2f})"
+            f"{loaded.name}: {len(left)} of {total} executions to do, expected cost "
+            f"${dollars:.2f} (limit ${loaded.cost_limit_dollars:.2f})"
         )
         if dry_run:
             for task in left:
                 typer.echo(f"  {task.point.folder}/{task.repetition}")
             return
         table = run_sweep(
-            experiment,
-            experiment_file,
+            loaded,
+            source,
             folder,
             executor,
             lambda progress: console.print(_line(progress), highlight=False),

@@ -3,16 +3,15 @@
 import itertools
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from cosmicai.errors import InvalidInput
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from cosmicai_workbench.application import EXPERIMENTS
 from cosmicai_workbench.sweep.axes import AXES, axis_named, partition_size
 from cosmicai_workbench.sweep.measures import MEASURES
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class Point(Mapping[str, Any]):
@@ -163,6 +162,10 @@ class Experiment(_Strict):
         return list(dict.fromkeys(points))
 
 
+def _ready() -> str:
+    return ", ".join(sorted(path.stem for path in EXPERIMENTS.glob("*.toml")))
+
+
 def _explain(error: ValidationError) -> str:
     problems = []
     for problem in error.errors(include_url=False):
@@ -175,7 +178,13 @@ def _explain(error: ValidationError) -> str:
     return "; ".join(problems)
 
 
-def load_experiment(path: "Path") -> Experiment:
+def experiment_file(name: str) -> Path:
+    """Return the file of an experiment: a path, or the name of one that ships (``"quick"``)."""
+    ready = EXPERIMENTS / f"{name}.toml"
+    return ready if "/" not in name and ready.is_file() else Path(name)
+
+
+def load_experiment(path: Path) -> Experiment:
     """Read an experiment file.
 
     Raises
@@ -187,7 +196,7 @@ def load_experiment(path: "Path") -> Experiment:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InvalidInput(
-            f"{path}: no such experiment file; ready ones: experiments/*.toml"
+            f"{path}: no such experiment file; ready ones (experiments/*.toml): {_ready()}"
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidInput(f"{path}: not a TOML file ({error})") from None
