@@ -14,7 +14,10 @@ def print_tables(results: Figures, file: TextIO) -> None:
     """Print every section that the results hold."""
     machine = results["machine"]
     versions = ", ".join(f"{name} {text}" for name, text in machine["versions"].items())
-    print(f"{machine['cpu']}, {machine['cores']} cores; {versions}", file=file)
+    print(
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['instruction_set']}; {versions}",
+        file=file,
+    )
     for name, show in _SECTIONS.items():
         if name in results:
             at = f" ({results['measured_at'][name]})" if name in results["measured_at"] else ""
@@ -89,16 +92,38 @@ def _breakdown(found: Figures) -> list[str]:
     return [*lines, f"{'sum':44} {total:9.1f} µs a galaxy on {found['threads']} threads"]
 
 
-def _survey_cost(found: Figures) -> list[str]:
+def _products(found: Figures) -> list[str]:
     lines = [
-        f"{name}: {value:.4f} $" for name, value in found["total_dollars"].items()
-    ]  # fmt: skip
+        _row(f"{name}, GFLOP/s per core", rates) for name, rates in found["gflops_per_core"].items()
+    ]
+    share = found["share_of_time_beside_products"]
+    return [
+        *lines,
+        _row("native / library", found["native / library"], "9.2f"),
+        _row("share of the time beside products", share, "9.3f"),
+    ]
+
+
+def _threads(found: Figures) -> list[str]:
+    rates = found["galaxies_per_second"]
+    lines = [_row(f"galaxies a second, {count} threads", rate) for count, rate in rates.items()]
+    return [*lines, _row("ratio", found["ratio"], "9.2f")]
+
+
+def _survey_cost(found: Figures) -> list[str]:
+    dollars = found["dollars"]
     low, high = found["published_dollars"]
-    return [*lines, f"published: {low} to {high} $"]
+    spread = f"{dollars['max']:.3f} to {dollars['min']:.3f}"
+    return [
+        f"modelled for Lambda, x86_64: {dollars['median']:.3f} $ ({spread})",
+        f"published: {low} to {high} $",
+    ]
 
 
 _SECTIONS = {
     "throughput": _throughput,
+    "products": _products,
+    "threads": _threads,
     "batch_sizes": _batch_sizes,
     "accuracy": _accuracy,
     "cold_start": _cold_start,

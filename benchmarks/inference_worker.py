@@ -32,15 +32,16 @@ def reference(checkpoint: str) -> dict[str, Any]:
 def rank(bundle: str, *partitions: str) -> dict[str, Any]:
     """Do what one rank does with local partitions; report its time and peak memory."""
     from cosmicai.engines.base import load_engine
+    from cosmicai.engines.registry import DEFAULT_ENGINE, galaxies_at_once
     from cosmicai.machine import peak_memory_mb
     from cosmicai.partition.reader import open_partition
 
     started = time.perf_counter()
-    engine = load_engine("openvino", Path(bundle), threads=int(os.environ["INFERENCE_THREADS"]))
+    engine = load_engine(DEFAULT_ENGINE, Path(bundle), threads=int(os.environ["INFERENCE_THREADS"]))
     loaded = time.perf_counter()
     count = 0
     for path in partitions:
-        with open_partition(Path(path), batch_size=512) as reader:
+        with open_partition(Path(path), batch_size=galaxies_at_once(DEFAULT_ENGINE, 512)) as reader:
             for batch in reader:
                 count += len(engine.predict(batch.image, batch.magnitude))
     return {
@@ -51,35 +52,6 @@ def rank(bundle: str, *partitions: str) -> dict[str, Any]:
     }
 
 
-def breakdown(bundle: str) -> dict[str, Any]:
-    """Return microseconds a galaxy by part of the graph, the fastest of several runs."""
-    from cosmicai.engines.openvino_engine import OpenVinoEngine
-    from cosmicai.engines.registry import CHUNK
-    from cosmicai.model.bundle import Bundle
-    from cosmicai.model.prepare import build_prepared
-    from inference_baselines import galaxies
-
-    threads = int(os.environ["INFERENCE_THREADS"])
-    checked = Bundle(Path(bundle))
-    engine = build_prepared(
-        checked,
-        lambda tensors: OpenVinoEngine(tensors, checked.config, threads, count=True),
-        threads=threads,
-    )
-    image, magnitude = galaxies(CHUNK)
-    engine.predict(image, magnitude)
-    best: dict[str, float] = {}
-    for _ in range(10):
-        engine.predict(image, magnitude)
-        for part, seconds in engine.counters().items():
-            best[part] = min(best.get(part, seconds), seconds)
-    parts = {part: seconds / CHUNK * 1e6 for part, seconds in best.items()}
-    ordered = dict(sorted(parts.items(), key=lambda part: -part[1]))
-    return {"threads": threads, "galaxies_at_once": CHUNK, "microseconds_a_galaxy": ordered}
-
-
 if __name__ == "__main__":
-    found = {"first": first, "reference": reference, "rank": rank, "breakdown": breakdown}[
-        sys.argv[1]
-    ](*sys.argv[2:])
+    found = {"first": first, "reference": reference, "rank": rank}[sys.argv[1]](*sys.argv[2:])
     print(json.dumps(found))

@@ -152,6 +152,27 @@ class _Marshalling:
         return aligned.ctypes.data_as(_Floats)
 
 
+class NativeSet:
+    """The library's kernels for one instruction set: that of the name, or the widest there is.
+
+    Raises
+    ------
+    InvalidInput
+        The processor lacks it.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        self.library = _load_library()
+        self.pointer = self.library.cosmicai_instruction_set(name.encode() if name else None)
+        if not self.pointer:
+            raise InvalidInput(
+                f"engine 'native' needs {name or 'AVX2 and FMA, or arm64'}, which this processor "
+                "lacks; choose engine openvino, torch or plain"
+            )
+        found: bytes = self.library.cosmicai_name(self.pointer)
+        self.name = found.decode()
+
+
 class NativeEngine:
     """The model in C, float32 throughout.
 
@@ -177,26 +198,19 @@ class NativeEngine:
     name = "native"
 
     def __init__(self, bundle: Bundle, threads: int, instruction_set: str | None = None) -> None:
-        self._library = _load_library()
-        wanted = instruction_set.encode() if instruction_set else None
-        self._set = self._library.cosmicai_instruction_set(wanted)
-        if not self._set:
-            raise InvalidInput(
-                f"engine 'native' needs {instruction_set or 'AVX2 and FMA, or arm64'}, which this "
-                "processor lacks; choose engine openvino, torch or plain"
-            )
+        self._native = native = NativeSet(instruction_set)
         tensors = _Marshalling(bundle, threads)
-        model = self._library.cosmicai_create(self._set, ctypes.byref(tensors.struct), threads)
+        struct = ctypes.byref(tensors.struct)
+        model = native.library.cosmicai_create(native.pointer, struct, threads)
         if not model:
             raise MemoryError(f"engine 'native': no memory for the model in {bundle.path}")
         self._model = model
-        weakref.finalize(self, self._library.cosmicai_destroy, self._set, model)
+        weakref.finalize(self, native.library.cosmicai_destroy, native.pointer, model)
 
     @property
     def instruction_set(self) -> str:
         """``avx2``, ``avx512`` or ``neon``."""
-        name: bytes = self._library.cosmicai_name(self._set)
-        return name.decode()
+        return self._native.name
 
     def predict(
         self, image: NDArray[np.float32], magnitude: NDArray[np.float32]
@@ -207,14 +221,27 @@ class NativeEngine:
         redshift = np.empty(len(image), np.float32)
         arrays = (*contiguous, redshift)
         arguments = (array.ctypes.data_as(_Floats) for array in arrays)
-        self._library.cosmicai_predict(self._set, self._model, *arguments, len(image))
+        native = self._native
+        native.library.cosmicai_predict(native.pointer, self._model, *arguments, len(image))
         return redshift
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds that each of ``PARTS`` has taken, summed over threads."""
         nanoseconds = (ctypes.c_int64 * len(PARTS))()
-        self._library.cosmicai_times(self._set, self._model, nanoseconds)
+        native = self._native
+        native.library.cosmicai_times(native.pointer, self._model, nanoseconds)
         return {part: value * 1e-9 for part, value in zip(PARTS, nanoseconds, strict=True)}
+
+
+def widest_instruction_set() -> str:
+    """Return the instruction set that the engine takes on this processor.
+
+    Raises
+    ------
+    InvalidInput
+        It has none of those that there are kernels for.
+    """
+    return NativeSet().name
 
 
 def create(bundle: Bundle, threads: int, precision: str) -> NativeEngine:  # noqa: ARG001
