@@ -16,6 +16,7 @@ from cosmicai.errors import (
     ResultPathInUse,
 )
 from cosmicai.schema import ManifestItem, parse
+from cosmicai_workbench.cloud.template import load_stack
 from s3_stack import BUCKET, ROOT, Context, Stack, load_handler, put_many, running_stack
 
 
@@ -145,6 +146,56 @@ def test_with_fmi_every_rank_must_be_able_to_run_at_once(
     assert plan.fmi
     assert {item["FMI_CHANNEL"] for item in stack.manifest(plan)} == {"s3"}
     assert not stack.initialize("no-fmi", result_path="other").fmi
+
+
+@pytest.mark.parametrize("default", [True, False])
+@pytest.mark.parametrize(
+    ("missing", "channel", "refused"),
+    [
+        (",redis", "redis", True),
+        ("direct,", "direct", True),
+        ("direct,redis", "direct", True),
+        (",", "direct", False),
+        ("direct,redis", "s3", False),
+    ],
+)
+def test_a_channel_without_a_server_is_refused_before_any_rank(
+    stack: Stack,
+    monkeypatch: pytest.MonkeyPatch,
+    missing: str,
+    channel: str,
+    refused: bool,
+    default: bool,
+) -> None:
+    put_many(["1.pt"])
+    monkeypatch.setenv("FMI_CHANNELS_WITHOUT_SERVER", missing)
+    monkeypatch.setenv("FMI_CHANNEL", channel if default else "s3")
+    change = {"script": "inference_FMI.py", **({} if default else {"fmi_channel": channel})}
+    if refused:
+        with pytest.raises(
+            InvalidInput, match=f"'fmi_channel': .* without a server for '{channel}'"
+        ):
+            stack.initialize(**change)
+    else:
+        assert stack.initialize(**change).fmi
+    assert not stack.initialize("no-fmi", result_path="other").fmi
+
+
+@pytest.mark.parametrize(
+    ("parameters", "missing"),
+    [
+        ({}, {"direct", "redis"}),
+        ({"FmiRendezvous": "host:5000"}, {"redis"}),
+        ({"FmiRedisUrl": "redis://host"}, {"direct"}),
+    ],
+)
+def test_the_template_says_which_channels_lack_a_server(
+    parameters: dict[str, str], missing: set[str]
+) -> None:
+    stack = load_stack(ROOT / "template.yaml", parameters=parameters)
+    variable = "FMI_CHANNELS_WITHOUT_SERVER"
+    (listed,) = (f.environment[variable] for f in stack.functions if variable in f.environment)
+    assert set(listed.split(",")) - {""} == missing
 
 
 def test_more_partitions_than_a_rank_can_be_told_of_are_refused(stack: Stack) -> None:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,38 @@ def test_every_failure_ends_in_a_fail_state_never_in_success() -> None:
             seen.add(state)
             caught |= targets(states[state]) - seen
         assert not [s for s in seen if states[s]["Type"] == "Succeed"], name
+
+
+def test_a_failure_that_could_not_be_recorded_tells_its_reason() -> None:
+    """The state's texts, by moto's interpreter."""
+    import boto3
+    from moto import mock_aws
+
+    found = {
+        "failure": {"Error": "States.Timeout", "Cause": '{"errorMessage": "too {} slow"}'},
+        "unrecorded": {"Error": "Lambda.Unknown", "Cause": "died"},
+    }
+    name = "Failure Not Recorded"
+    states = {"Found": {"Type": "Pass", "Result": found, "Next": name}}
+    states[name] = DEFINITION["States"][name]
+    with mock_aws(config={"stepfunctions": {"execute_state_machine": True}}):
+        keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x", "region_name": "us-east-1"}
+        machines = boto3.client("stepfunctions", **keys)
+        machine = machines.create_state_machine(
+            name="m",
+            definition=json.dumps({"StartAt": "Found", "States": states}),
+            roleArn="arn:aws:iam::123456789012:role/x",
+        )
+        arn = machines.start_execution(stateMachineArn=machine["stateMachineArn"])["executionArn"]
+        end = time.monotonic() + 30
+        while (ended := machines.describe_execution(executionArn=arn))["status"] == "RUNNING":
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    assert ended["error"] == "FailureNotRecorded"
+    assert ended["cause"] == (
+        'States.Timeout: {"errorMessage": "too {} slow"} '
+        "(it could not be recorded: Lambda.Unknown: died)"
+    )
 
 
 def test_a_rank_that_others_aborted_does_not_abort_them_again() -> None:

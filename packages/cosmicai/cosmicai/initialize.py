@@ -21,6 +21,7 @@ from cosmicai.errors import (
     ObjectNotFound,
     PartitionNotFound,
 )
+from cosmicai.fmi_channels import DEFAULT_CHANNEL
 from cosmicai.machine import architecture
 from cosmicai.observability import logger
 from cosmicai.resuming import Earlier, look_up
@@ -197,10 +198,23 @@ def _decide(
             settings.tolerated_failure_percentage if tolerated is None else tolerated
         ),
         engine=engine,
-        fmi_channel=(request.fmi_channel or settings.fmi_channel) if request.fmi else None,
+        fmi_channel=_fmi_channel(request, settings),
         model_version=model_version,
         warnings=warnings,
     )
+
+
+def _fmi_channel(request: ExecutionInput, settings: StackSettings) -> FmiChannel | None:
+    """Return the channel of an execution with FMI, None without; refuse one without a server."""
+    if not request.fmi:
+        return None
+    channel = request.fmi_channel or settings.fmi_channel
+    if channel in settings.fmi_channels_without_server:
+        raise InvalidInput(
+            f"key 'fmi_channel': this stack was deployed without a server for {channel!r}; deploy "
+            f"it with one, or use fmi_channel {DEFAULT_CHANNEL!r}, which needs none"
+        )
+    return channel
 
 
 def _listing(request: ExecutionInput) -> list[storage.StoredObject]:

@@ -93,8 +93,8 @@ def _path(value: object) -> object:
 
 
 def _comma_separated(value: object) -> object:
-    """Split what an environment variable holds."""
-    return value.split(",") if isinstance(value, str) else value
+    """Split what an environment variable holds, without what is empty."""
+    return [part for part in value.split(",") if part] if isinstance(value, str) else value
 
 
 def _listed(value: ValueT | list[ValueT] | None) -> list[ValueT]:
@@ -341,6 +341,9 @@ class StackSettings(Contract):
     max_concurrency: Annotated[Integer, Field(ge=1, le=10_000)] = 1000
     tolerated_failure_percentage: Annotated[float, Field(ge=0, le=100)] = 0.0
     fmi_channel: FmiChannel = DEFAULT_CHANNEL
+    fmi_channels_without_server: Annotated[list[str], BeforeValidator(_comma_separated)] = Field(
+        default=[], description="Channels for which the stack was deployed without a server."
+    )
     result_prefix: str = Field(
         default="", description="Where executions may write; empty: anywhere."
     )
