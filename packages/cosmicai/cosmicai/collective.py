@@ -7,16 +7,17 @@ through its error handler (an event with ``failure``), and they fail at once, na
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from cosmicai import keys, quality, storage
 from cosmicai.claim import require_claim, write_owned
 from cosmicai.errors import FmiTimeout, IncompleteResults, ObjectNotFound
+from cosmicai.facts import FUNCTION_MEMORY_MB
 from cosmicai.fmi_channels import DEFAULT_CHANNEL, FmiChannel, find_channel
 from cosmicai.observability import logger
 from cosmicai.schema import CollectiveEvent, CollectiveResult, QualityStatistics, RankRecord, parse
+from cosmicai.settings import FunctionSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -133,7 +134,7 @@ def _reduce(
                 seconds=total["seconds"],
                 maxima=total["maxima"],
                 longest_wait_seconds=total["waited"],
-                memory_limit_mb=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)),
+                memory_limit_mb=FunctionSettings.read().memory_mb,
                 quality_statistics=merged,
                 quality=quality.figures(merged),
             )
@@ -185,7 +186,7 @@ def _communicator(event: CollectiveEvent, remaining: Callable[[], float]) -> Com
         event.WORLD_SIZE,
         _configuration(channel, event),
         NAME,
-        int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256")),
+        FunctionSettings.read().memory_mb or FUNCTION_MEMORY_MB["invoke_fmi"],
         session=event.EXECUTION,
         timeout=max(1.0, remaining()),
         remaining=remaining,

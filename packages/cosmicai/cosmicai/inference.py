@@ -7,7 +7,6 @@ predictions and the record that were there first stay, and agree.
 from __future__ import annotations
 
 import math
-import os
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from cosmicai import keys, model_cache, storage
 from cosmicai.claim import require_claim, write_owned
 from cosmicai.errors import InvalidInput, ObjectNotFound, PreconditionFailed
-from cosmicai.facts import threads as threads_of
-from cosmicai.machine import architecture, available_cores, peak_memory_mb
+from cosmicai.machine import architecture, peak_memory_mb
 from cosmicai.observability import logger, record_rank
 from cosmicai.prediction import Predictions, npz_bytes, npz_columns, opened_for
 from cosmicai.schema import ManifestItem, RankRecord, parse_json
+from cosmicai.settings import FunctionSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,13 +53,14 @@ def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
     cold_start, _cold = _cold, False
     started_at, started = datetime.now(UTC), time.perf_counter()
     cpu_started = time.process_time()
+    settings = FunctionSettings.read()
     earlier, earlier_etag = _record_there(item)
     if earlier and _stands(item, earlier):
         logger.info("this rank's record is already there")
         return _report(item, earlier)
 
     predictions = Predictions()
-    threads, digest, load_seconds = available_vcpus(), "", 0.0
+    threads, digest, load_seconds = settings.threads, "", 0.0
     if item.data_paths:
         from cosmicai.partition.sources import S3Object
 
@@ -106,18 +106,6 @@ def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
     return _report(item, record)
 
 
-def available_vcpus() -> int:
-    """Return the vCPUs that this function's memory size pays for, at least 1.
-
-    ``INFERENCE_THREADS`` in the environment overrides it, e.g. for sandboxes sharing a machine.
-    """
-    if override := os.environ.get("INFERENCE_THREADS"):
-        return max(1, int(override))
-    cores = available_cores()
-    memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0))
-    return min(cores, threads_of(memory)) if memory else cores
-
-
 def record_of(
     item: ManifestItem,
     predictions: Predictions,
@@ -134,7 +122,7 @@ def record_of(
         world_size=item.WORLD_SIZE,
         engine=item.ENGINE,
         precision=item.PRECISION,
-        memory_limit_mb=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)),
+        memory_limit_mb=FunctionSettings.read().memory_mb,
         **measured,
     )
 

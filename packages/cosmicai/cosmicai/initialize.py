@@ -37,6 +37,7 @@ from cosmicai.schema import (
     hidden_characters,
     parse,
 )
+from cosmicai.settings import FunctionSettings
 
 T = TypeVar("T")
 
@@ -295,7 +296,7 @@ def _plan(
         fmi=request.fmi,
         model_version=decisions.model_version,
         warnings=decisions.warnings,
-        initialize_memory_mb=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)),
+        initialize_memory_mb=FunctionSettings.read().memory_mb,
     )
 
 

@@ -6,9 +6,9 @@ import os
 
 from cosmicai import model_cache
 from cosmicai.errors import CosmicAIError
-from cosmicai.inference import available_vcpus
 from cosmicai.observability import logger
 from cosmicai.schema import ManifestItem
+from cosmicai.settings import FunctionSettings
 
 
 def preload() -> None:
@@ -24,7 +24,7 @@ def preload() -> None:
     bucket, engine = os.environ["PRELOAD_BUCKET"], os.environ["PRELOAD_ENGINE"]
     precision = ManifestItem.model_fields["PRECISION"].default
     try:
-        model_cache.preload(bucket, folder, engine, precision, available_vcpus())
+        model_cache.preload(bucket, folder, engine, precision, FunctionSettings.read().threads)
     except CosmicAIError as error:
         logger.warning(
             "the model was not preloaded; the first rank loads its own",

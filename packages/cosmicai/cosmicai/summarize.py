@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from cosmicai.errors import (
     StorageDenied,
     readable,
 )
+from cosmicai.facts import MIN_MEMORY_MB
 from cosmicai.observability import logger
 from cosmicai.reconcile import Reconciled, reconcile
 from cosmicai.schema import (
@@ -32,6 +32,7 @@ from cosmicai.schema import (
     Summary,
     parse,
 )
+from cosmicai.settings import FunctionSettings
 
 if TYPE_CHECKING:
     from cosmicai.cost import CostBreakdown
@@ -274,7 +275,7 @@ def _cost(
     """Estimate what the execution costs on AWS, from its records; or say why that is unknown."""
     if not memory_mb:
         return None, ["cost unknown: no rank ran in a function with a memory size"]
-    own_memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)) or 128
+    settings = FunctionSettings.read()
     begun = [record.started_at for record in records]
     done = [record.finished_at for record in records]
     waits = None
@@ -301,12 +302,12 @@ def _cost(
         summarize_seconds=seconds,
         barrier_seconds=waits,
         memory_mb={
-            "initialize": plan.initialize_memory_mb or 128,
-            "summarize": own_memory,
-            "invoke_fmi": (agreed and agreed.memory_limit_mb) or 128,
+            "initialize": plan.initialize_memory_mb or MIN_MEMORY_MB,
+            "summarize": settings.memory_mb or MIN_MEMORY_MB,
+            "invoke_fmi": (agreed and agreed.memory_limit_mb) or MIN_MEMORY_MB,
         },
-        region=os.environ.get("AWS_REGION", "us-east-1"),
-        architecture="x86_64" if os.environ.get("INFERENCE_ARCHITECTURE") == "x86_64" else "arm64",
+        region=settings.region,
+        architecture=settings.inference_architecture,
     )
     try:
         return cost(usage), []
