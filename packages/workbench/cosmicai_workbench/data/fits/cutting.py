@@ -114,26 +114,20 @@ class FieldCutter:
 def aperture_magnitudes(
     cutout: Cutout, radius: float, softening: NDArray[np.float64] = _SOFTENING
 ) -> NDArray[np.float64]:
-    """Return asinh AB magnitudes (5,) in a circle of ``radius`` pixels.
+    """Return asinh AB magnitudes (5,) in a circle of ``radius`` pixels, which the cutout holds.
 
     Asinh magnitudes (Lupton et al. 1999), as SDSS publishes: equal to the usual ones but for
     objects near the noise, where they stay finite even if the flux is negative.
     """
-    share = _circle(cutout.position, radius)
+    from photutils.aperture import CircularAperture
+
+    circle = CircularAperture(cutout.position, radius).to_mask("subpixel", subpixels=_SUBPIXELS)
+    share = circle.to_image(cutout.image.shape[1:])
     flux = (cutout.image * share).sum(axis=(1, 2), dtype=np.float64)
     magnitude: NDArray[np.float64] = 22.5 - 2.5 / np.log(10) * (
         np.arcsinh(flux / (2 * softening)) + np.log(softening)
     )
     return magnitude
-
-
-def _circle(centre: tuple[float, float], radius: float) -> NDArray[np.float64]:
-    """Return the share of each pixel inside a circle, (32, 32), on a grid of 10 × 10 a pixel."""
-    fine = (np.arange(IMAGE_SIZE * _SUBPIXELS) + 0.5) / _SUBPIXELS - 0.5
-    inside = np.hypot(fine - centre[0], (fine - centre[1])[:, None]) <= radius
-    blocks = inside.reshape(IMAGE_SIZE, _SUBPIXELS, IMAGE_SIZE, _SUBPIXELS)
-    share: NDArray[np.float64] = blocks.mean(axis=(1, 3))
-    return share
 
 
 def _world_to_pixel(
@@ -187,6 +181,8 @@ def _corner(band: BandImage, places: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _whole_pixels(band: BandImage, corner: NDArray[np.int64]) -> NDArray[np.float32] | None:
+    # Not astropy's Cutout2D, which cuts the same but where the object lies midway between two
+    # corners, and takes four times as long.
     x, y = corner
     ny, nx = band.pixels.shape
     if x < 0 or y < 0 or x + IMAGE_SIZE > nx or y + IMAGE_SIZE > ny:
