@@ -114,7 +114,7 @@ def encode(value: Any, expected: types | None = None, codec: Codec | None = None
     if codec is not None:
         data = codec.encode(value)
         return Packet(OBJECT, data, len(data), codec.name.encode())
-    if is_array(value):
+    if type(value) is not float and type(value) is not int and is_array(value):
         check_array_class(value)
     code = expected.datatype.value if expected is not None else _infer(value)
     if code == INT:

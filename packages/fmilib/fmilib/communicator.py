@@ -204,7 +204,7 @@ class Group:
         place = None if out is None else _bytes_of(out)
         sink = None if self._rank == root else place
         large = size is not None and size > LARGE_BYTES
-        operation = self._begin(Kind.BCAST, size, terms=pack_terms(root, large=large))
+        operation = self._begin(Kind.BCAST, size, terms=pack_terms(root, 0, large))
         packet, problem = None, None
         if self._rank == root:
             packet, problem = try_encode(self._world_rank, lambda: encode(obj, types, codec))
@@ -324,11 +324,12 @@ class Group:
         root: int | None = None,
     ) -> Any:
         packet = encode(obj, types, codec)
-        operations.check_meaning(packet, function)
+        if packet.code == ARRAY:
+            operations.check_meaning(packet, function)
         # Ranks of a reduction hold values of one size, except objects.
         size = None if packet.code in (OBJECT, BYTES) else packet.nbytes
         large = size is not None and size > LARGE_BYTES
-        terms = pack_terms(root, function.operation.value, large=large)
+        terms = pack_terms(root, function.number, large)
         with self._begin(kind, size, terms=terms) as (call, channel):
             if self.size == 1:
                 result: Packet | None = packet

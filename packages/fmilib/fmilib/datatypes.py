@@ -84,7 +84,7 @@ class func:  # noqa: N801 - the name in the binding, which programs use
         Accepted for compatibility; the evaluation order does not depend on them.
     """
 
-    __slots__ = ("associative", "commutative", "function", "operation")
+    __slots__ = ("associative", "commutative", "function", "number", "operation")
 
     def __init__(
         self,
@@ -98,6 +98,7 @@ class func:  # noqa: N801 - the name in the binding, which programs use
         if (operation is op.custom) != (function is not None):
             raise TypeError("func(): a function goes with op.custom, and only with it")
         self.operation = operation
+        self.number: int = operation.value  # in the frames, so that ranks can compare it
         self.function = function
         self.commutative = commutative
         self.associative = associative

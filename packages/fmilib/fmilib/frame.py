@@ -8,6 +8,7 @@ and size; the receiver compares all of them with what it expects.
 
 from __future__ import annotations
 
+import functools
 import struct
 import sys
 from typing import TYPE_CHECKING, Final
@@ -70,7 +71,8 @@ _LARGE: Final = 1 << 28
 _DETACHED: Final = 1 << 31
 
 
-def pack_terms(root: int | None = None, operation: int = 0, *, large: bool = False) -> int:
+@functools.lru_cache(4096)
+def pack_terms(root: int | None = None, operation: int = 0, large: bool = False) -> int:
     """Return what ranks must agree on besides the kind of operation, as a number in each frame.
 
     Parameters
@@ -178,7 +180,6 @@ class Header:
         "comm",
         "count",
         "description_size",
-        "detached",
         "epoch",
         "kind",
         "nbytes",
@@ -199,7 +200,7 @@ class Header:
             self.sender,
             self.comm,
             self.epoch,
-            terms,
+            self.terms,
             self.session,
             self.op,
             self.count,
@@ -207,8 +208,12 @@ class Header:
         ) = HEADER.unpack_from(buffer, offset)
         if magic != MAGIC:
             raise FmiMismatch(f"not an fmilib frame (magic {magic:#06x})")
-        self.detached = bool(terms & _DETACHED)
-        self.terms = terms & ~_DETACHED
+
+    def take_detached(self) -> bool:
+        """Return whether the payload is stored apart, and leave the terms alone in ``terms``."""
+        detached = bool(self.terms & _DETACHED)
+        self.terms &= ~_DETACHED
+        return detached
 
     def describe(self) -> str:
         """Name the operation for messages."""

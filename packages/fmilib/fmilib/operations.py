@@ -129,7 +129,7 @@ def check_meaning(packet: Packet, function: func) -> None:
 
     NumPy would take a sum of bools for their "or", and cut sums of texts to the shorter one.
     """
-    if packet.code != ARRAY or function.operation is op.custom:
+    if function.operation is op.custom:
         return
     kind = chr(packet.description[1])
     if kind not in _KINDS[function.operation]:

@@ -508,6 +508,7 @@ class RedisChannel(Channel):
                 continue
             for frame in resp.call(_left(call.end + GRACE), "HVALS", other):
                 header = Header(frame)
+                header.take_detached()
                 if header.sender in ranks and header.terms != call.terms:
                     return disagreement(header, call, header.sender)
         return FmiTimeout(
@@ -536,10 +537,11 @@ class RedisChannel(Channel):
             header = Header(whole, position)
             if (header.session, header.epoch) != (self._session, self._member.epoch):
                 raise FmiMismatch(f"{call}: found a frame of another session in this one's place")
+            detached = header.take_detached()
             check_header(header, call, step, call.ranks[source])
             body = position + HEADER.size + header.description_size
             description = bytes(whole[position + HEADER.size : body])
-            if header.detached:
+            if detached:
                 apart.append(i)
                 position = body
                 packets.append(Packet(header.code, b"", header.count, description))
