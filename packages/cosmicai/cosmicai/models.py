@@ -19,6 +19,7 @@ def open_model(
     engine: str | None = None,
     precision: str = "float32",
     threads: int | None = None,
+    device: str = "cpu",
 ) -> Predictor:
     """Load a model bundle.
 
@@ -32,6 +33,8 @@ def open_model(
         Arithmetic of the engine.
     threads
         Threads to compute with; by default one per core.
+    device
+        ``cpu``, or ``cuda`` for an NVIDIA GPU, by the engine ``torch``.
 
     Returns
     -------
@@ -51,8 +54,8 @@ def open_model(
     count = available_cores() if threads is None else threads
 
     def load(bundle: Bundle) -> Predictor:
-        name = engine or installed_engine(bundle.architecture.name, precision).name
-        loaded = load_engine(name, bundle, threads=count, precision=precision)
+        name = engine or installed_engine(bundle.architecture.name, precision, device).name
+        loaded = load_engine(name, bundle, threads=count, precision=precision, device=device)
         return Predictor(loaded, digest=bundle.digest, precision=precision, threads=count)
 
     if not isinstance(where, str) or not where.startswith("s3://"):

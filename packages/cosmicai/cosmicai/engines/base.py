@@ -51,7 +51,12 @@ class Engine(Protocol):
 
 
 def load_engine(
-    name: str, bundle: Path | Bundle, *, threads: int, precision: str = "float32"
+    name: str,
+    bundle: Path | Bundle,
+    *,
+    threads: int,
+    precision: str = "float32",
+    device: str = "cpu",
 ) -> Engine:
     """Load a model into the engine called ``name``.
 
@@ -65,24 +70,27 @@ def load_engine(
         Threads that the engine computes with: the vCPUs of the function.
     precision
         ``float32``, or ``bfloat16`` where the engine and the processor support it.
+    device
+        ``cpu``, or ``cuda`` for an NVIDIA GPU.
 
     Raises
     ------
     InvalidInput
-        No such engine or precision, the engine does not offer the precision, or its libraries
-        are not installed.
+        No such engine or precision, the engine does not offer the precision or the device, there
+        is no such device, or the engine's libraries are not installed.
     ModelNotFound, ModelMismatch
         From the bundle, or the engine does not run its architecture.
     """
     declaration = find_engine(name)
     declaration.check(precision, architecture())
+    declaration.check_device(device)
     if threads < 1:
         raise InvalidInput(f"threads must be at least 1, not {threads}")
     checked = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
     declaration.check_model(checked.architecture.name)
     checked.start_digest()  # while the engine's libraries load, which takes about as long
     try:
-        engine = declaration.create(checked, threads, precision)
+        engine = declaration.create(checked, threads, precision, device)
     except ModuleNotFoundError as error:
         missing = declaration.missing()
         if not missing:

@@ -49,6 +49,8 @@ class EngineDeclaration:
     """Model architectures that it runs."""
     chunk: int | None = CHUNK
     """Galaxies that it computes at once; None if it takes batches as they come."""
+    devices: tuple[str, ...] = ("cpu",)
+    """What it computes on; its ``create`` takes a ``device`` if there are others than the CPU."""
 
     def check(self, precision: str, processor: str | None = None) -> None:
         """Make sure that the engine offers a precision.
@@ -97,10 +99,18 @@ class EngineDeclaration:
         """Return the modules that it requires and that are not installed here."""
         return [name for name in self.requires if importlib.util.find_spec(name) is None]
 
-    def create(self, bundle: Bundle, threads: int, precision: str) -> Engine:
+    def check_device(self, device: str) -> None:
+        """Raise InvalidInput unless the engine computes on a device."""
+        if device not in self.devices:
+            others = [name for name, other in engines().items() if device in other.devices]
+            hint = f"engines that do: {', '.join(others)}" if others else "no engine does"
+            raise InvalidInput(f"engine {self.name!r} does not compute on {device!r}; {hint}")
+
+    def create(self, bundle: Bundle, threads: int, precision: str, device: str = "cpu") -> Engine:
         """Import the engine and load the model into it."""
         module = importlib.import_module(self.module)
-        return cast("Engine", module.create(bundle, threads, precision))
+        place = {} if device == "cpu" else {"device": device}
+        return cast("Engine", module.create(bundle, threads, precision, **place))
 
 
 _DECLARED: Final = (
@@ -125,6 +135,7 @@ _DECLARED: Final = (
         requires=("torch",),
         layer="PyTorchFMILayer",
         precisions={"float32": PROCESSORS, "bfloat16": PROCESSORS},
+        devices=("cpu", "cuda"),
     ),
     EngineDeclaration(
         name="plain",
@@ -170,7 +181,9 @@ def find_engine(name: str) -> EngineDeclaration:
     return found
 
 
-def installed_engine(architecture: str, precision: str = "float32") -> EngineDeclaration:
+def installed_engine(
+    architecture: str, precision: str = "float32", device: str = "cpu"
+) -> EngineDeclaration:
     """Return the first engine whose libraries are installed here and that runs the model.
 
     Raises
@@ -181,15 +194,17 @@ def installed_engine(architecture: str, precision: str = "float32") -> EngineDec
     fitting = [
         engine
         for engine in engines().values()
-        if architecture in engine.architectures and precision in engine.precisions
+        if architecture in engine.architectures
+        and precision in engine.precisions
+        and device in engine.devices
     ]
     for engine in fitting:
         if not engine.missing():
             return engine
     names = " or ".join(engine.name for engine in fitting) or "none"
     raise InvalidInput(
-        f"no installed engine runs {architecture} in {precision}; engines that do: {names} "
-        f"(pip install cosmicai[{fitting[0].name if fitting else DEFAULT_ENGINE}])"
+        f"no installed engine runs {architecture} in {precision} on {device}; engines that do: "
+        f"{names} (pip install cosmicai[{fitting[0].name if fitting else DEFAULT_ENGINE}])"
     )
 
 

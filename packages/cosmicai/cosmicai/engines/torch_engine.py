@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from cosmicai.engines.base import check_batch, chunks
 from cosmicai.engines.registry import CHUNK
+from cosmicai.errors import InvalidInput
 from cosmicai.facts import BANDS
 from cosmicai.model.config import GRID, PATCH_SIZE, PATCHES, TOKENS
 from cosmicai.model.prepare import Tensors, build_prepared
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
     from cosmicai.model.bundle import Bundle
     from cosmicai.model.config import ModelConfig
+
+
+GPU_CHUNK = 2048
+"""Galaxies computed at once on a GPU: enough to fill it."""
 
 
 class TorchEngine:
@@ -32,12 +37,19 @@ class TorchEngine:
     name = "torch"
 
     def __init__(
-        self, tensors: Tensors, config: ModelConfig, threads: int, dtype: torch.dtype
+        self,
+        tensors: Tensors,
+        config: ModelConfig,
+        threads: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         torch.set_num_threads(threads)
+        self._device = device
+        self._chunk = CHUNK if device.type == "cpu" else GPU_CHUNK
         self._config = config
         self._dtype = dtype
-        self._tensors = _as_tensors(tensors, dtype)
+        self._tensors = _as_tensors(tensors, dtype, device)
 
     def predict(
         self, image: NDArray[np.float32], magnitude: NDArray[np.float32]
@@ -45,11 +57,14 @@ class TorchEngine:
         """See ``cosmicai.engines.base.Engine.predict``."""
         check_batch(image, magnitude)
         redshift = np.empty(len(image), np.float32)
-        with torch.inference_mode():
-            for part in chunks(len(image), CHUNK):
+        # Convolutions on a GPU would otherwise be rounded to ten bits (TF32).
+        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+            for part in chunks(len(image), self._chunk):
                 # Copies, because kernels are chosen by alignment and differ in the last bit.
-                values = torch.tensor(image[part]), torch.tensor(magnitude[part])
-                redshift[part] = self._forward(*values).numpy()
+                values = (
+                    torch.tensor(array[part], device=self._device) for array in (image, magnitude)
+                )
+                redshift[part] = self._forward(*values).cpu().numpy()
         return redshift
 
     def _forward(self, image: Tensor, magnitude: Tensor) -> Tensor:
@@ -150,21 +165,32 @@ class TorchEngine:
         return x
 
 
-def create(bundle: Bundle, threads: int, precision: str) -> TorchEngine:
-    """Build the engine."""
+def create(bundle: Bundle, threads: int, precision: str, device: str = "cpu") -> TorchEngine:
+    """Build the engine.
+
+    Raises
+    ------
+    InvalidInput
+        There is no such device here, or PyTorch was built without it.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput(
+            f"device cuda: PyTorch {torch.__version__} finds no NVIDIA GPU here; use device cpu"
+        )
     dtype: torch.dtype = getattr(torch, precision)
     return build_prepared(
         bundle,
-        lambda tensors: TorchEngine(tensors, bundle.config, threads, dtype),
+        lambda tensors: TorchEngine(tensors, bundle.config, threads, dtype, torch.device(device)),
         threads=threads,
     )
 
 
-def _as_tensors(prepared: Tensors, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the prepared tensors without a copy; in ``dtype`` the products of the blocks."""
+def _as_tensors(prepared: Tensors, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """Return the prepared tensors, on the CPU uncopied; in ``dtype`` the blocks' products."""
     reduced = (".winograd", ".qkv.", ".proj.", ".fc1.", ".fc2.")
     tensors = {}
     for name in list(prepared):
         tensor = torch.from_numpy(prepared.pop(name))  # popped: a converted one frees its source
-        tensors[name] = tensor.to(dtype) if any(part in name for part in reduced) else tensor
+        is_reduced = any(part in name for part in reduced)
+        tensors[name] = tensor.to(device, dtype if is_reduced else torch.float32)
     return tensors

@@ -30,6 +30,7 @@ def infer(
     threads: Annotated[
         int | None, typer.Option(help="Threads; by default one a core.", min=1)
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for an NVIDIA GPU.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Predict redshifts in this process: a rank's own code and metrics, no cloud at all.
@@ -53,6 +54,7 @@ def infer(
             precision=precision,
             batch_size=batch_size,
             threads=threads,
+            device=device,
             output=folder,
             on_partition=lambda _: advance(1),
         )

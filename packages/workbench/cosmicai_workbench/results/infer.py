@@ -23,6 +23,7 @@ def infer(
     precision: str = "float32",
     batch_size: int,
     threads: int | None,
+    device: str = "cpu",
     output: Path,
     on_partition: Callable[[str], None],
 ) -> Summary:
@@ -38,6 +39,8 @@ def infer(
         Which engine predicts, by default the first that is installed, and its arithmetic.
     threads
         Threads of the engine; by default every core that this process may use.
+    device
+        ``cpu``, or ``cuda`` for an NVIDIA GPU.
     output
         The run folder to make.
     on_partition
@@ -59,7 +62,9 @@ def infer(
     if missing:
         raise PartitionNotFound(f"no such file: {', '.join(missing)}")
     began, clock, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
-    predictor = open_model(model, engine=engine, precision=precision, threads=threads)
+    predictor = open_model(
+        model, engine=engine, precision=precision, threads=threads, device=device
+    )
     load_seconds = time.perf_counter() - clock
     predictions = predictor.predict_partitions(
         paths, batch_size=batch_size, on_partition=on_partition
