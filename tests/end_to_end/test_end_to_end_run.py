@@ -169,9 +169,13 @@ def test_a_local_run_without_data_says_what_to_give(tmp_path: Path) -> None:
 def test_a_worker_killed_in_the_middle_is_retried_with_the_same_result(
     demo: Path, tmp_path: Path
 ) -> None:
+    undisturbed = min(demo.glob("runs/run-*"))
+    # Predictions name the partitions that they are of.
+    prefix = json.loads((undisturbed / "execution.json").read_text())["input"]["data_prefix"]
     words = ["run", "--local", "--input", str(SEED), "--data", partitions(demo)]
+    words += ["--set", f"data_prefix={prefix}"]
     program = subprocess.Popen(
-        [sys.executable, "-m", "cosmicai_workbench.cli.main", *words, "--set", "data_prefix=sdss"],
+        [sys.executable, "-m", "cosmicai_workbench.cli.main", *words],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
     )
@@ -183,7 +187,6 @@ def test_a_worker_killed_in_the_middle_is_retried_with_the_same_result(
     assert program.wait(120) == 0
     logs = cosmicai(tmp_path, "logs").stdout
     assert "Runtime.ExitError" in logs
-    undisturbed = min(demo.glob("runs/run-*"))
     for path in (undisturbed / "predictions").iterdir():
         assert path.read_bytes() == (tmp_path / "runs/latest/predictions" / path.name).read_bytes()
 
