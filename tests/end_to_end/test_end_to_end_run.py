@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pytest
 from cosmicai_workbench.bars import no_bar
@@ -289,3 +291,62 @@ def servers(folder: Path) -> list[bytes]:
         if str(folder).encode() in command and b"cosmicai_workbench.cloud.server" in command:
             found.append(command)
     return found
+
+
+def test_a_run_with_a_corrupt_partition_is_resumed_when_it_is_mended(up: Path) -> None:
+    """Only the rank that failed runs again; the others' predictions stay as they are."""
+    data = up / "some"
+    data.mkdir()
+    for number in range(1, 4):
+        (data / f"{number}.pt").write_bytes(Path(partitions(up), f"{number}.pt").read_bytes())
+    whole = (data / "2.pt").read_bytes()
+    (data / "2.pt").write_bytes(whole[:-2000])
+    # Tolerated, so that the Map does not stop at the first failure.
+    where = ["--set", "data_prefix=some", "--set", "tolerated_failure_percentage=40", "--json"]
+    failed = cosmicai(up, "run", "--data", "some", "--name", "broken", *where)
+    assert failed.returncode == 3, failed.stderr
+    (rank,) = outcome(failed)["summary"]["failed_ranks"]
+    assert (rank["rank"], rank["error"]) == (1, "CorruptPartition")
+    before = load_run(up / "runs/broken")
+
+    (data / "2.pt").write_bytes(whole)
+    environment = cosmicai(up, "local", "status", "--env").stdout
+    variables = dict(re.findall(r"export (\w+)=([^\s;]+)", environment))
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=variables["AWS_ENDPOINT_URL"],
+        aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
+        region_name=variables["AWS_REGION"],
+    )
+    s3.upload_file(
+        str(data / "2.pt"), outcome(failed)["summary"]["input"]["data_bucket"], "some/2.pt"
+    )
+
+    done = cosmicai(up, "resume", "broken", "--name", "mended", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = outcome(done)["summary"]
+    assert (summary["status"], summary["ranks_received"], summary["ranks_kept"]) == (
+        "SUCCEEDED",
+        3,
+        2,
+    )
+    after = load_run(up / "runs/mended")
+    assert [record.execution.rsplit(":", 1)[-1] for record in after.records] == [
+        "broken",
+        "mended",
+        "broken",
+    ]
+    kept = after.predictions.rank != 1
+    np.testing.assert_array_equal(before.predictions.redshift, after.predictions.redshift[kept])
+    again = cosmicai(up, "resume", "mended")
+    assert again.returncode == 2
+    assert "nothing left to run" in again.stderr
+
+
+def test_a_run_is_attached_to_after_it_ended(up: Path) -> None:
+    started = cosmicai(up, "run", "--data", partitions(up), "--name", "left", "--no-watch")
+    assert started.returncode == 0, started.stderr
+    done = cosmicai(up, "run", "--attach", "left", "--json")
+    assert done.returncode == 0, done.stderr
+    assert outcome(done)["summary"]["status"] == "SUCCEEDED"

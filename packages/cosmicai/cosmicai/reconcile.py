@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cosmicai import keys, storage
 from cosmicai.errors import InvalidInput, ObjectNotFound
@@ -21,7 +21,18 @@ from cosmicai.schema import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_VANISHED = ("NotReceived", "it left neither a record nor a failure: it never ran, or was lost")
+
+class _Reason(NamedTuple):
+    """Why a rank left no result, and the ARN of the child that ran it, where known."""
+
+    error: str
+    cause: str
+    child: str = ""
+
+
+_VANISHED = _Reason(
+    "NotReceived", "it left neither a record nor a failure: it never ran, or was lost"
+)
 
 
 @dataclass
@@ -48,10 +59,10 @@ def reconcile(plan: Plan) -> Reconciled:
     failures = _failures(plan, etags)
     items, changed = _planned_items(plan, etags)
     result = Reconciled(changed=changed)
-    missing: dict[int, tuple[str, str]] = {}
+    missing: dict[int, _Reason] = {}
     for rank, file, record in _present(plan, etags, items):
         if isinstance(record, str):
-            missing[rank] = ("DamagedRecord", record)
+            missing[rank] = _Reason("DamagedRecord", record)
         elif plan.fmi and rank in failures:
             missing[rank] = failures[rank]
         else:
@@ -64,10 +75,11 @@ def reconcile(plan: Plan) -> Reconciled:
         FailedRank(
             rank=rank,
             data_path=items[rank].DATA_PATH if rank in items else None,
-            error=error,
-            cause=cause,
+            error=reason.error,
+            cause=reason.cause,
+            child=reason.child,
         )
-        for rank, (error, cause) in sorted(missing.items())
+        for rank, reason in sorted(missing.items())
     ]
     return result
 
@@ -141,8 +153,8 @@ def _problem(
     return record
 
 
-def _failures(plan: Plan, etags: Mapping[str, str]) -> dict[int, tuple[str, str]]:
-    """Return error and cause of the ranks of this execution that the state machine gave up."""
+def _failures(plan: Plan, etags: Mapping[str, str]) -> dict[int, _Reason]:
+    """Return why the ranks of this execution failed that the state machine gave up."""
     candidates = [
         (rank, key)
         for rank in range(plan.world_size)
@@ -154,8 +166,8 @@ def _failures(plan: Plan, etags: Mapping[str, str]) -> dict[int, tuple[str, str]
         try:
             entry = parse_json(RankFailure, file, key)
         except InvalidInput as error:
-            found[rank] = ("NotReceived", f"why it failed is not known: {error}")
+            found[rank] = _Reason("NotReceived", f"why it failed is not known: {error}")
             continue
         if entry.execution == plan.execution.id and entry.rank == rank:
-            found[rank] = (entry.failure.Error, entry.failure.message)
+            found[rank] = _Reason(entry.failure.Error, entry.failure.message, entry.child)
     return found

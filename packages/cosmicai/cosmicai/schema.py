@@ -432,6 +432,7 @@ class RankFailure(Contract):
     execution: str
     rank: int = Field(ge=0)
     failure: Failure
+    child: str = Field(default="", description="ARN of the Map's child that ran the rank.")
 
 
 class QualityStatistics(Contract):
@@ -563,6 +564,7 @@ class FailedRank(Contract):
     data_path: str | list[str] | None
     error: str
     cause: str
+    child: str = Field(default="", description="ARN of the Map's child that ran it, if known.")
 
 
 class Summary(Contract):

@@ -10,6 +10,7 @@ from cosmicai.errors import CosmicAIError
 
 from cosmicai_workbench.client import execution as executions
 from cosmicai_workbench.client.connection import LookupRefused
+from cosmicai_workbench.client.links import Links, links_of
 from cosmicai_workbench.client.upload import files_to_upload, upload
 from cosmicai_workbench.client.waiting import WatchLost, persist
 from cosmicai_workbench.cloud.invocations import invocations
@@ -31,7 +32,8 @@ class Outcome:
     """How an execution ended, and what was fetched of it.
 
     ``folder`` is None where there was nothing to fetch, ``run`` where it holds no summary;
-    ``trouble`` says why the results of an execution that failed could not be fetched.
+    ``trouble`` says why the results of an execution that failed could not be fetched; ``links``
+    leads to it in AWS's console, for one on AWS.
     """
 
     execution: executions.Ended
@@ -39,6 +41,7 @@ class Outcome:
     run: Run | None = None
     plot: Path | None = None
     trouble: str = ""
+    links: Links | None = None
 
 
 def perform(
@@ -160,18 +163,25 @@ def collect(place: Place, execution: executions.Ended, *, bar: Bar, runs: Path =
 
     Trouble with fetching never hides why an execution failed: it is told beside it.
     """
+
+    def links(run: Run | None = None) -> Links | None:
+        if place.stack is None:
+            return None
+        groups = place.connection.outputs.get("LogGroups", "").split(",")
+        return links_of(execution.arn, run.summary if run else None, groups)
+
     if execution.is_refused:
         # The result path may be another execution's: there is nothing of this one.
-        return Outcome(execution)
+        return Outcome(execution, links=links())
     try:
         folder = fetch(place.connection, execution, runs, bar=bar)
     except CosmicAIError as error:
         if execution.status == "SUCCEEDED":
             raise
-        return Outcome(execution, trouble=str(error))
+        return Outcome(execution, trouble=str(error), links=links())
     if place.logs is not None:
         write_invocations(folder, invocations(place.logs, execution.name))
     if not (folder / "summary.json").is_file():
-        return Outcome(execution, folder)
+        return Outcome(execution, folder, links=links())
     run = load_run(folder)
-    return Outcome(execution, folder, run, plot_redshifts(run))
+    return Outcome(execution, folder, run, plot_redshifts(run), links=links(run))

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode="markdown")
 
 PARTIAL = 3
+NAMED_RANKS = 10
+"""Failed ranks that are printed; the JSON names all of them."""
 
 
 @app.command(
@@ -148,11 +150,13 @@ def report(outcome: "Outcome", *, as_json: bool) -> int:
             "folder": str(outcome.folder) if outcome.folder else None,
             "plot": str(outcome.plot) if outcome.plot else None,
             "trouble": outcome.trouble,
+            "links": outcome.links.document() if outcome.links else None,
             "summary": summary.model_dump(mode="json") if summary else None,
         }
         typer.echo(json.dumps(document, indent=2))
     elif summary is not None:
         print_summary(summary)
+        _print_failed_ranks(outcome)
         typer.echo(f"Results in {outcome.folder}/")
         if outcome.plot is not None:
             typer.echo(f"Plot: {outcome.plot}")
@@ -160,8 +164,27 @@ def report(outcome: "Outcome", *, as_json: bool) -> int:
         typer.echo(f"cosmicai: its results cannot be fetched: {outcome.trouble}", err=True)
     if execution.status != "SUCCEEDED":
         typer.echo(f"cosmicai: {execution.error or execution.status}: {execution.reason}", err=True)
+        if outcome.links:
+            typer.echo(f"cosmicai: in the console: {outcome.links.execution}", err=True)
         return 2 if execution.is_refused else 1
     return PARTIAL if execution.is_partial else 0
+
+
+def _print_failed_ranks(outcome: "Outcome") -> None:
+    """Print why ranks failed, and where to see more of each."""
+    if outcome.run is None:
+        return
+    failed = outcome.run.summary.failed_ranks
+    links = {each.rank: each for each in outcome.links.failed_ranks} if outcome.links else {}
+    for each in failed[:NAMED_RANKS]:
+        typer.echo(f"Rank {each.rank} failed: {each.error}: {each.cause}")
+        if each.rank in links:
+            typer.echo(f"  child: {links[each.rank].child or 'unknown'}")
+            typer.echo(f"  log: {links[each.rank].log}")
+        else:
+            typer.echo(f"  log: cosmicai logs --rank {each.rank}")
+    if len(failed) > NAMED_RANKS:
+        typer.echo(f"and {len(failed) - NAMED_RANKS} more, in {outcome.folder}/summary.json")
 
 
 def _tell_model(model: Path) -> None:
