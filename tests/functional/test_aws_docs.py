@@ -26,7 +26,7 @@ def commands(program: str) -> list[str]:
     for page in PAGES:
         for block in re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
             for line in block.splitlines():
-                words = line.split("#")[0].strip()
+                words = line.split("#")[0].strip().removeprefix(".venv/bin/")
                 about_aws = program != "cosmicai" or "--stack" in words
                 if words.startswith(f"{program} ") and about_aws:
                     found.append(words)

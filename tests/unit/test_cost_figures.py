@@ -1,6 +1,7 @@
 """Costs: hand-computed figures, the published table, and where the seeds' tables are off."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from cosmicai.cost import (
     round_up_express,
 )
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import DEFAULT_INFERENCE_MEMORY_MB
 from pydantic import ValidationError
 
 
@@ -153,6 +155,14 @@ def test_what_is_kept_ready_is_billed_while_nothing_runs() -> None:
     cached = kept_ready(2048, snapshots=2)
     assert cached.items == pytest.approx({"snapshots": 2 * 2 * 730 * 3600 * 0.0000015046})
     assert kept_ready(2048).total == 0
+
+
+def test_the_documented_idle_costs_are_those_of_the_default_memory_size() -> None:
+    text = (Path(__file__).parents[2] / "docs/cost.md").read_text()
+    memory = DEFAULT_INFERENCE_MEMORY_MB
+    assert f"a month, {memory:,} MB, arm64, us-east-1" in text
+    assert f"${kept_ready(memory, snapshots=1).total:.2f} a version" in text
+    assert f"${kept_ready(memory, provisioned=1).total:.2f} a sandbox" in text
 
 
 def test_negative_or_infinite_use_is_refused() -> None:
