@@ -5,7 +5,7 @@ wrong or hung fails the campaign; its seed repeats it alone:
 
     PYTHONPATH=tests python -m campaign --seed 1 --seed 2 --trials 100
     PYTHONPATH=tests python -m campaign.collectives --seed 1 --trials 200
-    PYTHONPATH=tests python -m campaign.collectives --only memory --first 17 --trials 1
+    PYTHONPATH=tests python -m campaign --only 'collectives over memory' --first 17 --trials 1
 """
 
 from __future__ import annotations
