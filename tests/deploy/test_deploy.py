@@ -62,14 +62,38 @@ class Account:
     def sam(self, *words: str) -> str:
         return emulator.command(self.project, self.variables, "sam", *words)
 
-    def cosmicai(self, *words: str) -> str:
-        return emulator.command(self.project.parent, self.variables, COSMICAI, *words)
+    def cosmicai(self, *words: str, errors: bool = True) -> str:
+        """Run the command line; return what it printed, with or without its messages."""
+        folder = self.project.parent
+        return emulator.command(folder, self.variables, COSMICAI, *words, errors=errors)
 
     def deploy(self, **parameters: str) -> str:
         """Run `sam deploy` with these parameters beside those given before."""
         self.parameters |= parameters
         given = [f"{key}={value}" for key, value in self.parameters.items()]
         return self.sam("deploy", "--no-confirm-changeset", "--parameter-overrides", *given)
+
+    def update(self, **parameters: str) -> None:
+        """Change parameters as `sam deploy` would, without packaging the same code again."""
+        self.parameters |= parameters
+        cloudformation = self.client("cloudformation")
+        cloudformation.update_stack(
+            StackName=emulator.STACK,
+            UsePreviousTemplate=True,
+            Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+            Parameters=[
+                {"ParameterKey": key, "ParameterValue": value}
+                for key, value in self.parameters.items()
+            ],
+        )
+        cloudformation.get_waiter("stack_update_complete").wait(
+            StackName=emulator.STACK, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+        )
+        self.client("lambda").get_waiter("function_active_v2").wait(
+            FunctionName=self.outputs()["ModelInferenceFunction"],
+            Qualifier="live",
+            WaiterConfig={"Delay": 1, "MaxAttempts": 120},
+        )
 
     def outputs(self) -> dict[str, str]:
         (stack,) = self.client("cloudformation").describe_stacks(StackName=emulator.STACK)["Stacks"]
@@ -154,7 +178,20 @@ def test_plain_sam_build_and_sam_deploy(account: Account) -> None:
     assert account.outputs()["Architecture"] == emulator.NATIVE
 
 
-def test_a_first_execution_succeeds(account: Account) -> None:
+def test_the_demo_is_a_first_result(account: Account) -> None:
+    """The third command of a newcomer, after `make build` and `sam deploy`."""
+    outcome = json.loads(
+        account.cosmicai(
+            *("demo", "--stack", emulator.STACK, "--yes", "--json"),
+            *("--galaxies", str(GALAXIES), "--partitions", str(PARTITIONS)),
+            errors=False,
+        )
+    )
+    assert outcome["status"] == "SUCCEEDED"
+    assert outcome["num_samples"] == GALAXIES
+
+
+def test_an_execution_of_ones_own_data_succeeds(account: Account) -> None:
     upload(account)
     summary = account.run("first")
     assert summary["status"] == "SUCCEEDED"
@@ -180,7 +217,7 @@ def test_ranks_meet_over_s3(account: Account) -> None:
 
 
 def test_a_result_path_is_overwritten_when_asked(account: Account) -> None:
-    with pytest.raises(AssertionError, match="ResultPathInUse"):
+    with pytest.raises(AssertionError, match="belongs to execution"):
         account.run("first")
     before = account.summary("first")
     after = account.run("first", overwrite=True)
@@ -188,17 +225,34 @@ def test_a_result_path_is_overwritten_when_asked(account: Account) -> None:
     assert after["execution"]["name"] != before["execution"]["name"]
 
 
-def test_a_failing_rank_is_named(account: Account) -> None:
+def test_a_failing_rank_is_named_and_resumed_once_its_partition_is_mended(account: Account) -> None:
     bucket = account.outputs()["DataBucketName"]
     account.client("s3").put_object(Bucket=bucket, Key="data/2.pt", Body=b"not a partition")
-    with pytest.raises(AssertionError, match="IncompleteResults"):
-        account.run("fails")
+    try:
+        with pytest.raises(AssertionError, match="IncompleteResults"):
+            account.run("fails")
+    finally:
+        upload(account)
     summary = account.summary("fails")
     assert summary["status"] == "FAILED"
     (failed,) = summary["failed_ranks"]
     assert failed["rank"] == 1
-    assert "CorruptPartition" in json.dumps(failed)
-    upload(account)
+    assert account.lines("model-inference", "CorruptPartition")
+    account.cosmicai("resume", summary["execution"]["name"], "--stack", emulator.STACK, "--yes")
+    resumed = account.summary("fails")
+    assert resumed["status"] == "SUCCEEDED"
+    assert (resumed["ranks_received"], resumed["ranks_kept"]) == (PARTITIONS, PARTITIONS - 1)
+
+
+@pytest.mark.parametrize("path", ["elsewhere/1", "result/1"])
+def test_a_path_that_the_roles_do_not_open_is_refused_with_the_reason(
+    account: Account, path: str
+) -> None:
+    with pytest.raises(AssertionError, match="result_path"):
+        account.cosmicai(
+            *("run", "--stack", emulator.STACK, "--yes"),
+            *("-i", str(account.inputs("any", result_path=path))),
+        )
 
 
 def test_changed_code_runs_after_the_second_deploy(account: Account) -> None:
@@ -222,7 +276,8 @@ def test_changed_code_runs_after_the_second_deploy(account: Account) -> None:
     [
         ({"InferenceMemorySize": "2048"}, "MemorySize", 2048),
         ({"InferenceTimeout": "100"}, "Timeout", 100),
-        ({"LogLevel": "WARNING"}, "POWERTOOLS_LOG_LEVEL", "WARNING"),
+        ({"LogLevel": "WARN"}, "LoggingConfig", "WARN"),
+        ({"PreloadModel": MODEL_PREFIX}, "PRELOAD_MODEL", MODEL_PREFIX),
         ({"ColdStart": "snapstart"}, "SnapStart", "PublishedVersions"),
         ({"Engine": "torch"}, "Layers", "PyTorchFMILayer"),
         ({"Engine": "openvino", "ColdStart": "on-demand"}, "Layers", "OpenVINOLayer"),
@@ -233,7 +288,7 @@ def test_a_changed_parameter_reaches_the_version_that_runs(
     account: Account, change: dict[str, str], setting: str, expected: Any
 ) -> None:
     before = account.alias()["Version"]
-    account.deploy(**change)
+    account.update(**change)
     running = account.alias()
     assert running["Version"] != before
     found = {**running, **running["Environment"]["Variables"]}[setting]
@@ -258,8 +313,13 @@ def test_old_versions_are_deleted(account: Account) -> None:
 
 
 def test_a_deleted_stack_leaves_its_bucket_and_nothing_else(account: Account) -> None:
+    """By CloudFormation: `sam delete` reads the emulator's template addresses for no S3 ones."""
     bucket = account.outputs()["BucketName"]
-    account.sam("delete", "--stack-name", emulator.STACK, "--no-prompts")
+    cloudformation = account.client("cloudformation")
+    cloudformation.delete_stack(StackName=emulator.STACK)
+    cloudformation.get_waiter("stack_delete_complete").wait(
+        StackName=emulator.STACK, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+    )
     kept = account.client("s3").list_objects_v2(Bucket=bucket, Prefix="results/first/")
     assert kept["KeyCount"] > 0
     assert account.client("lambda").list_functions()["Functions"] == []

@@ -32,6 +32,7 @@ CREATED: dict[str, dict[str, str]] = {
     "snapstart with a model": {"ColdStart": "snapstart", "PreloadModel": "models/astromae-small"},
     "provisioned": {"ColdStart": "provisioned", "ProvisionedConcurrency": "2"},
     "reserved": {"ReservedConcurrency": "5"},
+    "engine openvino": {"Engine": "openvino"},
     "engine torch": {"Engine": "torch"},
     "engine plain": {"Engine": "plain"},
     "largest memory": {"InferenceMemorySize": "10240"},
