@@ -49,7 +49,7 @@ ROWS = {
     "allreduce_1mb": "allreduce of 1 MB, ms",
     "start": "start to first barrier, s",
 }
-# design.md section 8: (C++ direct, C++ Redis, gloo) at N = 2, 4, 8, 16, 32.
+# Milliseconds of the C++ library and of gloo on one machine, at N = 2, 4, 8, 16, 32.
 CPP: dict[str, dict[str, list[float]]] = {
     "barrier": {
         "direct": [0.13, 0.16, 0.42, 1.5, 2.4],

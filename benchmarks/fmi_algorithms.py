@@ -122,10 +122,11 @@ def scatter_allgather_bcast(comm: fmi.Communicator, values: Array) -> None:
         comm.recv(left, out=parts[(comm.rank - step - 1) % comm.size])
 
 
-def alternatives(comm: fmi.Communicator, elements: int) -> dict[str, Callable[[], Any]]:
-    """Return what to measure, fmilib's own first in each group."""
+def alternatives(
+    comm: fmi.Communicator, channel: Any, elements: int
+) -> dict[str, Callable[[], Any]]:
+    """Return what to measure over the communicator's channel, fmilib's own first in each group."""
     values = np.ones(elements)
-    channel: Any = next(iter(comm._world.channels.values()))
     standard = channel.group_ranks
 
     def grouped(group_ranks: int | None) -> Callable[[], Any]:

@@ -134,9 +134,19 @@ def run_openmpi(task: dict[str, Any]) -> Times:
 def run_algorithms(task: dict[str, Any]) -> Times:
     """Run one rank of the direct channel, with other algorithms beside its own."""
     import fmi_algorithms
+    import fmilib as fmi
+    from fmilib import backend
 
-    comm = communicator(task)
-    times = measure(comm.barrier, fmi_algorithms.alternatives(comm, ELEMENTS), task["repetitions"])
+    direct, opened = backend.find("Direct"), []
+
+    def open_direct(settings: Any, member: fmi.Member) -> Any:
+        opened.append(direct.open(settings, member))
+        return opened[0]
+
+    fmi.register(direct._replace(name="Recorded", open=open_direct))
+    comm = communicator({**task, "backends": {"Recorded": task["backends"]["Direct"]}})
+    operations = fmi_algorithms.alternatives(comm, opened[0], ELEMENTS)
+    times = measure(comm.barrier, operations, task["repetitions"])
     comm.close()
     return times
 

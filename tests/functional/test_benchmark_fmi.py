@@ -43,7 +43,7 @@ def test_the_benchmark_measures_every_system_and_adds_to_its_results(tmp_path):
 
 def test_cpp_figures_are_scaled_by_gloo_and_missed_aims_are_named():
     by_system = {
-        # Twice the gloo of design.md's section 8 at N = 8, where C++ took 69 ms.
+        # Twice the gloo of the C++ library's measurement at N = 8, where C++ took 69 ms.
         "gloo": {"allreduce_1mb": [51.0, 52.0, 60.0]},
         "direct": {"allreduce_1mb": [13.0, 13.8, 20.0]},
         "redis": {"allreduce_1mb": [80.0]},

@@ -1,4 +1,4 @@
-"""Each defect that was reproduced in the C++ library, and its absence here; and the seeds' code."""
+"""Each defect reproduced in the C++ library, and its absence here; and the published program."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def servers() -> Iterator[Servers]:
     started.close()
 
 
-def test_the_seeds_code_runs_as_it_stands(servers: Servers) -> None:
+def test_the_published_program_runs_as_it_stands(servers: Servers) -> None:
     program = textwrap.dedent("""
         import sys
         world_size, rank, total_time = sys.argv[1], sys.argv[2], float(sys.argv[2]) + 0.5

@@ -260,7 +260,7 @@ class Group:
         """Return to each rank its share of the root's ``objs``.
 
         Lists (``types(…_list, n)``, n the whole length, as in the C++ binding) and arrays are
-        cut into equal parts, along the first axis; any other sequence holds one value a rank.
+        cut into equal parts, along the first axis; any other sequence holds one value per rank.
         """
         self._check_rank(root, "root")
         share = share_types(types, self.size)

@@ -26,7 +26,7 @@ class types:  # noqa: N801 - the name in the binding, which programs use
     datatype : datatypes
     num_objects : int, optional
         Elements of a list. Given, it is checked on every rank, and ranks that receive know the
-        size beforehand, so that large values take the faster algorithm. For ``scatter`` it is
+        size in advance, so that large values take the faster algorithm. For ``scatter`` it is
         the length of the whole list, as in the C++ binding.
     """
 
@@ -47,7 +47,7 @@ class types:  # noqa: N801 - the name in the binding, which programs use
 
     @property
     def nbytes(self) -> int | None:
-        """Bytes of one value, where known beforehand."""
+        """Bytes of one value, where known in advance."""
         if not self.is_list:
             return 8
         return None if self.num_objects is None else 8 * self.num_objects

@@ -29,7 +29,7 @@ def raise_error(packet: Packet, local: Exception | None = None) -> None:
 
 
 def try_encode(rank: int, encode: Callable[[], Packet]) -> tuple[Packet, Exception | None]:
-    """Encode a root's value; a failure becomes a packet, so that nobody waits in vain."""
+    """Encode a root's value; a failure becomes a packet, so that nobody waits for it."""
     (packet,), problem = try_encode_all(rank, 1, lambda: [encode()])
     return packet, problem
 

@@ -21,7 +21,7 @@ def share_types(whole: types | None, size: int) -> types | None:
 
 
 def encode_shares(objs: Any, whole: types | None, codec: Codec | None, size: int) -> list[Packet]:
-    """Cut the root's value and return one packet a rank."""
+    """Cut the root's value and return one packet per rank."""
     share = share_types(whole, size)
     return [encode(part, share, codec) for part in _cut(objs, whole, size)]
 

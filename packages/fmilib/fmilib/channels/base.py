@@ -74,7 +74,7 @@ class Channel(abc.ABC):
         nbytes: int | None,
         sink: memoryview | None = None,
     ) -> Packet:
-        """Return the root's packet on every rank; ``nbytes`` if all ranks know it beforehand.
+        """Return the root's packet on every rank; ``nbytes`` if all ranks know it in advance.
 
         It is received into ``sink`` if the sizes agree.
         """

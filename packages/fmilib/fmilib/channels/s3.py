@@ -1,4 +1,4 @@
-"""The S3 channel: one object a message, under an exact prefix, without listing.
+"""The S3 channel: one object per message, under an exact prefix, without listing.
 
 Objects are written with ``If-None-Match: *``, so a message exists once and never changes.
 Contributions go up a tree of degree four: an inner rank reads its children's objects and writes
@@ -25,7 +25,7 @@ close      N-1                                 N-1; the objects go by DeleteObje
 
 A receiver asks for the exact key until it is there. The pauses double from `first_pause` up to
 `longest_pause`, each shortened at random by up to a half, so a wait of T seconds takes at most
-`looks(T)` GETs; once at the start, and then once a second at most while it waits, a rank looks
+`looks(T)` GETs; a rank looks, at the start and then at most once per second while it waits,
 for the note of an aborted session. Both pauses grow with N, so
 that all ranks together stay below the rate that S3 grants a prefix.
 
@@ -80,7 +80,7 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE: Final = 0.01
 LONGEST_PAUSE: Final = 0.5
-# S3 grants 5,500 GETs a second and prefix; ranks that wait shall leave room for those that work.
+# S3 allows 5,500 GETs per second and prefix; waiting ranks leave room for those that work.
 REQUESTS_PER_SECOND: Final = 2000.0
 ABORT_SECONDS: Final = 1.0  # how often at most a waiting rank looks for an abort
 CLOSE_SECONDS: Final = 10.0

@@ -27,7 +27,7 @@ GROUP_RANKS: Final = 8
 def bounds(size: int, group_ranks: int | None) -> list[int]:
     """Return where the groups of ``size`` ranks begin, and the end of the last.
 
-    Groups hold ``group_ranks`` or somewhat more; None makes one group of all. With very many
+    Groups hold ``group_ranks`` or a few more; None makes one group of all. With very many
     ranks, groups and chain grow alike.
     """
     least = size if group_ranks is None else max(group_ranks, math.isqrt(size))
