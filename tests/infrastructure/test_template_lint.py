@@ -1,6 +1,8 @@
 """The template: linted, and consistent with the code that reads its environment."""
 
+import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -336,3 +338,76 @@ def test_a_versions_description_is_no_longer_than_lambda_takes() -> None:
     _, described = inference(**longest)
     settings, *_ = described.split(" arn:")
     assert len(f"{settings} {layer} {layer}") <= 256
+
+
+def test_the_state_machine_may_deliver_logs_as_aws_documents_it() -> None:
+    """https://docs.aws.amazon.com/step-functions/latest/dg/cw-logs.html, its ten actions."""
+    (actions,) = [each["Action"] for each in statements() if each["Sid"] == "DeliverLogs"]
+    assert set(actions) == {
+        "logs:CreateLogDelivery",
+        "logs:CreateLogStream",
+        "logs:GetLogDelivery",
+        "logs:UpdateLogDelivery",
+        "logs:DeleteLogDelivery",
+        "logs:ListLogDeliveries",
+        "logs:PutLogEvents",
+        "logs:PutResourcePolicy",
+        "logs:DescribeResourcePolicies",
+        "logs:DescribeLogGroups",
+    }
+
+
+def test_the_log_level_reaches_lambdas_own_filter_and_the_logger() -> None:
+    shared = TEMPLATE["Globals"]["Function"]
+    level = {"Ref": "LogLevel"}
+    assert shared["LoggingConfig"] == {"LogFormat": "JSON", "ApplicationLogLevel": level}
+    assert shared["Environment"]["Variables"]["POWERTOOLS_LOG_LEVEL"] == level
+    lambdas = {"TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"}
+    for value in TEMPLATE["Parameters"]["LogLevel"]["AllowedValues"]:
+        assert value in lambdas
+        assert isinstance(logging.getLevelName(value), int), f"Python knows no level {value}"
+
+
+def test_two_stacks_share_no_metric() -> None:
+    namespace = {"Fn::Sub": "CosmicAI/${AWS::StackName}"}
+    variables = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]
+    assert variables["POWERTOOLS_METRICS_NAMESPACE"] == namespace
+    assert RESOURCES["Operations"]["Properties"]["Parameters"]["MetricsNamespace"] == namespace
+
+
+def test_alarms_on_several_metrics_count_a_missing_one_as_none() -> None:
+    """A metric that had no event has no value, and a sum with it has none either."""
+    operations = yaml_parse((ROOT / "infrastructure/operations.yaml").read_text())
+    sums = [
+        metric["Expression"]
+        for resource in operations["Resources"].values()
+        for metric in resource["Properties"].get("Metrics", [])
+        if "+" in str(metric.get("Expression", ""))
+    ]
+    assert sums
+    for expression in sums:
+        for term in expression.split(" + "):
+            assert re.fullmatch(r"FILL\(\w+, 0\)", term), expression
+
+
+def test_a_rendezvous_that_never_starts_does_not_hold_the_stack() -> None:
+    rendezvous = yaml_parse((ROOT / "infrastructure/rendezvous.yaml").read_text())
+    deployment = rendezvous["Resources"]["Service"]["Properties"]["DeploymentConfiguration"]
+    assert deployment["DeploymentCircuitBreaker"] == {"Enable": True, "Rollback": True}
+
+
+def test_the_dashboards_address_is_an_output_of_the_stack() -> None:
+    output = TEMPLATE["Outputs"]["DashboardUrl"]
+    assert output["Condition"] == "Monitor"
+    assert output["Value"] == {"Fn::GetAtt": ["Operations", "Outputs.DashboardUrl"]}
+
+
+def test_the_sdk_of_x_ray_is_behind_one_module() -> None:
+    """It gets no releases after February 2027, and has to be replaced then."""
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("functions", "packages/cosmicai")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"\bTracer\b|aws_xray_sdk", path.read_text())
+    }
+    assert users == {"packages/cosmicai/cosmicai/observability.py"}
