@@ -27,7 +27,7 @@ from cosmicai.observability import logger
 from cosmicai.schema import Claim, Execution, Plan, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable
 
     from cosmicai.storage import Content, Store, StoredObject
 
@@ -59,12 +59,13 @@ def claim(
         If another attempt of this execution's Initialize is at work, or finished meanwhile.
     """
     store = storage.store(bucket)
-    _require_apart(store, result_path)
+    listing = list(store.list(keys.folder(result_path)))
+    _require_apart(store, result_path, listing)
     held = _held(store, result_path)
     holder = held[0] if held else None
     if holder is None:
         if not overwrite:
-            _require_no_results(store, result_path)
+            _require_no_results(store, result_path, listing)
         resumes, cleared = [], not overwrite
     elif holder.execution == execution.id:
         if holder.plan_sha256:
@@ -296,10 +297,9 @@ def _held(store: Store, result_path: str) -> tuple[Claim, str] | None:
     return parse_json(Claim, content.body, store.address(key)), content.etag
 
 
-def _require_apart(store: Store, result_path: str) -> None:
+def _require_apart(store: Store, result_path: str, listing: Iterable[StoredObject]) -> None:
     """Refuse a result path inside another execution's, or around one."""
-    others = [keys.claim(parent) for parent in keys.parents(result_path)]
-    for key in others:
+    for key in map(keys.claim, keys.parents(result_path)):
         try:
             found = store.find(key) is not None
         except StorageDenied:
@@ -309,46 +309,43 @@ def _require_apart(store: Store, result_path: str) -> None:
                 f"key 'result_path': {store.address(result_path)} lies inside the result path of "
                 f"another execution ({store.address(key)}); choose a result_path apart from it"
             )
-    own = keys.claim(result_path)
-    inside = (
-        item.key
-        for item in store.list(keys.folder(result_path))
-        if item.key.endswith("/claim.json") and item.key != own
-    )
-    for key in inside:
+    for item in listing:
+        if keys.is_claim_inside(result_path, item.key):
+            raise ResultPathInUse(
+                f"key 'result_path': the result path of another execution "
+                f"({store.address(item.key)}) lies inside {store.address(result_path)}; choose a "
+                "result_path apart from it"
+            )
+
+
+def _require_no_results(store: Store, result_path: str, listing: Iterable[StoredObject]) -> None:
+    """Refuse a path with results that nobody claims."""
+    if left := _results(result_path, listing):
         raise ResultPathInUse(
-            f"key 'result_path': the result path of another execution ({store.address(key)}) lies "
-            f"inside {store.address(result_path)}; choose a result_path apart from it"
+            f"key 'result_path': {store.address(result_path)} already holds {len(left)} result "
+            f"files, e.g. {left[0]}, that no execution claims; choose another result_path, or set "
+            "overwrite to true to discard them"
         )
 
 
-def _require_no_results(store: Store, result_path: str) -> None:
-    """Refuse a path with results that nobody claims."""
-    left = [item.key for item in _results(store, result_path, None)]
-    if not left:
-        return
-    if held := _held(store, result_path):  # claimed at this moment
-        raise ResultPathInUse(_refusal(store, result_path, held[0]))
-    raise ResultPathInUse(
-        f"key 'result_path': {store.address(result_path)} already holds {len(left)} result "
-        f"files, e.g. {left[0]}, that no execution claims; choose another result_path, or set "
-        "overwrite to true to discard them"
-    )
-
-
-def _results(store: Store, result_path: str, world_size: int | None) -> Iterator[StoredObject]:
-    """Yield the files in the path that an execution writes, but for its claim."""
+def _results(
+    result_path: str, listing: Iterable[StoredObject], world_size: int | None = None
+) -> list[str]:
+    """Return the keys in a listing that an execution writes, but for its claim."""
     own = keys.claim(result_path)
-    for item in store.list(keys.folder(result_path)):
-        if item.key != own and keys.is_result(result_path, item.key, world_size):
-            yield item
+    return [
+        item.key
+        for item in listing
+        if item.key != own and keys.is_result(result_path, item.key, world_size)
+    ]
 
 
 def _clear(store: Store, result_path: str, *, claimed: bool) -> None:
     """Delete what the earlier execution wrote, its plan last: that tells how many ranks it had."""
     plan = keys.plan(result_path)
     world_size = _planned_world_size(store, plan) if claimed else None
-    left = [item.key for item in _results(store, result_path, world_size) if item.key != plan]
+    listing = store.list(keys.folder(result_path))
+    left = [key for key in _results(result_path, listing, world_size) if key != plan]
     store.delete(left)
     store.delete([plan])
     if left:

@@ -29,6 +29,13 @@ def claim(result_path: str) -> str:
     return folder(result_path) + "claim.json"
 
 
+def is_claim_inside(result_path: str, key: str) -> bool:
+    """Say whether a key is the claim on another result path, inside this one."""
+    own = claim(result_path)
+    name = own.rsplit("/", 1)[1]
+    return key != own and key.startswith(folder(result_path)) and key.endswith(f"/{name}")
+
+
 def manifest(result_path: str) -> str:
     """Return the key of one item a rank: what the Map reads."""
     return folder(result_path) + "manifest.json"
