@@ -100,6 +100,7 @@ def test_parameters_are_merged_into_the_environment_asked_for(tmp_path):
     )
     write_parameters(file, {"Engine": "openvino", "InferenceMemorySize": "1769"})
     found = tomllib.loads(file.read_text())
+    assert "# ours" in file.read_text()
     default = found["default"]["deploy"]["parameters"]
     overrides = "LogLevel=DEBUG Engine=openvino InferenceMemorySize=1769"
     assert default == {"parameter_overrides": overrides, "tags": "a=b"}
@@ -112,6 +113,22 @@ def test_parameters_are_added_where_there_are_none(tmp_path):
     write_parameters(file, {"Engine": "openvino"})
     found = tomllib.loads(file.read_text())["default"]["deploy"]["parameters"]
     assert found == {"parameter_overrides": "Engine=openvino", "tags": "a=b"}
+
+
+def test_a_list_of_parameters_stays_a_list(tmp_path):
+    file = tmp_path / "samconfig.toml"
+    file.write_text('[default.deploy.parameters]\nparameter_overrides = ["LogLevel=DEBUG"]\n')
+    write_parameters(file, {"Engine": "openvino"})
+    found = tomllib.loads(file.read_text())["default"]["deploy"]["parameters"]
+    assert found == {"parameter_overrides": ["LogLevel=DEBUG", "Engine=openvino"]}
+
+
+def test_a_file_that_is_no_toml_is_refused_and_left_alone(tmp_path):
+    file = tmp_path / "samconfig.toml"
+    file.write_text("[default.deploy.parameters\n")
+    with pytest.raises(InvalidInput, match="not a TOML file"):
+        write_parameters(file, {"Engine": "openvino"})
+    assert file.read_text() == "[default.deploy.parameters\n"
 
 
 def test_a_file_without_the_section_is_refused(tmp_path):

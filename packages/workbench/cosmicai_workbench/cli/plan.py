@@ -132,7 +132,7 @@ def _plan_table(plan: "Plan") -> "Table":
     add("Map", plan.map_seconds, text.seconds)
     add("one rank", plan.rank_seconds, text.seconds)
     add("billed, all ranks", plan.billed_seconds, text.seconds)
-    add("galaxies a second", plan.galaxies_per_second, text.count)
+    add("galaxies per second", plan.galaxies_per_second, text.count)
     add("functions at once", plan.peak_concurrency, text.count)
     add("cold starts", plan.cold_starts, text.count)
     add("throttled", plan.throttled_invocations, text.count)

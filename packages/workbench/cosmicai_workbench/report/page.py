@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import cosmicai
 from cosmicai.errors import InvalidInput
 
+from cosmicai_workbench.data.files import whole_text_file
 from cosmicai_workbench.report import run_sections, sweep_sections
 from cosmicai_workbench.report.content import Alert, Section
 
@@ -92,9 +93,8 @@ def write_page(page: Page, output: "Path") -> None:
     """Write the page; an interrupted write leaves no half page."""
     text = render(page)
     output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(output.name + ".part")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(output)
+    with whole_text_file(output) as file:
+        file.write(text)
 
 
 def write_figures(page: Page, folder: "Path") -> list["Path"]:

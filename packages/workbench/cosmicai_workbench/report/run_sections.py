@@ -106,7 +106,7 @@ def _headline(run: "Run", prefix: str) -> Section:
         Card("Ranks", f"{summary.ranks_received} of {summary.world_size}", summary.status.lower()),
         Card("Wall time", text.seconds(summary.wall_seconds), "start to summary"),
         Card("Inference", text.seconds(summary.inference_seconds), "first rank to last"),
-        Card("Speed", f"{summary.samples_per_second:,.0f} /s", "galaxies a second, all ranks"),
+        Card("Speed", f"{summary.samples_per_second:,.0f} /s", "galaxies per second, all ranks"),
         Card("Throughput", text.rate(summary.throughput_bps), "sum over ranks"),
         Card(
             "Peak memory",
@@ -218,7 +218,7 @@ def _timeline(run: "Run", prefix: str) -> Section:
             [records[i].rank for i in slow],
             [failed.rank for failed in run.summary.failed_ranks],
         ),
-        "One bar a rank. Reading and predicting take turns batch by batch; their sums are shown "
+        "One bar per rank. Reading and predicting take turns batch by batch; their sums are shown "
         "one after the other.",
         wide=True,
     )
@@ -244,7 +244,7 @@ def _resources(run: "Run", prefix: str) -> Section:
         throughput = np.array([record.throughput_bps / 1e6 for record in working])
         pictures = [
             Picture(
-                figures.rank_histogram(speed, "galaxies a second", "speed"),
+                figures.rank_histogram(speed, "galaxies per second", "speed"),
                 "Speed of each rank while it predicts.",
             ),
             Picture(
@@ -321,7 +321,7 @@ def _published(run: "Run", prefix: str) -> Section:
         seconds = median(theirs.rank_seconds)
         rows.append(
             (
-                f"galaxies a second of a rank, median ({size} MB partitions)",
+                f"galaxies per second of a rank, median ({size} MB partitions)",
                 f"{_PUBLISHED_SAMPLES[size] / seconds:,.0f}",
                 f"{ours:,.0f}",
             )
@@ -330,7 +330,7 @@ def _published(run: "Run", prefix: str) -> Section:
     million = 1e6 * _total(run) / max(run.summary.num_samples, 1)
     rows += [
         (
-            "galaxies a second, whole execution (12.6 GB in 28 s)",
+            "galaxies per second, whole execution (12.6 GB in 28 s)",
             f"{_PUBLISHED_GALAXIES / 28:,.0f}",
             f"{run.summary.samples_per_second:,.0f}",
         ),

@@ -153,7 +153,7 @@ def _published() -> Section:
         )
     by_batch = Table(
         "Theirs: by batch size, 1 GB, mean of three runs each",
-        ("batch size", "seconds a rank", "throughput (Gbit/s)"),
+        ("batch size", "seconds per rank", "throughput (Gbit/s)"),
         tuple(
             (str(b), f"{fmean(s for s, _ in runs):.2f}", f"{fmean(t for _, t in runs):.2f}")
             for b, runs in batches.items()
@@ -164,7 +164,7 @@ def _published() -> Section:
         "published",
         "The published figures",
         "Measured by others (Staylor et al., arXiv 2501.06249) on AWS Lambda with 10,240 MB a "
-        "function: not on this machine, nor with this model. Their seconds a rank are profiler "
+        "function: not on this machine, nor with this model. Their seconds per rank are profiler "
         "time, which counts nested operators twice.",
         tables=(sizes, by_batch),
     )

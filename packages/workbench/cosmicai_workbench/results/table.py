@@ -22,7 +22,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         ("Data", f"{summary.num_bytes / 2**20:,.1f} MB"),
         ("Time", seconds),
         ("Throughput", f"{speed}, {summary.throughput_bps / 1e6:,.1f} Mbit/s"),
-        ("Peak memory", f"{summary.peak_memory_mb:,.0f} MB a rank"),
+        ("Peak memory", f"{summary.peak_memory_mb:,.0f} MB per rank"),
         ("Cold starts", f"{summary.cold_starts:,}"),
         ("Engine", summary.engine or "none"),
     ]

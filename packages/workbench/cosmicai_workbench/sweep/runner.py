@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cosmicai.errors import IncompleteResults, InvalidInput
 
+from cosmicai_workbench.data.files import whole_text_file
 from cosmicai_workbench.results.run_folder import load_run
 from cosmicai_workbench.sweep.table import (
     EXPERIMENT_FILE,
@@ -84,9 +85,8 @@ def claim_folder(sweep: "Path", source: "Path") -> None:
             )
         return
     sweep.mkdir(parents=True, exist_ok=True)
-    unfinished = kept.with_suffix(".part")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(kept)
+    with whole_text_file(kept) as file:
+        file.write(text)
 
 
 @contextmanager

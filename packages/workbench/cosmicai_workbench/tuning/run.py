@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from cosmicai.engines.registry import find_engine
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import vcpus
 
+from cosmicai_workbench.data.files import whole_text_file
 from cosmicai_workbench.tuning.measure import Measurement, measure
 from cosmicai_workbench.tuning.model import (
     Estimate,
@@ -112,9 +112,8 @@ def tune(
         },
     }
     out.mkdir(parents=True, exist_ok=True)
-    partial = out / "tune.json.partial"
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(out / "tune.json")
+    with whole_text_file(out / "tune.json") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
     draw(estimates, best, out / "tune.png")
     return content
 
@@ -153,23 +152,23 @@ def write_parameters(
     InvalidInput
         The file is absent or has no such section.
     """
-    section = f"[{environment}.deploy.parameters]"
+    import tomlkit
+    from tomlkit.exceptions import NonExistentKey, TOMLKitError
+
     try:
-        text = samconfig.read_text()
+        document = tomlkit.parse(samconfig.read_text(encoding="utf-8"))
+        section: Any = document[environment]["deploy"]["parameters"]
     except OSError as error:
         raise InvalidInput(f"{samconfig} cannot be read: {error.strerror}") from error
-    start = text.find(section)
-    if start < 0:
-        raise InvalidInput(f"{samconfig} has no section {section}")
-    start += len(section)
-    end = text.find("\n[", start)
-    body, rest = (text[start:], "") if end < 0 else (text[start:end], text[end:])
-    line = re.compile(r'^parameter_overrides\s*=\s*"([^"\n]*)"[^\n]*$', re.MULTILINE)
-    found = line.search(body)
-    current = dict(part.split("=", 1) for part in found[1].split()) if found else {}
-    merged = " ".join(f"{name}={value}" for name, value in {**current, **overrides}.items())
-    written = f'parameter_overrides = "{merged}"'
-    body = line.sub(lambda _: written, body) if found else f"\n{written}{body}"
-    partial = samconfig.with_suffix(".partial")
-    partial.write_text(text[:start] + body + rest)
-    partial.replace(samconfig)
+    except NonExistentKey:
+        missing = f"[{environment}.deploy.parameters]"
+        raise InvalidInput(f"{samconfig} has no section {missing}") from None
+    except (UnicodeDecodeError, TOMLKitError) as error:
+        raise InvalidInput(f"{samconfig}: not a TOML file ({error})") from None
+    current = section.get("parameter_overrides", "")
+    words = current if isinstance(current, list) else current.split()
+    merged = dict(word.split("=", 1) for word in words) | overrides
+    pairs = [f"{name}={value}" for name, value in merged.items()]
+    section["parameter_overrides"] = pairs if isinstance(current, list) else " ".join(pairs)
+    with whole_text_file(samconfig) as file:
+        file.write(tomlkit.dumps(document))
