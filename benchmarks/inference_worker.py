@@ -31,21 +31,16 @@ def reference(checkpoint: str) -> dict[str, Any]:
 
 def rank(bundle: str, *partitions: str) -> dict[str, Any]:
     """Do what one rank does with local partitions; report its time and peak memory."""
-    from cosmicai.engines.base import load_engine
-    from cosmicai.engines.registry import DEFAULT_ENGINE, galaxies_at_once
+    from cosmicai import open_model
+    from cosmicai.engines.registry import DEFAULT_ENGINE
     from cosmicai.machine import peak_memory_mb
-    from cosmicai.partition.reader import open_partition
 
     started = time.perf_counter()
-    engine = load_engine(DEFAULT_ENGINE, Path(bundle), threads=int(os.environ["INFERENCE_THREADS"]))
+    threads = int(os.environ["INFERENCE_THREADS"])
+    model = open_model(bundle, engine=DEFAULT_ENGINE, threads=threads)
     loaded = time.perf_counter()
-    count = 0
-    for path in partitions:
-        with open_partition(Path(path), batch_size=galaxies_at_once(DEFAULT_ENGINE, 512)) as reader:
-            for batch in reader:
-                count += len(engine.predict(batch.image, batch.magnitude))
     return {
-        "galaxies": count,
+        "galaxies": len(model.predict_partitions(partitions)),
         "load_seconds": loaded - started,
         "seconds": time.perf_counter() - loaded,
         "peak_memory_mb": peak_memory_mb(),
