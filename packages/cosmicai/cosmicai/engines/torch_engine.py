@@ -58,7 +58,7 @@ class TorchEngine:
         check_batch(image, magnitude)
         redshift = np.empty(len(image), np.float32)
         # Convolutions on a GPU would otherwise be rounded to ten bits (TF32).
-        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             for part in chunks(len(image), self._chunk):
                 # Copies, because kernels are chosen by alignment and differ in the last bit.
                 values = (
