@@ -121,7 +121,9 @@ def aperture_magnitudes(
     """
     from photutils.aperture import CircularAperture
 
-    circle = CircularAperture(cutout.position, radius).to_mask("subpixel", subpixels=_SUBPIXELS)
+    circle = CircularAperture(cutout.position, radius).to_mask(
+        method="subpixel", subpixels=_SUBPIXELS
+    )
     share = circle.to_image(cutout.image.shape[1:])
     flux = (cutout.image * share).sum(axis=(1, 2), dtype=np.float64)
     magnitude: NDArray[np.float64] = 22.5 - 2.5 / np.log(10) * (
