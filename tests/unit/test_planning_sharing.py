@@ -1,7 +1,9 @@
 """Natural order, gaps, and who gets which partitions."""
 
+from pathlib import Path
+
 import pytest
-from cosmicai.planning import describe_gaps, natural_key, share
+from cosmicai.planning import describe_gaps, is_partition, natural_key, partition_files, share
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,3 +47,13 @@ def test_consecutive_partitions_are_shared_as_evenly_as_possible(
 def test_a_world_of_nobody_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1, found 0"):
         share([1], 0)
+
+
+def test_files_that_macos_leaves_behind_are_no_partitions(tmp_path: Path) -> None:
+    names = ["10.pt", "2.pt", "._2.pt", ".hidden.pt", "2.catalogue.csv"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [path.name for path in partition_files(tmp_path)] == ["2.pt", "10.pt"]
+    keys = [f"sets/25MB/{name}" for name in names]
+    assert [key for key in keys if is_partition(key)] == ["sets/25MB/10.pt", "sets/25MB/2.pt"]
+    assert is_partition(".hidden/1.pt")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -32,8 +33,17 @@ def natural_key(key: str) -> tuple[tuple[int, str] | tuple[int, str, int], ...]:
 
 
 def is_partition(key: str) -> bool:
-    """Say whether a key names a partition: anything that ends in ``.pt``."""
-    return key.endswith(".pt")
+    """Say whether a key names a partition: it ends in ``.pt``, and is no hidden file.
+
+    macOS leaves a ``._1.pt`` beside every ``1.pt`` that it copies to another file system.
+    """
+    return key.endswith(".pt") and not key.rpartition("/")[2].startswith(".")
+
+
+def partition_files(folder: Path) -> list[Path]:
+    """Return the partitions in a local folder, in natural order; none where there is no folder."""
+    found = (path for path in folder.glob("*.pt") if is_partition(path.name))
+    return sorted(found, key=lambda path: natural_key(path.name))
 
 
 def describe_gaps(keys: Iterable[str]) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cosmicai.errors import InvalidInput
+from cosmicai.planning import partition_files
 
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.connection import Connection, connect
@@ -134,7 +135,7 @@ def own_cloud(
         Shows that it starts.
     """
     if concurrency is None and content.fmi:
-        partitions = len(list(data.glob("*.pt"))) if data is not None else content.file_limit
+        partitions = len(partition_files(data)) if data is not None else content.file_limit
         concurrency = content.world_size or min(content.file_limit, max(1, partitions))
     cloud = LocalCloud(
         parameters=parameters,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cosmicai.errors import InvalidInput
 from cosmicai.keys import MODEL_FILES, folder
-from cosmicai.planning import is_partition
+from cosmicai.planning import is_partition, partition_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -87,7 +87,7 @@ def complete(
     if model is not None:
         filled["S3_object_name"] = f"models/{_slug(model)}-{_digest_of_contents(model)}"
     if data is not None:
-        sizes = {path.name: path.stat().st_size for path in data.glob("*.pt")}
+        sizes = {path.name: path.stat().st_size for path in partition_files(data)}
         filled["data_prefix"] = f"data/{_slug(data)}-{_digest(sorted(sizes.items()))}"
         filled["file_limit"] = max(1, len(sizes))
     filled |= content

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cosmicai.errors import InvalidInput, ModelNotFound
 from cosmicai.keys import MODEL_FILES, folder, model_file
+from cosmicai.planning import partition_files
 
 from cosmicai_workbench.data.uploading import upload_files
 
@@ -43,7 +44,7 @@ def files_to_upload(
                 raise ModelNotFound(f"{model} is no model bundle: it has no {name}")
             files[content.bucket, model_file(content.S3_object_name, name)] = path
     if data is not None:
-        partitions = sorted(data.glob("*.pt"))
+        partitions = partition_files(data)
         if not partitions:
             raise InvalidInput(f"{data} holds no partitions (*.pt); make some by `cosmicai data`")
         for path in partitions:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cosmicai.errors import CosmicAIError, InvalidInput, ObjectNotFound, StorageDenied
 from cosmicai.facts import MB
-from cosmicai.planning import is_partition, natural_key
+from cosmicai.planning import is_partition, partition_files
 from cosmicai.storage import Store, StoredObject, make_client
 
 from cosmicai_workbench.data.catalogue import catalogue_path, is_catalogue
@@ -79,8 +79,7 @@ def find_files(source: Path) -> list[Path]:
     InvalidInput
         There are none.
     """
-    found = [source] if source.is_file() else source.glob("*.pt")
-    partitions = sorted(found, key=lambda path: natural_key(path.name))
+    partitions = [source] if source.is_file() else partition_files(source)
     if not partitions:
         raise InvalidInput(f"{source}: a .pt file or a folder of them expected, found none")
     catalogues = [catalogue_path(path) for path in partitions]

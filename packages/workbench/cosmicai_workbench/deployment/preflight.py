@@ -104,7 +104,7 @@ def preflight(
         if data is None:
             sizes = _partition_sizes(connection, content)
         else:
-            sizes = {path.name: path.stat().st_size for path in data.glob("*.pt")}
+            sizes = {path.name: path.stat().st_size for path in planning.partition_files(data)}
         model_checks = [] if model else [_model(connection, content)]
     except CosmicAIError as error:
         if permitted:  # the likelier reason
