@@ -372,8 +372,10 @@ def run_forgetful(configuration: dict[str, Any], end: str, session: str) -> list
     return [process.communicate(timeout=60) for process in processes]
 
 
-@pytest.mark.parametrize("end", ["return", "exit"])
-@pytest.mark.parametrize("channel", ["Direct", "Redis", "S3"])
+@pytest.mark.parametrize(
+    ("channel", "end"),
+    [("Direct", "return"), ("Redis", "return"), ("Redis", "exit"), ("S3", "return")],
+)
 def test_a_program_that_forgets_close_can_run_again(
     servers: Servers, channel: str, end: str
 ) -> None:
@@ -556,7 +558,7 @@ CROWDED = textwrap.dedent("""
 """)
 
 
-@pytest.mark.parametrize("strangers", [30, 200, 1000])
+@pytest.mark.parametrize("strangers", [30, 200, pytest.param(1000, marks=pytest.mark.slow)])
 def test_strangers_that_take_all_file_descriptors_do_not_end_a_rank(
     servers: Servers, strangers: int
 ) -> None:
