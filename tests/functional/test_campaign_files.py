@@ -18,7 +18,7 @@ from cosmicai.errors import InvalidInput
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and limits memory")
 
 
-@pytest.mark.parametrize("part", ["partition", "checkpoint", "bundle"])
+@pytest.mark.parametrize("part", list(files.PARTS))
 def test_damaged_files_give_the_right_data_or_a_named_error(part: str) -> None:
     campaign = Campaign(seed=random.SystemRandom().randrange(10**6))
     campaign.run(part, files.PARTS[part], range(25), end=time.monotonic() + 60)
