@@ -37,7 +37,7 @@ def is_claim_inside(result_path: str, key: str) -> bool:
 
 
 def manifest(result_path: str) -> str:
-    """Return the key of one item a rank: what the Map reads."""
+    """Return the key of the manifest: one item per rank, read by the Map."""
     return folder(result_path) + "manifest.json"
 
 

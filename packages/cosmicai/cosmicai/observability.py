@@ -40,8 +40,8 @@ def log_rank(item: ManifestItem) -> None:
 def record_rank(record: RankRecord) -> None:
     """Emit one rank's metrics, as one EMF record when the handler returns.
 
-    The rank and the execution are metadata, not dimensions: a dimension a rank would be a
-    billed metric a rank. Logs Insights finds them all the same.
+    The rank and the execution are metadata, not dimensions: one dimension per rank would be one
+    billed metric per rank. Logs Insights finds them all the same.
     """
     values = (
         ("Samples", MetricUnit.Count, record.num_samples),

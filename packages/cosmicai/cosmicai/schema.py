@@ -56,7 +56,7 @@ FmiChannel = Annotated[str, AfterValidator(channel_name)]
 
 
 def _integer(value: object) -> object:
-    """Accept an integer or its decimal text (the seeds write ``"11"``); nothing else."""
+    """Accept an integer or its decimal text (published payloads write ``"11"``); nothing else."""
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip()):
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -137,7 +137,7 @@ ContractT = TypeVar("ContractT", bound=Contract)
 
 
 class ExecutionInput(Contract):
-    """What a user starts an execution with: the seeds' nine keys, and our optional ones."""
+    """What a user starts an execution with: the published system's nine keys, and optional ones."""
 
     bucket: Bucket = Field(description="Bucket of the model bundle and of the results.")
     file_limit: Annotated[Integer, Field(ge=1)] = Field(
@@ -247,7 +247,7 @@ class Execution(Contract):
 
 
 class ManifestItem(Contract):
-    """One rank's task: the seeds' upper-case keys, and ours."""
+    """One rank's task: the published system's upper-case keys, and further ones."""
 
     S3_BUCKET: Bucket = Field(description="Bucket of the model bundle and of the results.")
     S3_OBJECT_NAME: Path = Field(description="Folder of the model bundle.")
