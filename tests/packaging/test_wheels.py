@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -62,6 +63,20 @@ class Environment:
 @pytest.fixture
 def fresh(tmp_path: Path, wheels: Path) -> Environment:
     return Environment(tmp_path, wheels)
+
+
+def test_a_source_archive_gives_the_same_wheel(wheels: Path, tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path]
+    run(*build, cwd=ROOT / "packages" / "workbench")
+    (archive,) = tmp_path.glob("*.tar.gz")
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    run(*pip, "-w", tmp_path / "wheel", archive, cwd=tmp_path)
+    names = []
+    for folder in (wheels, tmp_path / "wheel"):
+        (wheel,) = folder.glob("cosmicai_workbench-*.whl")
+        names.append(sorted(ZipFile(wheel).namelist()))
+    assert names[0] == names[1]
+    assert "cosmicai_workbench/packaged/template.yaml" in names[0]
 
 
 def test_fmilib_needs_numpy_alone(fresh: Environment) -> None:
