@@ -15,6 +15,7 @@ import shutil
 import socket
 import subprocess
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -69,9 +70,22 @@ def project(folder: Path) -> Path:
             if not _lacks(name, resource)
         }
         path.write_text(yaml_dump(template))
+    with_the_native_library(folder / "layers")
     if NATIVE == "x86_64":
         without_torch(folder / "layers/pytorch_fmi/layer.toml")
     return folder
+
+
+def with_the_native_library(layers: Path) -> None:
+    """Put the native engine's library into the layer that holds the rest of its package.
+
+    Lambda unpacks all layers into one folder; the emulator puts each on Python's path, where a
+    package is in one of them only.
+    """
+    native = tomllib.loads((layers / "native/layer.toml").read_text())
+    settings = layers / "cosmicai/layer.toml"
+    lines = [f'{key} = "{native[key]}"' for key in ("native", "library")]
+    settings.write_text("\n".join([*lines, settings.read_text()]))
 
 
 def without_torch(settings: Path) -> None:

@@ -9,12 +9,12 @@ functions that its layers do not fit.
 """
 
 import argparse
+import itertools
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from cosmicai.engines.registry import BUILT_IN
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 from samcli.yamlhelper import yaml_dump, yaml_parse
@@ -53,11 +53,11 @@ def folder_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def layers_of(reference: Any, engine: str) -> list[str]:
-    """Return the layers that an entry of Layers stands for when the stack runs this engine."""
+def alternatives(reference: Any) -> list[str]:
+    """Return every layer that an entry of Layers may stand for, whatever the stack's engine."""
     if isinstance(reference, dict) and "Fn::If" in reference:
         _, then, otherwise = reference["Fn::If"]
-        return layers_of(then if engine == "openvino" else otherwise, engine)
+        return alternatives(then) + alternatives(otherwise)
     return [reference["Ref"]]
 
 
@@ -70,10 +70,7 @@ def check_sizes(build: Path) -> list[str]:
         if resource["Type"] != "AWS::Serverless::Function":
             continue
         own = resource["Properties"].get("Layers", [])
-        sets = {
-            tuple(layer for entry in [*shared, *own] for layer in layers_of(entry, engine))
-            for engine in BUILT_IN
-        }
+        sets = set(itertools.product(*map(alternatives, [*shared, *own])))
         for layers in sorted(sets):
             sizes = {part: folder_size(build / part) for part in (name, *layers)}
             total = sum(sizes.values())
