@@ -222,6 +222,29 @@ def test_late_results_of_a_loser_never_replace_the_owners(
     assert {record["execution"] for record in stack.read("combined_data.json")} == {ARN + "new"}
 
 
+@pytest.mark.parametrize("after", ["list", "delete"])
+def test_a_loser_that_is_still_clearing_deletes_nothing_of_the_owners(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    stack.run_ranks(stack.initialize("first"))
+    call = getattr(storage.Store, after)
+    with monkeypatch.context() as patch:
+
+        def overtaken(store: storage.Store, *arguments: Any, **options: Any) -> Any:
+            """Let another execution overwrite and run, once this one has begun to clear."""
+            result = call(store, *arguments, **options)
+            found = list(result) if after == "list" else result
+            if stack.read("claim.json")["execution"] == ARN + "loser":
+                patch.undo()
+                stack.run_ranks(stack.initialize("winner", overwrite=True))
+            return found
+
+        patch.setattr(storage.Store, after, overtaken)
+        with pytest.raises(ResultPathInUse, match="winner"):
+            stack.initialize("loser", overwrite=True)
+    assert stack.summarize("winner", overwrite=True).status == "SUCCEEDED"
+
+
 def test_what_a_loser_left_late_is_replaced_by_the_owners_ranks(stack: Stack) -> None:
     new = stack.initialize("new")
     store = storage.store(BUCKET)

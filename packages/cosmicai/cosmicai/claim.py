@@ -25,6 +25,7 @@ from cosmicai.errors import (
 )
 from cosmicai.observability import logger
 from cosmicai.schema import Claim, Execution, Plan, parse_json
+from cosmicai.storage import MOST_DELETED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -89,7 +90,7 @@ def claim(
     )
     owner = Ownership(store, result_path, document, held[1] if held else "").replaced(document)
     if not cleared:
-        _clear(store, result_path, claimed=holder is not None)
+        _clear(owner, claimed=holder is not None)
         # Only now may a repeated attempt go on without clearing.
         owner = owner.replaced(document.model_copy(update={"cleared": True}))
     return owner
@@ -340,14 +341,21 @@ def _results(
     ]
 
 
-def _clear(store: Store, result_path: str, *, claimed: bool) -> None:
-    """Delete what the earlier execution wrote, its plan last: that tells how many ranks it had."""
+def _clear(owner: Ownership, *, claimed: bool) -> None:
+    """Delete what the earlier execution wrote, its plan last: that tells how many ranks it had.
+
+    The claim is checked before every request, as a delete cannot be made on a condition everywhere:
+    an execution that lost the path meanwhile must not delete what its successor writes.
+    """
+    store, result_path = owner.store, owner.result_path
     plan = keys.plan(result_path)
     world_size = _planned_world_size(store, plan) if claimed else None
     listing = store.list(keys.folder(result_path))
     left = [key for key in _results(result_path, listing, world_size) if key != plan]
-    store.delete(left)
-    store.delete([plan])
+    batches = [left[i : i + MOST_DELETED] for i in range(0, len(left), MOST_DELETED)]
+    for batch in [*batches, [plan]]:
+        owner.require()
+        store.delete(batch)
     if left:
         logger.warning("cleared the result path", extra={"objects": len(left)})
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 5
 READ_TIMEOUT = 60
 PARALLEL_REQUESTS = 32
+MOST_DELETED = 1000
+"""Objects that one request can delete."""
 ATTEMPTS = 5
 PATIENCE_SECONDS = 60.0
 """No further attempt begins after this time."""
@@ -357,8 +359,8 @@ class Store:
                     + f": {problem.get('Code')}, {problem.get('Message')}"
                 )
 
-        for start in range(0, len(pending), 1000):
-            part = [{"Key": key} for key in pending[start : start + 1000]]
+        for start in range(0, len(pending), MOST_DELETED):
+            part = [{"Key": key} for key in pending[start : start + MOST_DELETED]]
             self.request("delete_objects", None, receive, Delete={"Objects": part, "Quiet": True})
         return len(pending)
 
