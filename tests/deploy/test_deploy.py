@@ -188,7 +188,7 @@ def test_the_demo_is_a_first_result(account: Account) -> None:
         )
     )
     assert outcome["status"] == "SUCCEEDED"
-    assert outcome["num_samples"] == GALAXIES
+    assert outcome["summary"]["num_samples"] == GALAXIES
 
 
 def test_an_execution_of_ones_own_data_succeeds(account: Account) -> None:
