@@ -83,7 +83,13 @@ def for_moto(template: dict[str, Any]) -> dict[str, Any]:
         # moto lists a nested stack whose condition is false, under an empty name.
         and resource.get("Condition") not in ("RunRendezvous", "RunValkey")
     }
-    return {**template, "Resources": kept}
+    # moto leaves out every output where one is a nested stack's.
+    outputs = {
+        name: output
+        for name, output in template["Outputs"].items()
+        if '"Outputs.' not in json.dumps(output)
+    }
+    return {**template, "Resources": kept, "Outputs": outputs}
 
 
 def deploy(**parameters: str) -> None:

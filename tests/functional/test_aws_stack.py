@@ -14,9 +14,14 @@ import boto3
 import deployed_stack
 import moto
 import pytest
+from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.cli.main import main
+from cosmicai_workbench.cli.run import report
 from cosmicai_workbench.client.cloudwatch import lines
 from cosmicai_workbench.client.connection import connect
+from cosmicai_workbench.client.execution import Ended
+from cosmicai_workbench.performing import collect
+from cosmicai_workbench.place import on_aws
 from deployed_stack import ROOT, STACK
 
 if TYPE_CHECKING:
@@ -47,10 +52,20 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def seed(stack: dict[str, str]) -> list[str]:
-    """Return the options of the sample event in the stack's own buckets."""
-    buckets = {"bucket": stack["BucketName"], "data_bucket": stack["DataBucketName"]}
-    changes = [["--set", f"{key}={name}"] for key, name in buckets.items()]
-    return ["-i", str(EVENT), *changes[0], *changes[1]]
+    """Return the options of the sample event where the stack's roles allow it."""
+    words = ["-i", str(EVENT)]
+    for key, value in allowed(stack).items():
+        words += ["--set", f"{key}={value}"]
+    return words
+
+
+def allowed(stack: dict[str, str]) -> dict[str, str]:
+    """Return the stack's own buckets, and a path under its ResultPrefix."""
+    return {
+        "bucket": stack["BucketName"],
+        "data_bucket": stack["DataBucketName"],
+        "result_path": f"{stack['ResultPrefix']}1",
+    }
 
 
 def put_data(stack: dict[str, str], sizes: dict[str, int]) -> None:
@@ -97,11 +112,12 @@ def test_deploy_check_names_what_the_roles_refuse(
     stack: dict[str, str], calls: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     put_data(stack, {"1.pt": 200_000})
-    change = ["--set", "bucket=somebody-elses"]
+    change = ["--set", "bucket=somebody-elses", "--set", "result_path=elsewhere/1"]
     folders = ["--model", str(ROOT / "models/astromae-small")]
     assert main(["deploy-check", *seed(stack), *change, *folders]) == 1
     output = capsys.readouterr().out
     assert "ERROR  permission: key 'bucket'" in output
+    assert "functions may write under results/ only, found 'elsewhere/1'" in output
     assert f"{stack['BucketName']} only, found 'somebody-elses'" in output
 
 
@@ -208,9 +224,7 @@ def start(stack: dict[str, str], name: str) -> str:
     return boto3.client("stepfunctions").start_execution(
         stateMachineArn=stack["StateMachineArn"],
         name=name,
-        input=json.dumps(
-            {**INPUT, "bucket": stack["BucketName"], "data_bucket": stack["BucketName"]}
-        ),
+        input=json.dumps(INPUT | allowed(stack)),
     )["executionArn"]
 
 
@@ -228,8 +242,7 @@ def test_resume_starts_a_new_execution_over_a_stopped_one(
     found = boto3.client("stepfunctions").describe_execution(executionArn=printed.out.strip())
     assert json.loads(found["input"]) == {
         **INPUT,
-        "bucket": stack["BucketName"],
-        "data_bucket": stack["DataBucketName"],
+        **allowed(stack),
         "overwrite": False,
         "resume": arn,
         "tolerated_failure_percentage": 5,
@@ -292,6 +305,29 @@ def test_results_get_refuses_a_running_execution_and_an_unknown_one(
     assert "still running" in capsys.readouterr().err
     assert main(["results", "get", "nobody", "--runs", str(tmp_path)]) == 2
     assert "nobody" in capsys.readouterr().err
+
+
+def test_why_an_execution_failed_is_told_though_its_results_cannot_be_fetched(
+    stack: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = Ended(
+        arn=stack["StateMachineArn"].replace("stateMachine", "execution") + ":lost",
+        name="lost",
+        status="FAILED",
+        input={"bucket": "no-such-bucket", "result_path": "results/lost"},
+        error="IncompleteResults",
+        reason="1 of 3 ranks left no result",
+    )
+    outcome = collect(on_aws(STACK), failed, bar=no_bar, runs=tmp_path)
+    assert report(outcome, as_json=False) == 1
+    told = capsys.readouterr().err
+    assert "its results cannot be fetched: " in told
+    assert "no-such-bucket" in told
+    assert "IncompleteResults: 1 of 3 ranks left no result" in told
+    assert f"#/v2/executions/details/{failed.arn}" in told
+    report(outcome, as_json=True)
+    links = json.loads(capsys.readouterr().out)["links"]
+    assert links == {"execution": outcome.links.execution, "failed_ranks": []}  # type: ignore[union-attr]
 
 
 def put_lines(group: str, messages: list[tuple[int, str]]) -> None:
