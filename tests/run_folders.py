@@ -69,6 +69,7 @@ def make_run(
     samples: int = 400,
     slots: int = 4,
     seed: int = 0,
+    galaxies_seed: int | None = None,
     straggler: int | None = 5,
     failed: tuple[int, ...] = (),
     nan: int = 0,
@@ -82,9 +83,12 @@ def make_run(
 ) -> Path:
     """Write ``runs/<name>`` as an execution of ``ranks`` ranks leaves it; return its folder.
 
-    ``carried`` holds, by rank, what its partition carries: ``catalogue`` and ``rejected``.
+    Runs of one ``galaxies_seed`` hold the same galaxies, whatever their ``seed``; without it,
+    other galaxies for each seed. ``carried`` holds, by rank, what its partition carries:
+    ``catalogue`` and ``rejected``.
     """
     rng = np.random.default_rng(seed)
+    galaxies = rng if galaxies_seed is None else np.random.default_rng(galaxies_seed)
     folder = path / name
     (folder / "predictions").mkdir(parents=True)
     records, trues, predictions, reports = [], [], [], []
@@ -104,7 +108,7 @@ def make_run(
         started = free[slot] + timedelta(seconds=init + 0.02)
         finished = started + timedelta(seconds=load + wait + predict + 0.06)
         free[slot] = finished + timedelta(seconds=0.02)
-        true = rng.gamma(3, 0.05, samples).astype(np.float32)
+        true = galaxies.gamma(3, 0.05, samples).astype(np.float32)
         predicted = (true + 0.02 * (1 + true) * rng.standard_t(4, samples)).astype(np.float32)
         unpredicted = nan if rank == 0 else 0
         predicted[:unpredicted] = np.nan
@@ -116,7 +120,7 @@ def make_run(
             index=np.arange(samples, dtype=np.int32),
             redshift=predicted,
             true_redshift=true,
-            magnitude_r=(17.8 - rng.exponential(0.7, samples)).astype(np.float32),
+            magnitude_r=(17.8 - galaxies.exponential(0.7, samples)).astype(np.float32),
             **{
                 key: array
                 for kind, catalogue in (carried or {}).get(rank, {}).items()

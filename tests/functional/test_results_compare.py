@@ -14,8 +14,9 @@ from run_folders import make_run
 
 
 def test_a_run_agrees_with_itself_and_not_with_another(tmp_path):
-    a = load_run(make_run(tmp_path, name="a", ranks=4, samples=60))
-    b = load_run(make_run(tmp_path, name="b", ranks=3, samples=60, seed=1, digest="aa" * 32))
+    shared = {"samples": 60, "galaxies_seed": 2}
+    a = load_run(make_run(tmp_path, name="a", ranks=4, **shared))
+    b = load_run(make_run(tmp_path, name="b", ranks=3, seed=1, digest="aa" * 32, **shared))
     same = compare(a, a)
     assert same.same_model
     assert same.agreement.identical == same.agreement.galaxies == 240
@@ -37,6 +38,47 @@ def test_galaxies_match_by_file_name_wherever_they_lie(tmp_path):
         np.savez(path, **content)
     agreement = compare(load_run(run), load_run(moved)).agreement
     assert agreement.identical == 20
+
+
+def rewrite(run, rank, **change):
+    path = run / "predictions" / f"{rank}.npz"
+    with np.load(path) as arrays:
+        content = dict(arrays) | change
+    np.savez(path, **content)
+
+
+def test_other_galaxies_in_files_of_the_same_name_are_not_compared(tmp_path):
+    a = load_run(make_run(tmp_path, name="a", ranks=2, samples=10, straggler=None))
+    b = load_run(make_run(tmp_path, name="b", ranks=2, samples=10, straggler=None, seed=1))
+    agreement = compare(a, b).agreement
+    assert (agreement.galaxies, agreement.only_a, agreement.only_b) == (0, 20, 20)
+    assert agreement.largest_difference is None
+
+
+def test_folders_with_the_same_file_names_are_told_apart(tmp_path):
+    runs = []
+    for name, order in (("a", ("x", "y")), ("b", ("y", "x"))):
+        run = make_run(tmp_path, name=name, ranks=2, samples=10, straggler=None)
+        first, second = ({**np.load(run / f"predictions/{rank}.npz")} for rank in (0, 1))
+        for rank, folder in enumerate(order):
+            content = first if folder == "x" else second
+            rewrite(run, rank, **content | {"data_paths": np.array([f"{name}/{folder}/1.pt"])})
+        runs.append(load_run(run))
+    agreement = compare(*runs).agreement
+    assert (agreement.galaxies, agreement.identical) == (20, 20)
+
+
+def test_copies_of_a_partition_and_unknown_redshifts_match_one_to_one(tmp_path):
+    unknown = np.full(10, np.nan, np.float32)
+    runs = []
+    for name, ranks in (("a", 2), ("b", 1)):
+        run = make_run(tmp_path, name=name, ranks=ranks, samples=10, straggler=None)
+        content = {**np.load(run / "predictions/0.npz"), "true_redshift": unknown}
+        for rank in range(ranks):
+            rewrite(run, rank, **content | {"data_paths": np.array([f"{rank}/1.pt"])})
+        runs.append(load_run(run))
+    agreement = compare(*runs).agreement
+    assert (agreement.identical, agreement.only_a, agreement.only_b) == (10, 10, 0)
 
 
 def test_unpredicted_galaxies_are_counted_not_compared(tmp_path):

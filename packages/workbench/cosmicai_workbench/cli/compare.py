@@ -17,8 +17,8 @@ def compare(
 ) -> None:
     """Compare two runs: what each took, and how far their predictions lie apart.
 
-    Galaxies are matched by partition file name and index. Example, local against distributed:
-    `cosmicai compare runs/here runs/latest`
+    Galaxies are matched by partition file name, index, true redshift and r magnitude. Example,
+    local against distributed: `cosmicai compare runs/here runs/latest`
     """
     from rich.console import Console
     from rich.table import Table

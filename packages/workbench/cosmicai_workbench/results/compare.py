@@ -3,11 +3,13 @@
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from cosmicai_workbench.results.run_folder import Predictions, Run
 
 
@@ -58,8 +60,9 @@ class Comparison:
 def compare(a: "Run", b: "Run") -> Comparison:
     """Compare two runs.
 
-    Galaxies are matched by the file name of their partition and their index in it, so that a
-    local run and a distributed one over the same partitions match.
+    Galaxies are matched by the file name of their partition, their index in it, and what the
+    partition says of them (true redshift, r magnitude): a local run and a distributed one over
+    the same partitions match, and other galaxies in files of the same name do not.
     """
     return Comparison(
         a=a.name,
@@ -95,29 +98,43 @@ def _figures(run: "Run") -> list[tuple[str, float | None]]:
     ]
 
 
-def _keys(predictions: "Predictions") -> "np.ndarray[tuple[int], np.dtype[np.void]]":
-    names = np.array([PurePosixPath(path).name for path in predictions.data_paths] or [""])
-    keys = np.empty(predictions.index.size, dtype=[("name", names.dtype), ("index", np.int32)])
-    if keys.size:
-        keys["name"], keys["index"] = names[predictions.partition], predictions.index
+def _galaxies(predictions: "Predictions", name: "np.dtype[Any]") -> "NDArray[np.void]":
+    """Return what identifies each galaxy, wherever its partition lies."""
+    # Real numbers as bits, by which unknown values are equal too.
+    fields = [("name", name), *((f, np.int32) for f in ("index", "redshift", "magnitude", "copy"))]
+    keys = np.zeros(predictions.index.size, dtype=fields)
+    if not keys.size:
+        return keys
+    keys["name"] = _names(predictions)[predictions.partition]
+    keys["index"] = predictions.index
+    keys["redshift"] = predictions.true_redshift.view(np.int32)
+    keys["magnitude"] = predictions.magnitude_r.view(np.int32)
+    # A run may hold copies of a partition: the first copy matches the other run's first.
+    _, first, same = np.unique(keys, return_index=True, return_inverse=True)
+    if first.size < keys.size:
+        order = np.argsort(same, kind="stable")
+        starts = np.searchsorted(same[order], np.arange(first.size))
+        keys["copy"][order] = np.arange(keys.size) - starts[same[order]]
     return keys
 
 
+def _names(predictions: "Predictions") -> "NDArray[np.str_]":
+    return np.array([PurePosixPath(path).name for path in predictions.data_paths] or [""])
+
+
 def _agreement(a: "Predictions", b: "Predictions") -> Agreement:
-    keys_a, keys_b = _keys(a), _keys(b)
-    wider = np.promote_types(keys_a["name"].dtype, keys_b["name"].dtype)
-    dtype = [("name", wider), ("index", np.int32)]
-    common, in_a, in_b = np.intersect1d(
-        keys_a.astype(dtype), keys_b.astype(dtype), return_indices=True
+    name = np.promote_types(_names(a).dtype, _names(b).dtype)
+    _, in_a, in_b = np.intersect1d(
+        _galaxies(a, name), _galaxies(b, name), assume_unique=True, return_indices=True
     )
     first, second = a.redshift[in_a], b.redshift[in_b]
     both = np.isfinite(first) & np.isfinite(second)
     difference = np.abs(first[both].astype(float) - second[both])
     one = np.isfinite(first) ^ np.isfinite(second)
     return Agreement(
-        galaxies=int(common.size),
-        only_a=int(keys_a.size - common.size),
-        only_b=int(keys_b.size - common.size),
+        galaxies=int(in_a.size),
+        only_a=int(a.index.size - in_a.size),
+        only_b=int(b.index.size - in_a.size),
         identical=int(np.count_nonzero(difference == 0)),
         largest_difference=float(difference.max()) if difference.size else None,
         predicted_by_one=int(np.count_nonzero(one)),
