@@ -137,7 +137,8 @@ def test_an_engine_of_another_package_works_from_the_command_line_on(tmp_path: P
 
 def test_initialize_and_the_local_cloud_know_an_engine_of_another_package() -> None:
     code = (
-        "from cosmicai.schema import ExecutionInput, StackSettings, parse;"
+        "from cosmicai.schema import ExecutionInput, parse;"
+        "from cosmicai.settings import InitializeSettings;"
         "from cosmicai_workbench.cloud.pool import sandbox_environment;"
         "from cosmicai_workbench.cloud.template import Function;"
         "from pathlib import Path; import json, sys;"
@@ -145,8 +146,7 @@ def test_initialize_and_the_local_cloud_know_an_engine_of_another_package() -> N
         "assert parse(ExecutionInput, content).engine == 'toy';"
         "function = Function('f', 'arn', Path(), 'app.handler', 3, 128, {}, ());"
         "found = sandbox_environment(function, {}, 1);"
-        "settings = parse(StackSettings, StackSettings.from_environment(found));"
-        "assert 'toy' in settings.available_engines"
+        "assert 'toy' in InitializeSettings.read(found).available_engines"
     )
     environment = {**os.environ, "PYTHONPATH": str(TOY)}
     command = [sys.executable, "-c", code, json.dumps(INPUT)]

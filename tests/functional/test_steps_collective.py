@@ -176,7 +176,7 @@ def test_a_channel_of_the_test_works_from_the_execution_input_on(stack: Stack) -
         return memory.open(settings, member)
 
     fmilib.register(memory._replace(name="Toy", open=open_toy, settings={"greeting": str}))
-    fmi_channels.register(fmi_channels.FmiChannel("toy", lambda _: {"Toy": {"greeting": "hi"}}))
+    fmi_channels.register(fmi_channels.FmiChannel("toy", lambda *_: {"Toy": {"greeting": "hi"}}))
     plan = stack.initialize(fmi_channel="toy", **WORLD)
     stack.run_ranks(plan)
     assert [answer["rank"] for answer in meet(plan)] == [0, 1, 2, 3]

@@ -11,7 +11,13 @@ from typing import Any
 
 import pytest
 from cosmicai import keys
-from cosmicai.schema import StackSettings
+from cosmicai.settings import (
+    CollectiveSettings,
+    FunctionSettings,
+    InferenceSettings,
+    InitializeSettings,
+    SummarizeSettings,
+)
 from cosmicai_workbench.cloud.template import _Reader
 from deployed_stack import transformed
 from samcli.yamlhelper import yaml_parse
@@ -45,10 +51,28 @@ def test_cfn_lint_finds_nothing() -> None:
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
 
 
-def test_initializes_environment_is_what_the_code_reads() -> None:
-    variables = set(FUNCTIONS["InitializeFunction"]["Environment"]["Variables"])
-    expected = {name.upper() for name in StackSettings.model_fields}
-    assert {name for name in variables if not name.startswith("POWERTOOLS_")} == expected
+@pytest.mark.parametrize(
+    ("function", "settings"),
+    [
+        ("InitializeFunction", InitializeSettings),
+        ("ModelInferenceFunction", InferenceSettings),
+        ("InvokeFmiFunction", CollectiveSettings),
+        ("SummarizeFunction", SummarizeSettings),
+    ],
+)
+def test_a_functions_environment_is_what_its_settings_read(
+    function: str, settings: type[FunctionSettings]
+) -> None:
+    variables = set(FUNCTIONS[function]["Environment"]["Variables"])
+    read = {str(field.alias) for field in settings.model_fields.values()}
+    not_of_the_template = {
+        "INFERENCE_THREADS",  # the local cloud's
+        "FMI_TOKEN",  # where there is no Secrets Manager
+    }
+    by_lambda = {name for name in read if name.startswith("AWS_")}
+    assert {name for name in variables if not name.startswith("POWERTOOLS_")} == (
+        read - by_lambda - not_of_the_template
+    )
 
 
 def test_the_stacks_defaults_are_valid_settings() -> None:
@@ -58,7 +82,7 @@ def test_the_stacks_defaults_are_valid_settings() -> None:
         for name, value in references.items()
         if isinstance(value, dict) and "Ref" in value
     }
-    settings = StackSettings.model_validate(StackSettings.from_environment(defaults))
+    settings = InitializeSettings.read(defaults)
     assert settings.max_concurrency == TEMPLATE["Parameters"]["MaxConcurrency"]["Default"]
 
 

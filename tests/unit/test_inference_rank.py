@@ -9,7 +9,12 @@ from cosmicai import prediction
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import INPUT_LIMIT
 from cosmicai.prediction import Predictor
-from cosmicai.settings import FunctionSettings
+from cosmicai.settings import (
+    FunctionSettings,
+    InferenceSettings,
+    InitializeSettings,
+    SummarizeSettings,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,26 +30,29 @@ def test_threads_are_the_vcpus_that_the_memory_size_pays_for(
     monkeypatch.delenv("INFERENCE_THREADS", raising=False)
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", str(memory))
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
-    assert FunctionSettings.read().threads == threads
+    assert InferenceSettings.read().threads == threads
 
 
 def test_a_shared_machine_may_say_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFERENCE_THREADS", "3")
-    assert FunctionSettings.read().threads == 3
+    assert InferenceSettings.read().threads == 3
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"),
+    ("settings", "variable", "value"),
     [
-        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "much"),
-        ("INFERENCE_THREADS", "-1"),
-        ("INFERENCE_ARCHITECTURE", "sparc"),
+        (FunctionSettings, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "much"),
+        (InitializeSettings, "FMI_CHANNEL", "s4"),
+        (InferenceSettings, "INFERENCE_THREADS", "-1"),
+        (SummarizeSettings, "INFERENCE_ARCHITECTURE", "sparc"),
     ],
 )
-def test_a_variable_with_a_wrong_value_is_named(variable: str, value: str) -> None:
+def test_a_variable_with_a_wrong_value_is_named(
+    settings: type[FunctionSettings], variable: str, value: str
+) -> None:
     with pytest.raises(InvalidInput, match=f"key '{variable}'"):
-        FunctionSettings.read({variable: value})
-    assert FunctionSettings.read({variable: ""}) == FunctionSettings.read({})
+        settings.read({variable: value})
+    assert settings.read({variable: ""}) == settings.read({})
 
 
 class Believer:

@@ -14,10 +14,10 @@ from cosmicai import keys, quality, storage
 from cosmicai.claim import require_claim, write_owned
 from cosmicai.errors import FmiTimeout, IncompleteResults, ObjectNotFound
 from cosmicai.facts import FUNCTION_MEMORY_MB
-from cosmicai.fmi_channels import DEFAULT_CHANNEL, FmiChannel, find_channel
+from cosmicai.fmi_channels import DEFAULT_CHANNEL, find_channel
 from cosmicai.observability import logger
 from cosmicai.schema import CollectiveEvent, CollectiveResult, QualityStatistics, RankRecord, parse
-from cosmicai.settings import FunctionSettings
+from cosmicai.settings import CollectiveSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,7 +115,8 @@ def _reduce(
     import fmilib as fmi
 
     started = time.monotonic()
-    with _communicator(event, remaining) as comm:
+    settings = CollectiveSettings.read()
+    with _communicator(event, settings, remaining) as comm:
         comm.hint(fmi.hints.fast)
         comm.barrier()
         waited = time.monotonic() - started
@@ -134,7 +135,7 @@ def _reduce(
                 seconds=total["seconds"],
                 maxima=total["maxima"],
                 longest_wait_seconds=total["waited"],
-                memory_limit_mb=FunctionSettings.read().memory_mb,
+                memory_limit_mb=settings.memory_mb,
                 quality_statistics=merged,
                 quality=quality.figures(merged),
             )
@@ -177,32 +178,30 @@ def _merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _communicator(event: CollectiveEvent, remaining: Callable[[], float]) -> Communicator:
+def _communicator(
+    event: CollectiveEvent, settings: CollectiveSettings, remaining: Callable[[], float]
+) -> Communicator:
     from fmilib import Communicator
 
     channel = find_channel(event.FMI_CHANNEL or DEFAULT_CHANNEL)
     return Communicator(
         event.RANK,
         event.WORLD_SIZE,
-        _configuration(channel, event),
+        {"backends": channel.backend(event, settings)},
         NAME,
-        FunctionSettings.read().memory_mb or FUNCTION_MEMORY_MB["invoke_fmi"],
+        settings.memory_mb or FUNCTION_MEMORY_MB["invoke_fmi"],
         session=event.EXECUTION,
         timeout=max(1.0, remaining()),
         remaining=remaining,
-        token=channel.token(),
+        token=channel.token(settings),
     )
-
-
-def _configuration(channel: FmiChannel, event: CollectiveEvent) -> dict[str, Any]:
-    """Return fmilib's configuration of the item's channel, with the stack's servers."""
-    return {"backends": channel.backend(event)}
 
 
 def _abort(event: CollectiveEvent, error: str, cause: str) -> dict[str, Any]:
     """Tell the ranks that wait, and those to come, that this one will not."""
     from fmilib.fmi_operations import abort_session
 
+    settings = CollectiveSettings.read()
     channel = find_channel(event.FMI_CHANNEL or DEFAULT_CHANNEL)
     abort_session(
         event.WORLD_SIZE,
@@ -210,8 +209,8 @@ def _abort(event: CollectiveEvent, error: str, cause: str) -> dict[str, Any]:
         f"{error}: {cause}"[:500],
         comm_name=NAME,
         session=event.EXECUTION,
-        configuration=_configuration(channel, event),
-        token=channel.token(),
+        configuration={"backends": channel.backend(event, settings)},
+        token=channel.token(settings),
     )
     logger.warning("collective aborted", extra={"error": error, "cause": cause[:500]})
     return {"rank": event.RANK, "aborted": True}

@@ -7,7 +7,6 @@ with what the stack offers. `register` adds a channel that fmilib knows (`fmilib
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -19,10 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cosmicai.schema import CollectiveEvent
+    from cosmicai.settings import CollectiveSettings
 
 
-def _environment_token() -> str | None:
-    return os.environ.get("FMI_TOKEN")
+def _environment_token(settings: CollectiveSettings) -> str | None:
+    return settings.token
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,16 @@ class FmiChannel:
     name : str
         Its name in execution inputs.
     backend : callable
-        Returns fmilib's backend and its settings for a rank's item, as ``{name: settings}``;
-        raises `InvalidInput` where the stack has no server for it.
+        Takes a rank's item and Invoke FMI's settings; returns fmilib's backend and its settings,
+        as ``{name: settings}``, or raises `InvalidInput` where the stack has no server for it.
     token : callable
-        Returns the secret that the channel's server asks for, if it does.
+        Takes Invoke FMI's settings; returns the secret that the channel's server asks for, if
+        it does.
     """
 
     name: str
-    backend: Callable[[CollectiveEvent], dict[str, dict[str, Any]]]
-    token: Callable[[], str | None] = _environment_token
+    backend: Callable[[CollectiveEvent, CollectiveSettings], dict[str, dict[str, Any]]]
+    token: Callable[[CollectiveSettings], str | None] = _environment_token
 
 
 _channels: dict[str, FmiChannel] = {}
@@ -78,22 +79,23 @@ def channel_name(name: str) -> str:
     return name
 
 
-def _direct(_: CollectiveEvent) -> dict[str, dict[str, Any]]:
-    server = _server("FMI_RENDEZVOUS", "direct", "a rendezvous server")
-    host, port = server.rsplit(":", 1)
+def _direct(_: CollectiveEvent, settings: CollectiveSettings) -> dict[str, dict[str, Any]]:
+    if not settings.rendezvous:
+        raise _no_server("direct", "a rendezvous server", "FMI_RENDEZVOUS")
+    host, port = settings.rendezvous.rsplit(":", 1)
     return {"Direct": {"host": host, "port": int(port)}}
 
 
-def _rendezvous_token() -> str | None:
+def _rendezvous_token(settings: CollectiveSettings) -> str | None:
     """Return the rendezvous server's token: from the environment, or the stack's secret."""
-    secret = os.environ.get("FMI_TOKEN_SECRET", "")
-    return _secret(secret) if secret else _environment_token()
+    return _secret(settings.token_secret) if settings.token_secret else settings.token
 
 
-def _redis(_: CollectiveEvent) -> dict[str, dict[str, Any]]:
+def _redis(_: CollectiveEvent, settings: CollectiveSettings) -> dict[str, dict[str, Any]]:
     """Return the Redis server's URL, with the user and password of the stack's secret in it."""
-    url = _server("FMI_REDIS_URL", "redis", "a Redis server")
-    secret = os.environ.get("FMI_REDIS_SECRET", "")
+    url, secret = settings.redis_url, settings.redis_secret
+    if not url:
+        raise _no_server("redis", "a Redis server", "FMI_REDIS_URL")
     if not secret:
         return {"Redis": {"url": url}}
     try:
@@ -107,19 +109,16 @@ def _redis(_: CollectiveEvent) -> dict[str, dict[str, Any]]:
     return {"Redis": {"url": f"{scheme}://{user}:{password}@{server}"}}
 
 
-def _s3(event: CollectiveEvent) -> dict[str, dict[str, Any]]:
+def _s3(event: CollectiveEvent, _: CollectiveSettings) -> dict[str, dict[str, Any]]:
     prefix = keys.fmi_messages(event.RESULT_PATH)
     return {"S3": {"bucket_name": event.S3_BUCKET, "prefix": prefix, "tag": keys.FMI_TAG}}
 
 
-def _server(variable: str, channel: str, what: str) -> str:
-    value = os.environ.get(variable, "")
-    if not value:
-        raise InvalidInput(
-            f"this stack has no server for FMI channel {channel!r}: deploy it with {what} "
-            f"({variable} is empty), or use fmi_channel 's3'"
-        )
-    return value
+def _no_server(channel: str, what: str, variable: str) -> InvalidInput:
+    return InvalidInput(
+        f"this stack has no server for FMI channel {channel!r}: deploy it with {what} "
+        f"({variable} is empty), or use fmi_channel {DEFAULT_CHANNEL!r}"
+    )
 
 
 def _secret(arn: str) -> str:

@@ -18,7 +18,7 @@ from cosmicai.machine import architecture, peak_memory_mb
 from cosmicai.observability import logger, record_rank
 from cosmicai.prediction import Predictions, npz_bytes, npz_columns, opened_for
 from cosmicai.schema import ManifestItem, RankRecord, parse_json
-from cosmicai.settings import FunctionSettings
+from cosmicai.settings import InferenceSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +53,7 @@ def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
     cold_start, _cold = _cold, False
     started_at, started = datetime.now(UTC), time.perf_counter()
     cpu_started = time.process_time()
-    settings = FunctionSettings.read()
+    settings = InferenceSettings.read()
     earlier, earlier_etag = _record_there(item)
     if earlier and _stands(item, earlier):
         logger.info("this rank's record is already there")
@@ -82,6 +82,7 @@ def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
         cold_start=cold_start,
         request_id=request_id,
         threads=threads,
+        memory_limit_mb=settings.memory_mb,
         model_digest=digest,
         started_at=started_at,
         finished_at=max(started_at, datetime.now(UTC)),  # the clock may have been set back
@@ -122,7 +123,6 @@ def record_of(
         world_size=item.WORLD_SIZE,
         engine=item.ENGINE,
         precision=item.PRECISION,
-        memory_limit_mb=FunctionSettings.read().memory_mb,
         **measured,
     )
 

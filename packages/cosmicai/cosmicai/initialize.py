@@ -6,7 +6,6 @@ Everything that can be refused is refused here, before any rank costs anything.
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -33,11 +32,10 @@ from cosmicai.schema import (
     InitializeEvent,
     ManifestItem,
     Plan,
-    StackSettings,
     hidden_characters,
     parse,
 )
-from cosmicai.settings import FunctionSettings
+from cosmicai.settings import InitializeSettings
 
 T = TypeVar("T")
 
@@ -56,6 +54,8 @@ class _Decisions:
     kept: frozenset[int]
     """Ranks whose results of a resumed execution are kept."""
     max_concurrency: int
+    memory_mb: int
+    """This function's memory size."""
     tolerated_failure_percentage: float
     engine: EngineName
     fmi_channel: FmiChannel | None
@@ -96,7 +96,7 @@ def initialize(event: InitializeEvent) -> Plan:
     """
     started = time.perf_counter()
     request = parse(ExecutionInput, event.input)
-    settings = parse(StackSettings, StackSettings.from_environment(os.environ))
+    settings = InitializeSettings.read()
     _require_result_prefix(request.result_path, settings.result_prefix)
     if plan := _standing_plan(event.execution, request):
         logger.info("this execution is planned already")
@@ -151,7 +151,7 @@ def _require_result_prefix(result_path: str, prefix: str) -> None:
 
 
 def _decide(
-    request: ExecutionInput, settings: StackSettings, earlier: Earlier | None
+    request: ExecutionInput, settings: InitializeSettings, earlier: Earlier | None
 ) -> _Decisions:
     engine = request.engine or (earlier.plan.engine if earlier else settings.default_engine)
     if engine not in settings.available_engines:
@@ -195,6 +195,7 @@ def _decide(
         ranks=ranks,
         kept=kept,
         max_concurrency=max_concurrency,
+        memory_mb=settings.memory_mb,
         tolerated_failure_percentage=(
             settings.tolerated_failure_percentage if tolerated is None else tolerated
         ),
@@ -205,7 +206,7 @@ def _decide(
     )
 
 
-def _fmi_channel(request: ExecutionInput, settings: StackSettings) -> FmiChannel | None:
+def _fmi_channel(request: ExecutionInput, settings: InitializeSettings) -> FmiChannel | None:
     """Return the channel of an execution with FMI, None without; refuse one without a server."""
     if not request.fmi:
         return None
@@ -296,7 +297,7 @@ def _plan(
         fmi=request.fmi,
         model_version=decisions.model_version,
         warnings=decisions.warnings,
-        initialize_memory_mb=FunctionSettings.read().memory_mb,
+        initialize_memory_mb=decisions.memory_mb,
     )
 
 

@@ -6,22 +6,22 @@ Each is made once a sandbox, at first use, from the environment that the templat
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from aws_lambda_powertools import Logger, Metrics, Tracer
 from aws_lambda_powertools.metrics import MetricUnit
 
+from cosmicai.settings import ObservabilitySettings
+
 if TYPE_CHECKING:
     from cosmicai.schema import Execution, ManifestItem, RankRecord, Summary
 
-NAMESPACE = "CosmicAI"
-
+_settings = ObservabilitySettings.read()
 logger = Logger()
-metrics = Metrics(namespace=os.environ.get("POWERTOOLS_METRICS_NAMESPACE", NAMESPACE))
-# Lambda sets the daemon's address wherever X-Ray can be reached. Elsewhere (local cloud, tests)
-# there is no segment to write to, and the SDK would complain on every call.
-tracer = Tracer(disabled="AWS_XRAY_DAEMON_ADDRESS" not in os.environ)
+metrics = Metrics(namespace=_settings.metrics_namespace)
+# Without X-Ray (local cloud, tests) there is no segment to write to, and the SDK would complain on
+# every call.
+tracer = Tracer(disabled=not _settings.xray_address)
 
 
 def log_execution(execution: Execution) -> None:

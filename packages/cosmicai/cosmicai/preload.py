@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 from cosmicai import model_cache
 from cosmicai.errors import CosmicAIError
 from cosmicai.observability import logger
 from cosmicai.schema import ManifestItem
-from cosmicai.settings import FunctionSettings
+from cosmicai.settings import InferenceSettings
 
 
 def preload() -> None:
@@ -18,17 +16,23 @@ def preload() -> None:
     the init phase is part of the first call and may last 10 s only: the first rank loads there. A
     model that cannot be loaded is no error here; the first rank reports it.
     """
-    folder = os.environ.get("PRELOAD_MODEL", "")
-    if not folder or os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand") == "on-demand":
-        return
-    bucket, engine = os.environ["PRELOAD_BUCKET"], os.environ["PRELOAD_ENGINE"]
-    precision = ManifestItem.model_fields["PRECISION"].default
+    address = ""
     try:
-        model_cache.preload(bucket, folder, engine, precision, FunctionSettings.read().threads)
+        settings = InferenceSettings.read()
+        if not settings.preload_model or not settings.starts_ahead:
+            return
+        address = f"s3://{settings.preload_bucket}/{settings.preload_model}"
+        model_cache.preload(
+            settings.preload_bucket,
+            settings.preload_model,
+            settings.preload_engine,
+            ManifestItem.model_fields["PRECISION"].default,
+            settings.threads,
+        )
     except CosmicAIError as error:
         logger.warning(
             "the model was not preloaded; the first rank loads its own",
-            extra={"model": f"s3://{bucket}/{folder}", "reason": str(error)},
+            extra={"model": address, "reason": str(error)},
         )
     else:
-        logger.info("model preloaded", extra={"model": f"s3://{bucket}/{folder}"})
+        logger.info("model preloaded", extra={"model": address})

@@ -12,7 +12,7 @@ import json
 import re
 import unicodedata
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -27,18 +27,13 @@ from pydantic import (
 
 from cosmicai.cost import CostBreakdown
 from cosmicai.engines.registry import (
-    BUILT_IN,
-    DEFAULT_ENGINE,
     engine_name,
     find_engine,
     precision_name,
 )
 from cosmicai.errors import InvalidInput, readable
 from cosmicai.facts import OUTLIER_LIMIT
-from cosmicai.fmi_channels import DEFAULT_CHANNEL, channel_name
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from cosmicai.fmi_channels import channel_name
 
 ValueT = TypeVar("ValueT", str, int)
 
@@ -90,11 +85,6 @@ def _path(value: object) -> object:
     if hidden := hidden_characters(path):
         raise ValueError(f"expected a plain S3 folder, without {hidden}")
     return path
-
-
-def _comma_separated(value: object) -> object:
-    """Split what an environment variable holds, without what is empty."""
-    return [part for part in value.split(",") if part] if isinstance(value, str) else value
 
 
 def _listed(value: ValueT | list[ValueT] | None) -> list[ValueT]:
@@ -329,34 +319,6 @@ class Claim(Contract):
     plan_sha256: str = Field(
         default="", description="Digest of plan.json; empty until the execution is planned."
     )
-
-
-class StackSettings(Contract):
-    """What the template's parameters decide, from the environment of Initialize."""
-
-    default_engine: EngineName = DEFAULT_ENGINE
-    available_engines: Annotated[list[EngineName], BeforeValidator(_comma_separated)] = list(
-        BUILT_IN
-    )
-    max_concurrency: Annotated[Integer, Field(ge=1, le=10_000)] = 1000
-    tolerated_failure_percentage: Annotated[float, Field(ge=0, le=100)] = 0.0
-    fmi_channel: FmiChannel = DEFAULT_CHANNEL
-    fmi_channels_without_server: Annotated[list[str], BeforeValidator(_comma_separated)] = Field(
-        default=[], description="Channels for which the stack was deployed without a server."
-    )
-    result_prefix: str = Field(
-        default="", description="Where executions may write; empty: anywhere."
-    )
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
-        """Return the settings that the environment holds, under their field names."""
-        names = {name: name.upper() for name in cls.model_fields}
-        return {
-            name: environment[variable]
-            for name, variable in names.items()
-            if variable in environment
-        }
 
 
 class Plan(Contract):

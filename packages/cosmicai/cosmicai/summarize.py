@@ -32,7 +32,7 @@ from cosmicai.schema import (
     Summary,
     parse,
 )
-from cosmicai.settings import FunctionSettings
+from cosmicai.settings import SummarizeSettings
 
 if TYPE_CHECKING:
     from cosmicai.cost import CostBreakdown
@@ -275,7 +275,7 @@ def _cost(
     """Estimate what the execution costs on AWS, from its records; or say why that is unknown."""
     if not memory_mb:
         return None, ["cost unknown: no rank ran in a function with a memory size"]
-    settings = FunctionSettings.read()
+    settings = SummarizeSettings.read()
     begun = [record.started_at for record in records]
     done = [record.finished_at for record in records]
     waits = None
