@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from cosmicai import inference, keys, model_cache, storage
 from cosmicai.initialize import initialize
+from cosmicai.model.layout import MODEL_FILES
 from cosmicai.prediction import Predictor
 from cosmicai.schema import InitializeEvent, ManifestItem, Plan, SummarizeEvent, Summary, parse
 from cosmicai.summarize import summarize
@@ -68,7 +69,7 @@ class Stack:
 
     def put_model(self) -> None:
         filled_bundle(SMALL, self.folder / "model")
-        for name in keys.MODEL_FILES:
+        for name in MODEL_FILES:
             storage.store(BUCKET).write(
                 f"Anomaly Detection/{name}", (self.folder / "model" / name).read_bytes()
             )

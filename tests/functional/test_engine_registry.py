@@ -6,7 +6,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pytest
 from cosmicai.engines.base import load_engine
 from cosmicai.engines.registry import (
@@ -17,8 +19,10 @@ from cosmicai.engines.registry import (
     installed_engine,
 )
 from cosmicai.errors import InvalidInput, ModelMismatch
-from cosmicai.model.architectures import ARCHITECTURES
-from cosmicai.model.bundle import Bundle
+from cosmicai.model.architectures import ARCHITECTURES, Architecture
+from cosmicai.model.bundle import Bundle, save_tensors
+from cosmicai.model.config import ModelConfig
+from cosmicai.model.layout import TensorSpec
 from cosmicai.schema import ExecutionInput, parse
 from cosmicai_workbench.data.partition_writer import write_partition
 from model_fill import SMALL, filled_bundle
@@ -178,6 +182,28 @@ def test_a_config_without_an_architecture_is_astromaes_and_an_unknown_one_is_ref
         (bundle.path / "config.json").write_text(json.dumps(config | {"architecture": unknown}))
         with pytest.raises(ModelMismatch, match="is not one of AstroMAE"):
             Bundle(bundle.path)
+
+
+def test_a_new_architecture_takes_one_declaration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ToyConfig(ModelConfig):
+        architecture: Literal["Toy"] = "Toy"  # type: ignore[assignment]
+
+    toy = Architecture(
+        name="Toy",
+        config=ToyConfig,
+        layout=lambda config: {"weight": TensorSpec((config.width,))},
+    )
+    monkeypatch.setitem(ARCHITECTURES, "Toy", toy)
+    state = {"weight": np.ones(192, np.float32)}
+    bundle = save_tensors(ToyConfig(), state, tmp_path / "toy")
+    assert (bundle.architecture, bundle.config) == (toy, ToyConfig())
+    assert len(bundle.digest) == 64
+    with pytest.raises(ModelMismatch, match=r"weight is float32\[3\], expected float32\[192\]"):
+        save_tensors(ToyConfig(), {"weight": np.ones(3, np.float32)}, tmp_path / "wrong")
+    with pytest.raises(ModelMismatch, match="runs models of AstroMAE, not Toy"):
+        load_engine("native", bundle.path, threads=1)
 
 
 def test_every_declared_engine_says_what_it_needs() -> None:

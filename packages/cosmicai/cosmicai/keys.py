@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import re
 
-from cosmicai.model.layout import CONFIG_NAME, WEIGHTS_NAME
-
-MODEL_FILES = (CONFIG_NAME, WEIGHTS_NAME)
-"""The two files of a model bundle."""
-
 _UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _OURS = re.compile(
     r"(claim|manifest|plan|combined_data|summary|fmi)\.json"

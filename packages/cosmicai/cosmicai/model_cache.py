@@ -19,8 +19,8 @@ from cosmicai import keys, storage
 from cosmicai.engines.registry import find_engine
 from cosmicai.errors import ModelMismatch, ModelNotFound, ObjectNotFound, PreconditionFailed
 from cosmicai.facts import MB
-from cosmicai.model.architectures import read_config
-from cosmicai.model.layout import SAFETENSORS_DTYPES, TensorSpec, check_layout
+from cosmicai.model.architectures import check_layout, read_config
+from cosmicai.model.layout import MODEL_FILES, SAFETENSORS_DTYPES, TensorSpec
 from cosmicai.observability import logger
 from cosmicai.prediction import Predictor
 
@@ -153,16 +153,16 @@ def _version(files: list[storage.StoredObject]) -> str:
 
 
 def _files(bucket: str, folder: str) -> list[storage.StoredObject]:
-    """Look the bundle's files up, in the order of ``keys.MODEL_FILES``."""
+    """Look the bundle's files up, in the order of ``MODEL_FILES``."""
     files = []
-    for name in keys.MODEL_FILES:
+    for name in MODEL_FILES:
         key = keys.model_file(folder, name)
         try:
             files.append(storage.store(bucket).head(key))
         except ObjectNotFound as error:
             raise ModelNotFound(
                 f"key 'S3_object_name': s3://{bucket}/{key} does not exist; upload a model "
-                f"bundle ({' and '.join(keys.MODEL_FILES)}) there"
+                f"bundle ({' and '.join(MODEL_FILES)}) there"
             ) from error
     return files
 
@@ -239,7 +239,7 @@ def _download(root: Path, name: str, bucket: str, folder: str, version: str) -> 
 
     partial = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=root))
     try:
-        for file, etag in zip(keys.MODEL_FILES, version.split(), strict=True):
+        for file, etag in zip(MODEL_FILES, version.split(), strict=True):
             key = keys.model_file(folder, file)
             try:
                 storage.store(bucket).download(key, partial / file, if_match=etag)

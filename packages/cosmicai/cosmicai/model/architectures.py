@@ -14,11 +14,12 @@ from pydantic import ValidationError
 
 from cosmicai.errors import ModelMismatch
 from cosmicai.model.config import ModelConfig
-from cosmicai.model.layout import CONFIG_NAME, WEIGHTS_NAME, TensorSpec, state_dict_layout
+from cosmicai.model.layout import CONFIG_NAME, TensorSpec, state_dict_layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+_NAMES_SHOWN: Final = 8
 DEFAULT: Final = "AstroMAE"
 
 
@@ -29,8 +30,6 @@ class Architecture:
     name: str
     config: type[ModelConfig]
     """Model of ``config.json``."""
-    files: tuple[str, ...]
-    """Names of a bundle's files, ``config.json`` first."""
     layout: Callable[[Any], dict[str, TensorSpec]]
     """Maps a config to the name, shape and dtype of every tensor."""
 
@@ -39,7 +38,6 @@ _DECLARED: Final = (
     Architecture(
         name=DEFAULT,
         config=ModelConfig,
-        files=(CONFIG_NAME, WEIGHTS_NAME),
         layout=state_dict_layout,
     ),
 )
@@ -76,3 +74,34 @@ def read_config(content: bytes, where: str) -> tuple[Architecture, ModelConfig]:
         return architecture, architecture.config.model_validate_json(content)
     except ValidationError as error:
         raise ModelMismatch(f"{where} does not describe an architecture: {error}") from None
+
+
+def check_layout(found: Mapping[str, TensorSpec], config: ModelConfig, source: str) -> None:
+    """Raise ModelMismatch, naming every difference, unless ``found`` is what ``config`` says."""
+    expected = ARCHITECTURES[config.architecture].layout(config)
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    different = [
+        f"{name} is {_describe(found[name])}, expected {_describe(spec)}"
+        for name, spec in expected.items()
+        if name in found and found[name] != spec
+    ]
+    if missing or unexpected or different:
+        findings = (("missing", missing), ("unexpected", unexpected), ("different", different))
+        details = "; ".join(
+            f"{len(names)} {label}: {_shorten(names)}" for label, names in findings if names
+        )
+        raise ModelMismatch(
+            f"the tensors in {source} do not match the architecture (depth {config.depth}, "
+            f"width {config.width}): {details}. Correct {CONFIG_NAME} or use the weights it "
+            "was written for"
+        )
+
+
+def _describe(spec: TensorSpec) -> str:
+    return f"{spec.dtype}{list(spec.shape)}"
+
+
+def _shorten(names: list[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -17,13 +17,13 @@ from safetensors import SafetensorError, safe_open
 
 from cosmicai.errors import ModelMismatch, ModelNotFound
 from cosmicai.facts import INPUT_LIMIT
-from cosmicai.model.architectures import read_config
+from cosmicai.model.architectures import check_layout, read_config
 from cosmicai.model.layout import (
     CONFIG_NAME,
+    MODEL_FILES,
     SAFETENSORS_DTYPES,
     WEIGHTS_NAME,
     TensorSpec,
-    check_layout,
 )
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Bundle:
 
     def _hash(self) -> str:
         digest = hashlib.sha256()
-        for name in self.architecture.files:
+        for name in MODEL_FILES:
             # Mapped, not read: one call for the whole file needs Python's lock once, which the
             # engine's imports hold meanwhile.
             with (

@@ -4,15 +4,16 @@ Written out beside the PyTorch module because engines without PyTorch check and 
 bundles too; a test holds the two together.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from cosmicai.errors import ModelMismatch
 from cosmicai.facts import BANDS
 from cosmicai.model.config import MAGNITUDE_LAYERS, PATCH_SIZE, TOKENS, ModelConfig
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+MODEL_FILES = (CONFIG_NAME, WEIGHTS_NAME)
+"""The files of a bundle, of whatever architecture."""
 
 SAFETENSORS_DTYPES = {
     "F32": "float32",
@@ -22,8 +23,6 @@ SAFETENSORS_DTYPES = {
     "I32": "int32",
 }
 """NumPy's names of the dtypes in a safetensors header."""
-
-_NAMES_SHOWN = 8
 
 INCEPTION_POSITIONS = (2, 3, 5, 6, 8)
 """Where the inception blocks stand in ``inception_model.vis_inception``."""
@@ -61,28 +60,6 @@ def state_dict_layout(config: ModelConfig) -> dict[str, TensorSpec]:
     entries += _affine("concat_block.0", config.head_width, config.concat_width)
     entries += _affine("concat_block.2", 1, config.head_width)
     return dict(entries)
-
-
-def check_layout(found: Mapping[str, TensorSpec], config: ModelConfig, source: str) -> None:
-    """Raise ModelMismatch, naming every difference, unless ``found`` is what ``config`` says."""
-    expected = state_dict_layout(config)
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
-    different = [
-        f"{name} is {_describe(found[name])}, expected {_describe(spec)}"
-        for name, spec in expected.items()
-        if name in found and found[name] != spec
-    ]
-    if missing or unexpected or different:
-        findings = (("missing", missing), ("unexpected", unexpected), ("different", different))
-        details = "; ".join(
-            f"{len(names)} {label}: {_shorten(names)}" for label, names in findings if names
-        )
-        raise ModelMismatch(
-            f"the tensors in {source} do not match the architecture (depth {config.depth}, "
-            f"width {config.width}): {details}. Correct {CONFIG_NAME} or use the weights it "
-            "was written for"
-        )
 
 
 def _scale_and_shift(name: str, width: int) -> Entries:
@@ -142,12 +119,3 @@ def _block(name: str, config: ModelConfig) -> Entries:
     yield from _affine(f"{name}.PCM.0", hidden, width, 3, 3)
     yield from _batch_norm(f"{name}.PCM.1", hidden)
     yield from _affine(f"{name}.PCM.3", width, hidden, 3, 3)
-
-
-def _describe(spec: TensorSpec) -> str:
-    return f"{spec.dtype}{list(spec.shape)}"
-
-
-def _shorten(names: list[str]) -> str:
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosmicai.errors import InvalidInput
-from cosmicai.keys import MODEL_FILES, folder
+from cosmicai.keys import folder
+from cosmicai.model.layout import MODEL_FILES
 from cosmicai.planning import is_partition, partition_files
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cosmicai import keys, planning
 from cosmicai.errors import CosmicAIError, InvalidInput, PartitionNotFound
 from cosmicai.facts import ARCHIVE_BYTES, GALAXY_BYTES, MB
+from cosmicai.model.layout import MODEL_FILES
 
 from cosmicai_workbench.deployment.account import (
     CONCURRENCY_QUOTA,
@@ -188,7 +189,7 @@ def _partition_sizes(connection: Connection, content: ExecutionInput) -> Mapping
 def _model(connection: Connection, content: ExecutionInput) -> Check:
     prefix = keys.folder(content.S3_object_name)
     found = {item.key for item in connection.store(content.bucket).list(prefix)}
-    wanted = [keys.model_file(content.S3_object_name, name) for name in keys.MODEL_FILES]
+    wanted = [keys.model_file(content.S3_object_name, name) for name in MODEL_FILES]
     if missing := [key for key in wanted if key not in found]:
         return Check("model", "error", f"not in s3://{content.bucket}: {', '.join(missing)}")
     return Check("model", "ok", f"s3://{content.bucket}/{prefix}")

@@ -30,9 +30,10 @@ from cosmicai.errors import (
     PartitionNotFound,
     UnsafePickle,
 )
+from cosmicai.model.architectures import check_layout
 from cosmicai.model.bundle import Bundle, save_tensors
 from cosmicai.model.config import ModelConfig
-from cosmicai.model.layout import INCEPTION_POSITIONS, STEM, STEM_ALIAS, TensorSpec, check_layout
+from cosmicai.model.layout import INCEPTION_POSITIONS, STEM, STEM_ALIAS, TensorSpec
 from cosmicai.partition.archive import CorruptArchive, TensorRef, TorchArchive
 from cosmicai.partition.sources import FileSource
 from cosmicai.safe_pickle import AllowList, Stub, build_set, kind, stub
