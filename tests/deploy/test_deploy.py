@@ -100,7 +100,7 @@ class Account:
         assert stack["StackStatus"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE")
         return {each["OutputKey"]: each["OutputValue"] for each in stack["Outputs"]}
 
-    def inputs(self, result_path: str, **changes: Any) -> Path:
+    def inputs(self, folder: str, **changes: Any) -> Path:
         """Write an execution's input over the uploaded partitions; return its file."""
         outputs = self.outputs()
         given = {
@@ -110,7 +110,7 @@ class Account:
             "object_type": "folder",
             "S3_object_name": MODEL_PREFIX,
             "script": "inference.py",
-            "result_path": f"results/{result_path}",
+            "result_path": f"results/{folder}",
             "data_bucket": outputs["DataBucketName"],
             "data_prefix": "data",
         }
