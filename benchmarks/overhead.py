@@ -34,7 +34,7 @@ GALAXIES_A_RANK = 4
 def measure(
     folder: Path, ranks: int, concurrency: int, model: Path, engine: str
 ) -> dict[str, float]:
-    """Run one execution in a cloud of its own; return milliseconds a rank."""
+    """Run one execution in a cloud of its own; return milliseconds per rank."""
     name = new_name()
     content = {
         "bucket": "cosmicai-data",
@@ -122,7 +122,7 @@ def main() -> None:
         print(json.dumps(document, indent=2))
     else:
         print(
-            f"{options.ranks} ranks on {options.concurrency} sandboxes: overhead a rank "
+            f"{options.ranks} ranks on {options.concurrency} sandboxes: overhead per rank "
             f"{document['overhead_ms']['median']:.1f} ms "
             f"({min(overhead):.1f} to {max(overhead):.1f}, n = {options.repeat})"
         )

@@ -4,9 +4,9 @@
 
 Published: calibrated on part of the executions, checked on those held out (``cosmicai plan
 --check``). Local: each round runs two small executions, calibrates on these alone, predicts larger
-ones (more ranks; smaller, equal and larger partitions; several partitions a rank), runs those, and
-compares wall times. Rounds follow one another, so the spread of one execution's measured wall times
-over the rounds stands beside the error: it is the least error that any prediction can have. Every
+ones (more ranks; smaller, equal and larger partitions; several partitions per rank), runs those,
+and compares wall times. Rounds follow one another, so the spread of one execution's measured wall
+times over the rounds is shown beside the error: no prediction can do better than that. Every
 execution has a local cloud of its own, so all start cold. Writes
 ``benchmarks/results/simulation.json``; ``--append`` adds rounds to those of the file (made on the
 same machine). The figures are only as steady as the machine: run it on a quiet one. ``--cache``

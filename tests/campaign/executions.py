@@ -2,7 +2,7 @@
 
 The steps are those that deploy, against a real S3 server behind a proxy that disturbs requests.
 What Step Functions does with them (retries, the Map, failure records) is done here in a few lines.
-Every trial writes a history, and a checker holds what lies in the bucket against it: one owner of
+Every trial writes a history, and a checker compares the bucket with it: one owner of
 a result path, no files of two executions mixed, every rank's predictions accounted for by ETag.
 
     PYTHONPATH=tests python -m campaign.executions --seed 1 --trials 200
@@ -257,7 +257,7 @@ def _error(error: Exception) -> str:
 
 
 class Wrong(Exception):
-    """What lies in the bucket is not what the executions said."""
+    """The bucket does not hold what the executions said."""
 
 
 def require(holds: object, what: str) -> None:

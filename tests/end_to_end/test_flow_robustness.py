@@ -141,7 +141,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 
 @pytest.fixture(scope="module")
 def reference(cloud: Cloud) -> dict[str, str]:
-    """The seeds' payload, verbatim: the files of an undisturbed run."""
+    """The published system's payload, verbatim: the files of an undisturbed run."""
     outcome = cloud.run()
     assert outcome.status == "SUCCEEDED", outcome.cause
     assert outcome.output["ranks_received"] == PARTITIONS

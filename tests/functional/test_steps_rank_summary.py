@@ -292,10 +292,10 @@ def test_the_handlers_run_their_sample_events(
     assert output == {"rank": 0, "num_samples": 6, "record": f"{PATH}/0.json"}
     metrics = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     metrics = [line for line in metrics if "_aws" in line]
-    assert len(metrics) == 1, "one EMF record a rank"
+    assert len(metrics) == 1, "one EMF record per rank"
     assert metrics[0]["rank"] == 0
     (dimensions,) = metrics[0]["_aws"]["CloudWatchMetrics"][0]["Dimensions"]
-    assert set(dimensions) <= {"service"}, "a rank as dimension would be a billed metric a rank"
+    assert set(dimensions) <= {"service"}, "as a dimension, every rank would add a billed metric"
     lines = [json.loads(line) for line in log.getvalue().splitlines()]
     done = next(line for line in lines if line["message"] == "rank done")
     assert (done["execution"], done["rank"], done["world_size"]) == ("sample", 0, 11)

@@ -1,4 +1,4 @@
-"""Costs: hand-computed figures, the published table, and where the seeds' tables are off."""
+"""Costs: hand-computed figures, the published table, and where the published tables are off."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The seeds' payloads parse verbatim; every bad input is refused with an error naming the key."""
+"""Published payloads parse verbatim; every bad input is refused with an error naming the key."""
 
 import json
 from pathlib import Path

@@ -55,7 +55,7 @@ def claim(
     ------
     ResultPathInUse
         If another execution holds the path, or took it at the same moment; or if it holds a path
-        that this one lies in, or that lies in this one.
+        that contains this one or is inside it.
     TransientStorageError
         If another attempt of this execution's Initialize is at work, or finished meanwhile.
     """

@@ -31,20 +31,20 @@ FREE_EPHEMERAL_MB = 512
 PARENT_TRANSITIONS = 5
 """States of the parent per execution: Initialize, Map, Summarize, Whole Result, Succeeded."""
 
-# S3 requests of an execution; those that read partitions come beside.
+# S3 requests of an execution; those that read partitions are counted apart.
 MODEL_GETS = 2
 """Of a cold sandbox."""
 RECORD_GETS = 3
-"""Of a rank: for an earlier record, for the claim, and Summarize's for its record."""
+"""Per rank: for an earlier record, for the claim, and Summarize's for its record."""
 BARRIER_GETS = 2
-"""Of a rank at the collective, for its record and for what was agreed; messages not counted."""
-PUTS_A_RANK = 2
-FILES_A_RANK = 3
-"""That Summarize may have to list: record, predictions, failure."""
+"""Per rank at the collective, for its record and for what was agreed; messages not counted."""
+PUTS_PER_RANK = 2
+FILES_PER_RANK = 3
+"""Files that Summarize may have to list: record, predictions, failure."""
 LISTED_AT_ONCE = 1000
 STEP_REQUESTS = 10
 """GETs, and PUTs, of Initialize, Summarize and the Map's reader and writer."""
-SECONDS_A_MONTH = 730 * 3600.0
+SECONDS_PER_MONTH = 730 * 3600.0
 
 
 class _Model(BaseModel):
@@ -206,7 +206,7 @@ def kept_ready(
     snapshots: int = 0,
     region: str = REFERENCE_REGION,
     architecture: Architecture = "arm64",
-    seconds: float = SECONDS_A_MONTH,
+    seconds: float = SECONDS_PER_MONTH,
 ) -> CostBreakdown:
     """Price what Lambda keeps ready for executions and bills whether or not any runs.
 
@@ -268,9 +268,9 @@ def execution_usage(
     initialize_seconds, summarize_seconds
         Billed seconds of the two steps.
     attempts
-        Invocations of Model Inference, if not one a rank.
+        Invocations of Model Inference, if not one per rank.
     partitions
-        Partitions that Initialize lists, if not one a rank.
+        Partitions that Initialize lists, if not one per rank.
     barrier_seconds
         Sum of the billed seconds of Invoke FMI; None for an execution without FMI.
     memory_mb
@@ -285,7 +285,7 @@ def execution_usage(
     if barrier_seconds is not None:
         parts.append(("invoke_fmi", ranks, barrier_seconds, memory_mb["invoke_fmi"]))
     listed = math.ceil((ranks if partitions is None else partitions) / LISTED_AT_ONCE)
-    listed += math.ceil(FILES_A_RANK * ranks / LISTED_AT_ONCE)
+    listed += math.ceil(FILES_PER_RANK * ranks / LISTED_AT_ONCE)
     return Usage(
         region=region,
         architecture=architecture,
@@ -303,7 +303,7 @@ def execution_usage(
             + (BARRIER_GETS * ranks if barrier_seconds is not None else 0)
             + STEP_REQUESTS
         ),
-        s3_put_requests=PUTS_A_RANK * ranks + listed + STEP_REQUESTS,
+        s3_put_requests=PUTS_PER_RANK * ranks + listed + STEP_REQUESTS,
     )
 
 

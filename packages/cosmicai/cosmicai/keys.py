@@ -37,7 +37,7 @@ def manifest(result_path: str) -> str:
 
 
 def resumed_manifest(result_path: str) -> str:
-    """Return the key of what the Map reads in a resumed execution: its missing ranks alone."""
+    """Return the key of a resumed execution's manifest: its missing ranks only."""
     return folder(result_path) + "resumed/manifest.json"
 
 
@@ -67,7 +67,7 @@ def combined_data(result_path: str) -> str:
 
 
 def summary(result_path: str) -> str:
-    """Return the key of what the execution amounts to."""
+    """Return the key of the execution's summary."""
     return folder(result_path) + "summary.json"
 
 
@@ -113,6 +113,6 @@ def is_result(result_path: str, key: str, world_size: int | None = None) -> bool
 
 
 def parents(result_path: str) -> list[str]:
-    """Return the folders that a result path lies in, the outermost first."""
+    """Return the folders that contain a result path, the outermost first."""
     steps = result_path.strip("/").split("/")
     return ["/".join(steps[:count]) for count in range(1, len(steps))]

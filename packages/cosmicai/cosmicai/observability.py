@@ -1,6 +1,6 @@
 """Logger, tracer and metrics of the functions, by Powertools.
 
-Each is made once a sandbox, at first use, from the environment that the template sets
+Each is made once per sandbox, at first use, from the environment that the template sets
 (``POWERTOOLS_SERVICE_NAME``, ``POWERTOOLS_METRICS_NAMESPACE``, ``POWERTOOLS_LOG_LEVEL``).
 """
 

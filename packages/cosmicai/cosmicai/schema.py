@@ -150,8 +150,8 @@ class ExecutionInput(Contract):
 
     world_size: Annotated[Integer, Field(ge=1, le=100_000)] | None = Field(
         default=None,
-        description="Number of ranks; default one a partition. Fewer ranks share consecutive "
-        "partitions out evenly; of more, the rest get no data and still take part.",
+        description="Number of ranks; default one per partition. Fewer ranks share consecutive "
+        "partitions out evenly; with more, the last ones get no data and still take part.",
     )
     overwrite: bool = Field(
         default=False,

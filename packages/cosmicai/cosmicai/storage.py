@@ -329,7 +329,7 @@ class Store:
         Parameters
         ----------
         recursive
-            False leaves out what lies in sub-folders of the prefix.
+            False leaves out the sub-folders of the prefix.
 
         Raises
         ------

@@ -188,7 +188,7 @@ class Reduction:
         return mine
 
     def _scan_slice(self, packet: Packet, chain: Chain) -> list[Packet]:
-        """Exchange slices; return the prefixes of this rank's slice, one a rank of the group."""
+        """Exchange slices; return the prefixes of this rank's slice, one per rank of the group."""
         packets, ranks = self._gather_slice(packet, chain)
         if chain.column is None:
             return [_NOTHING] * chain.group.size

@@ -250,7 +250,7 @@ def possible(
     Raises
     ------
     InvalidInput
-        With everything that stands in its way.
+        The message names everything that prevents it.
     LookupRefused
         If the account may not be asked.
     """

@@ -97,7 +97,7 @@ class OpenVinoEngine:
         return dict(seconds)
 
     def _predict_chunk(self, count: int) -> NDArray[np.float32]:
-        """Predict what lies in the first ``count`` places of the input buffers."""
+        """Predict the first ``count`` galaxies of the input buffers."""
         image = _shared(self._image[:count])
         self._front.set_input_tensor(0, image)
         tokens = _run(self._front)

@@ -1,6 +1,6 @@
 """Messages between ranks and the rendezvous server, and how they are authenticated.
 
-One JSON object a line. A rank sends ``join`` and, when every rank has, receives ``peers`` with
+One JSON object per line. A rank sends ``join`` and, when every rank has, receives ``peers`` with
 the addresses of all: one round trip. The connection then stays open: through it ranks learn of
 aborts, of ranks that died, and of ranks that wish to punch a hole.
 

@@ -27,7 +27,7 @@ def plan(
         float, typer.Option(help="Size of a partition in MB (2^20 bytes).", min=0.1)
     ] = 100.0,
     ranks: Annotated[
-        int | None, typer.Option(help="Ranks; by default one a partition.", min=1)
+        int | None, typer.Option(help="Ranks; by default one per partition.", min=1)
     ] = None,
     memory: Annotated[
         int,

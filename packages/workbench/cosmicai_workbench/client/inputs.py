@@ -109,7 +109,7 @@ def complete(
 def located(
     content: Mapping[str, Any], *, model: str | Path | None, data: str | Path | None
 ) -> tuple[dict[str, Any], Path | None, Path | None]:
-    """Tell what lies in S3 already from what is to be uploaded.
+    """Tell what is already in S3 from what is to be uploaded.
 
     Parameters
     ----------

@@ -144,7 +144,7 @@ def staged_partitions(folder: Path, *, overwrite: bool, keep: Path | None = None
     with file_errors(folder):
         there = [path for path in folder.glob("*") if _MADE.fullmatch(path.name)]
         if keep is not None and any(path.samefile(keep) for path in there):
-            raise InvalidInput(f"{keep} lies in {folder}, where its partitions would replace it")
+            raise InvalidInput(f"{keep} is in {folder}, where its partitions would replace it")
         if there and not overwrite:
             raise InvalidInput(
                 f"{folder} already holds {len(there)} partition files, such as {there[0].name}; "

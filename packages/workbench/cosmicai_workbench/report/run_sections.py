@@ -26,7 +26,7 @@ _PUBLISHED_SAMPLES = {25: 1278, 100: 5113}
 """Galaxies in a partition of the published runs."""
 _PUBLISHED_GALAXIES = galaxies_in(12.6 * 1024)
 _SEED_COSTS = (0.16, 0.38)
-"""Dollars of one 12.6 GB execution in the seeds' tables, least and most."""
+"""Dollars of one 12.6 GB execution in the published tables, least and most."""
 
 
 def subtitle(run: "Run") -> str:
@@ -321,7 +321,7 @@ def _published(run: "Run", prefix: str) -> Section:
         seconds = median(theirs.rank_seconds)
         rows.append(
             (
-                f"galaxies per second of a rank, median ({size} MB partitions)",
+                f"galaxies per second per rank, median ({size} MB partitions)",
                 f"{_PUBLISHED_SAMPLES[size] / seconds:,.0f}",
                 f"{ours:,.0f}",
             )

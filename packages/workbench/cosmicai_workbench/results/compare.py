@@ -85,7 +85,7 @@ def _figures(run: "Run") -> list[tuple[str, float | None]]:
         ("inference, first rank to last (s)", summary.inference_seconds),
         ("galaxies per second, all ranks", summary.samples_per_second),
         (
-            "galaxies per second, a rank",
+            "galaxies per second per rank",
             fmean(r.sample_persec for r in working) if working else None,
         ),
         ("time per batch (s)", fmean(r.execution_time for r in working) if working else None),

@@ -171,8 +171,8 @@ def export(
 ) -> int:
     """Write the catalogue and return its number of rows.
 
-    Provenance lies in the metadata: the FITS header, the Parquet schema, and for CSV, which has
-    no place for it, a JSON file beside it.
+    Provenance is stored in the metadata: the FITS header, the Parquet schema, and for CSV, which
+    has no place for it, a JSON file beside it.
 
     Parameters
     ----------

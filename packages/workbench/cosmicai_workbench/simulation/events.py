@@ -24,7 +24,7 @@ _ATTEMPT, _END = 0, 1
 
 THROTTLED = retrier("Model Inference", "Lambda.TooManyRequestsException")
 TRANSIENT = retrier("Model Inference", "TransientStorageError")
-"""How the state machine retries a throttled rank, and one that failed in passing."""
+"""How the state machine retries a throttled rank, and one with a transient error."""
 
 
 @dataclass

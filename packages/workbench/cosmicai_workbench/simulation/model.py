@@ -39,7 +39,7 @@ class Limits(_Frozen):
     execution_seconds: float = Field(default=7200.0, gt=0)
     """The state machine's ``TimeoutSeconds``."""
     s3_reads_per_second: float = Field(default=5500.0, gt=0)
-    """GET requests a second on one prefix; further ones wait."""
+    """GET requests per second on one prefix; further ones wait."""
 
 
 class Work(_Frozen):

@@ -77,7 +77,7 @@ def work_for(
     ranks: int | None = None,
     barrier: bool = False,
 ) -> Work:
-    """Divide galaxies over ranks: one a partition, or as many as asked for.
+    """Divide galaxies over ranks: one per partition, or as many as asked for.
 
     Raises
     ------

@@ -10,7 +10,7 @@ Two campaigns were published, years of code apart, so each has its own profile:
   simulated: it is an overhead measured on the calibration runs, and 100 GB is checked on its
   inference time.
 
-What is fitted, on top of the measured rank times: a constant time, a time a rank in Initialize
+What is fitted, on top of the measured rank times: a constant time, a time per rank in Initialize
 and Summarize (*small*) or the Map's dispatch rate (*scale*), and how much of the spread of the
 published rank times (profiler time, not wall time) is real.
 """
