@@ -15,7 +15,7 @@ import pytest
 from cosmicai import keys
 from cosmicai.model.layout import MODEL_FILES
 from cosmicai_workbench.cloud.local import LocalCloud
-from cosmicai_workbench.cloud.session import local_config, local_session
+from cosmicai_workbench.cloud.session import local_session
 from cosmicai_workbench.cloud.state import Limits
 from cosmicai_workbench.data.partition_writer import write_partition
 from model_fill import SMALL, filled_bundle
@@ -119,7 +119,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     ) as local:
         status = local.status
         session = local_session(status.variables)
-        options: dict[str, Any] = {"endpoint_url": status.endpoint, "config": local_config()}
+        options: dict[str, Any] = {"endpoint_url": status.endpoint}
         cloud = Cloud(
             session.client("s3", **options),
             session.client("stepfunctions", **options),

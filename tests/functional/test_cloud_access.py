@@ -22,7 +22,7 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from cosmicai_workbench.cloud.local import LocalCloud
 from cosmicai_workbench.cloud.sandbox import loopback_host
-from cosmicai_workbench.cloud.session import local_config, local_session
+from cosmicai_workbench.cloud.session import local_session
 
 TEMPLATE = Path(__file__).parent / "small_stack/template.yaml"
 BUCKET = "cosmicai-results"
@@ -39,9 +39,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
 
 def client(cloud: LocalCloud, service: str, **options: Any) -> Any:
     session = local_session(cloud.status.variables)
-    return session.client(
-        service, endpoint_url=cloud.status.endpoint, config=local_config(**options)
-    )
+    return session.client(service, endpoint_url=cloud.status.endpoint, config=Config(**options))
 
 
 def address(cloud: LocalCloud) -> str:
@@ -202,7 +200,6 @@ def test_wrong_keys_are_named_in_the_words_of_aws(cloud: LocalCloud, service: st
             region_name="us-east-1",
             aws_access_key_id=access_key,
             aws_secret_access_key=secret_key,
-            config=local_config(),
         )
         with pytest.raises(ClientError) as refused:
             CALLS[service](wrong)
@@ -236,9 +233,7 @@ def test_every_cloud_has_keys_of_its_own(cloud: LocalCloud, tmp_path: Path) -> N
     with LocalCloud(template=TEMPLATE, root=tmp_path, concurrency=1) as other:
         assert other.status.keys != cloud.status.keys
         crossed = {**cloud.status.variables, "AWS_ENDPOINT_URL": other.status.endpoint}
-        s3 = local_session(crossed).client(
-            "s3", endpoint_url=other.status.endpoint, config=local_config()
-        )
+        s3 = local_session(crossed).client("s3", endpoint_url=other.status.endpoint)
         with pytest.raises(ClientError, match="InvalidAccessKeyId"):
             s3.list_buckets()
 

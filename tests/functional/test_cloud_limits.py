@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.config import Config
 from botocore.exceptions import ClientError
 from cosmicai_workbench.cloud.local import LocalCloud
 from cosmicai_workbench.cloud.records import LogReader
-from cosmicai_workbench.cloud.session import local_config, local_session
+from cosmicai_workbench.cloud.session import local_session
 from cosmicai_workbench.cloud.state import Limits
 
 STACK = Path(__file__).parent / "small_stack"
@@ -43,7 +44,7 @@ def client(cloud: LocalCloud, service: str) -> Any:
     return local_session(cloud.status.variables).client(
         service,
         endpoint_url=cloud.status.endpoint,
-        config=local_config(retries={"total_max_attempts": 1}),
+        config=Config(retries={"total_max_attempts": 1}),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 from cosmicai_workbench.cloud.local import LocalCloud
-from cosmicai_workbench.cloud.session import local_config, local_session
+from cosmicai_workbench.cloud.session import local_session
 from cosmicai_workbench.cloud.state import Limits
 
 BUCKET = "cosmicai-results"
@@ -75,9 +75,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
 
 
 def client(cloud: LocalCloud, service: str) -> Any:
-    return local_session(cloud.status.variables).client(
-        service, endpoint_url=cloud.status.endpoint, config=local_config()
-    )
+    return local_session(cloud.status.variables).client(service, endpoint_url=cloud.status.endpoint)
 
 
 DELETE = {"Delete": {"Objects": [{"Key": "in/a"}, {"Key": "out/b"}]}}

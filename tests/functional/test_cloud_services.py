@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 from cosmicai_workbench.cloud.local import LocalCloud
-from cosmicai_workbench.cloud.session import local_config, local_session
+from cosmicai_workbench.cloud.session import local_session
 from cosmicai_workbench.cloud.sources import SourceWatch
 
 STACK = Path(__file__).parent / "small_stack"
@@ -43,9 +43,7 @@ def cloud(project: tuple[Path, LocalCloud]) -> LocalCloud:
 
 
 def client(cloud: LocalCloud, service: str) -> Any:
-    return local_session(cloud.status.variables).client(
-        service, endpoint_url=cloud.status.endpoint, config=local_config()
-    )
+    return local_session(cloud.status.variables).client(service, endpoint_url=cloud.status.endpoint)
 
 
 def call(cloud: LocalCloud, **event: Any) -> Any:

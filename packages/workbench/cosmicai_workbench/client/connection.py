@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cosmicai.errors import CosmicAIError, InvalidInput
 from cosmicai.storage import Store, make_client
 
-from cosmicai_workbench.cloud.session import local_config, local_session
+from cosmicai_workbench.cloud.session import local_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -86,8 +86,7 @@ def connect(
         if variables is None:
             session = boto3.Session(profile_name=profile, region_name=region)
         else:
-            endpoint, config = variables["AWS_ENDPOINT_URL"], local_config(**options)
-            session = local_session(variables)
+            endpoint, session = variables["AWS_ENDPOINT_URL"], local_session(variables)
         formation = session.client("cloudformation", endpoint_url=endpoint, config=config)
         found = formation.describe_stacks(StackName=stack)["Stacks"][0]
         outputs = {each["OutputKey"]: each["OutputValue"] for each in found.get("Outputs", [])}

@@ -14,7 +14,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from cosmicai_workbench.cloud import map_runs
-from cosmicai_workbench.cloud.session import local_config, local_session
+from cosmicai_workbench.cloud.session import local_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +57,8 @@ def _share_clients(keys: Callable[[str], Keys], endpoint: str) -> None:
     session that makes it is not safe to share between the threads of a Map. moto's signs with keys
     of its own.
     """
+    from botocore.config import Config
+
     # The parser imports every kind of task, each of which holds the function by name.
     from moto.stepfunctions.parser.asl.utils import boto_client
 
@@ -71,7 +73,7 @@ def _share_clients(keys: Callable[[str], Keys], endpoint: str) -> None:
                 clients[region, service, role] = session.client(
                     service,
                     endpoint_url=endpoint,
-                    config=local_config(
+                    config=Config(
                         parameter_validation=False,
                         retries={"total_max_attempts": 1},
                         connect_timeout=_CONNECT_SECONDS,

@@ -19,7 +19,7 @@ from cosmicai_workbench.application import TEMPLATE
 from cosmicai_workbench.cloud.local import LocalCloud, server_environment
 from cosmicai_workbench.cloud.pool import sandbox_environment, streams_folder
 from cosmicai_workbench.cloud.records import LogReader
-from cosmicai_workbench.cloud.session import local_config, local_session
+from cosmicai_workbench.cloud.session import local_session
 from cosmicai_workbench.cloud.state import (
     LocalCloudError,
     Settings,
@@ -78,13 +78,15 @@ def find_function(folder: Path, wanted: str) -> Function:
 
 def invoke(folder: Path, function: Function, event: bytes) -> Answer:
     """Call a function in a sandbox."""
+    from botocore.config import Config
+
     status = _status(folder)
     reader = LogReader(streams_folder(logs_folder(folder), function))
     reader.read()
     client = local_session(status.variables).client(
         "lambda",
         endpoint_url=status.endpoint,
-        config=local_config(read_timeout=_READ_SECONDS, retries={"total_max_attempts": 1}),
+        config=Config(read_timeout=_READ_SECONDS, retries={"total_max_attempts": 1}),
     )
     answer = client.invoke(FunctionName=function.name, Payload=event)
     return Answer(

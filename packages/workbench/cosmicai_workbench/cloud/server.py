@@ -28,7 +28,7 @@ from cosmicai_workbench.cloud.log_service import LogService
 from cosmicai_workbench.cloud.pool import Pools, streams_folder
 from cosmicai_workbench.cloud.rendezvous import start_rendezvous
 from cosmicai_workbench.cloud.roles import Roles
-from cosmicai_workbench.cloud.session import local_config, local_session
+from cosmicai_workbench.cloud.session import local_session
 from cosmicai_workbench.cloud.state import Settings, Status, clear, logs_folder, scratch_folder
 from cosmicai_workbench.cloud.template import ACCOUNT, REGION, load_stack
 
@@ -177,7 +177,7 @@ def _listen(
 def _create_resources(stack: Stack, endpoint: str, settings: Settings, keys: Keys) -> None:
     """Create what the stack deploys: buckets, state machines, and the stack's own outputs."""
     session = local_session(keys.variables(REGION))
-    machines = session.client("stepfunctions", endpoint_url=endpoint, config=local_config())
+    machines = session.client("stepfunctions", endpoint_url=endpoint)
     for machine in stack.state_machines:
         machines.create_state_machine(
             name=machine.name,
@@ -186,7 +186,7 @@ def _create_resources(stack: Stack, endpoint: str, settings: Settings, keys: Key
         )
     # Of the stack itself, moto knows the buckets and the outputs, where clients find names.
     buckets = dict.fromkeys([*stack.buckets, *settings.buckets])
-    session.client("cloudformation", endpoint_url=endpoint, config=local_config()).create_stack(
+    session.client("cloudformation", endpoint_url=endpoint).create_stack(
         StackName=stack.name,
         TemplateBody=json.dumps(
             {
