@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from cosmicai.built_for import check_processor
 from cosmicai_workbench.deployment.build_check import built_architecture, pin_architecture
 from samcli.yamlhelper import yaml_parse
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+ROOT = Path(__file__).parents[2]
 BUILT = """
 Parameters:
   Architecture:
@@ -50,6 +51,18 @@ def test_a_layer_for_another_processor_says_so_at_import(
     mark.write_text(f"{built_for}\n")
     with pytest.raises(ImportError, match=f"built for {built_for}.*ARCHITECTURE={found}"):
         check_processor(mark, machine)
+
+
+def test_the_package_in_a_layer_for_another_processor_does_not_import(tmp_path: Path) -> None:
+    package = tmp_path / "cosmicai"
+    shutil.copytree(ROOT / "packages/cosmicai/cosmicai", package)
+    (package / "BUILT_FOR").write_text("another\n")
+    command = [sys.executable, "-c", "import cosmicai"]
+    outcome = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert outcome.returncode == 1
+    assert "ImportError: the layers were built for another" in outcome.stderr
 
 
 def test_an_installed_package_has_no_architecture(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cosmicai.built_for import check_processor
+
 if TYPE_CHECKING:
     from cosmicai.models import open_model
     from cosmicai.prediction import Predictions, Predictor
@@ -22,6 +24,8 @@ _MODULES = {
     "Predictor": "cosmicai.prediction",
     "Predictions": "cosmicai.prediction",
 }
+
+check_processor()
 
 
 def __getattr__(name: str) -> Any:

@@ -76,11 +76,6 @@ class RequestStatistics:
     retries: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
-    @property
-    def average_seconds(self) -> float:
-        """Mean over the requests; 0 without any."""
-        return self.total_seconds / self.requests if self.requests else 0.0
-
     def record(self, seconds: float) -> None:
         """Count one request, successful or not."""
         with self._lock:
@@ -215,7 +210,7 @@ class S3Source:
     ) -> None:
         """Make one range request; raise _Interrupted where another attempt may help."""
         deadline = time.monotonic() + REQUEST_SECONDS
-        condition: dict[str, Any] = {} if self._etag is None else {"IfMatch": self._etag}
+        condition: dict[str, Any] = {} if self._etag is None else {"IfMatch": f'"{self._etag}"'}
         try:
             response = self._location.client.get_object(
                 Bucket=self._location.bucket,
