@@ -113,7 +113,6 @@ def test_a_throttled_rank_waits_as_long_as_its_child_lives_and_records_its_failu
     rng = np.random.default_rng(0)
     longest = [throttled.delay(attempt) for attempt in range(throttled.max_attempts)]
     waits = (rng.random((10_000, len(longest))) * longest).sum(axis=1)
-    assert np.median(waits) == pytest.approx(throttled.mean_wait(), rel=0.01)
     assert np.median(waits) > 0.75 * EXPRESS_SECONDS
     assert np.quantile(waits, 0.99) < EXPRESS_SECONDS - 5
 

@@ -13,7 +13,6 @@ ROOT = _PACKAGED if _PACKAGED.is_dir() else _CHECKOUT
 """Folder of the application."""
 
 TEMPLATE = ROOT / "template.yaml"
-EVENTS = ROOT / "events"
 EXPERIMENTS = ROOT / "experiments"
 SMALL_MODEL = ROOT / "models" / "astromae-small"
 """The small trained model that ships."""

@@ -53,10 +53,6 @@ class Retrier:
         """Return the longest wait in seconds before a retry, the first being number 0."""
         return min(self.interval_seconds * self.backoff_rate**attempt, self.max_delay_seconds)
 
-    def mean_wait(self) -> float:
-        """Return the mean of the seconds waited in all, when every attempt fails at once."""
-        return sum(self.delay(attempt) / 2 for attempt in range(self.max_attempts))
-
     def as_state(self) -> dict[str, Any]:
         """Return it in the Amazon States Language."""
         return {

@@ -5,7 +5,6 @@ Needs no PyTorch, and loads quickly: see ``cosmicai.engines.openvino_graph``.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -37,15 +36,11 @@ class OpenVinoEngine:
         Its architecture.
     threads
         Threads to compute with.
-    count
-        Whether to count where the time goes, for :meth:`counters`.
     """
 
     name = "openvino"
 
-    def __init__(
-        self, tensors: Tensors, config: ModelConfig, threads: int, *, count: bool = False
-    ) -> None:
+    def __init__(self, tensors: Tensors, config: ModelConfig, threads: int) -> None:
         self._tensors = tensors  # the requests share them, so they must live
         builder = GraphBuilder(tensors, config)
         core = ov.Core()
@@ -56,7 +51,6 @@ class OpenVinoEngine:
             "NUM_STREAMS": 1,
             # Which of the host's processors a function gets is not for it to choose.
             "ENABLE_CPU_PINNING": False,
-            "PERF_COUNT": count,
         }
 
         def compiled(model: ov.Model) -> ov.CompiledModel:
@@ -86,15 +80,6 @@ class OpenVinoEngine:
             self._magnitude[:count] = magnitude[part]
             redshift[part] = self._predict_chunk(count)
         return redshift
-
-    def counters(self) -> dict[str, float]:
-        """Return the seconds that each part of the graphs took in the last chunk."""
-        seconds: dict[str, float] = defaultdict(float)
-        for request in (self._front, *self._blocks, self._rear):
-            for node in request.profiling_info:
-                part, labelled, _ = node.node_name.partition("#")
-                seconds[part if labelled else "other"] += node.real_time.total_seconds()
-        return dict(seconds)
 
     def _predict_chunk(self, count: int) -> NDArray[np.float32]:
         """Predict the first ``count`` galaxies of the input buffers."""

@@ -87,11 +87,10 @@ class GraphBuilder:
 
     def _linear(self, x: Node, name: str) -> Node:
         product = op.matmul(x, self._constant(f"{name}.weight"), False, True)
-        return _label(op.add(product, self._constant(f"{name}.bias")), "heads and magnitudes")
+        return op.add(product, self._constant(f"{name}.bias"))
 
     def _layer_norm(self, x: Node) -> Node:
-        norm = op.mvn(x, _shape(-1), True, self._config.norm_eps, "inside_sqrt")
-        return _label(norm, "LayerNorm")
+        return op.mvn(x, _shape(-1), True, self._config.norm_eps, "inside_sqrt")
 
     # -- the encoder branch: tokens are (17, B, width), the class token first -----------------
 
@@ -101,8 +100,7 @@ class GraphBuilder:
         patches = op.transpose(cut, _shape(2, 4, 0, 1, 3, 5))
         patches = op.reshape(patches, _shape(PATCHES, -1, BANDS * PATCH_SIZE**2), False)
         patches = op.matmul(patches, self._constant("patch.weight"), False, True)
-        patches = _label(patches, "patches to tokens")
-        patches = _label(op.add(patches, self._constant("patch.position")), "patches to tokens")
+        patches = op.add(patches, self._constant("patch.position"))
         batch = op.gather(op.shape_of(image), _shape(0), op.constant(np.int64(0)))
         shape = op.concat([_shape(1), batch, _shape(width)], 0)
         return op.concat([op.broadcast(self._constant("class_token"), shape), patches], 0)
@@ -116,7 +114,7 @@ class GraphBuilder:
             # linear, is taken before the MLP's second layer instead of after it.
             tokens = op.slice(tokens, _shape(1), _shape(TOKENS), _shape(1), _shape(0))
         hidden = _apply(self._layer_norm(tokens), own, "fc1")
-        hidden = _label(op.gelu(hidden, "erf"), "fc1: bias, activation, residual")
+        hidden = op.gelu(hidden, "erf")
         if last:
             hidden = op.reduce_mean(hidden, _shape(0), False)
             tokens = op.reduce_mean(tokens, _shape(0), False)
@@ -127,10 +125,10 @@ class GraphBuilder:
         y = self._winograd(tokens, own["conv1.winograd"], width, hidden)
         # The class token's row of the result is never read: its column of the next input
         # transform is zero.
-        y = _label(op.add(y, own["conv1.bias"]), "conv bias, SiLU")
-        y = _label(op.swish(y), "conv bias, SiLU")
+        y = op.add(y, own["conv1.bias"])
+        y = op.swish(y)
         y = self._winograd(y, own["conv2.winograd"], hidden, width)
-        return _label(op.add(y, own["conv2.bias"]), "conv bias, SiLU")
+        return op.add(y, own["conv2.bias"])
 
     def _winograd(self, tokens: Node, kernel: Node, inputs: int, outputs: int) -> Node:
         points = op.matmul(
@@ -139,12 +137,10 @@ class GraphBuilder:
             False,
             False,
         )
-        points = _label(points, "Winograd input transforms")
         points = op.reshape(points, _shape(PRODUCTS, -1, inputs), False)
-        products = _label(op.matmul(points, kernel, False, False), "Winograd products")
+        products = op.matmul(points, kernel, False, False)
         products = op.reshape(products, _shape(PRODUCTS, -1), False)
         mixed = op.matmul(self._constant("winograd.output"), products, False, False)
-        mixed = _label(mixed, "Winograd output transforms")
         return op.reshape(mixed, _shape(TOKENS, -1, outputs), False)
 
     def _attention(self, tokens: Node, own: dict[str, Any]) -> Node:
@@ -152,12 +148,12 @@ class GraphBuilder:
         qkv = _apply(tokens, own, "qkv")
         qkv = op.reshape(qkv, _shape(TOKENS, -1, 3, config.heads, config.head_dim), False)
         # 3, B, heads, tokens, head_dim
-        qkv = _label(op.transpose(qkv, _shape(2, 1, 3, 0, 4)), "attention")
+        qkv = op.transpose(qkv, _shape(2, 1, 3, 0, 4))
         parts = op.split(qkv, op.constant(np.int64(0)), 3).outputs()
         q, k, v = (op.squeeze(part, _shape(0)) for part in parts)
         one = op.constant(np.float32(1.0))  # the scale is part of q already
-        mixed = _label(op.scaled_dot_product_attention(q, k, v, None, one), "attention")
-        mixed = _label(op.transpose(mixed, _shape(2, 0, 1, 3)), "attention")
+        mixed = op.scaled_dot_product_attention(q, k, v, None, one)
+        mixed = op.transpose(mixed, _shape(2, 0, 1, 3))
         return op.reshape(mixed, _shape(TOKENS, -1, config.width), False)
 
     # -- the inception and magnitude branches ----------------------------------------------------
@@ -166,9 +162,7 @@ class GraphBuilder:
         maps = _average_pool(image)
         last = len(self._config.inception_widths) - 1
         for block in range(last + 1):
-            maps = _label(
-                self._inception_block(maps, block, last=block == last), "inception branch"
-            )
+            maps = self._inception_block(maps, block, last=block == last)
             if block in (1, 3):
                 maps = _average_pool(maps)
         flat = op.reshape(maps, _shape(-1, self._config.inception_features), False)
@@ -191,8 +185,7 @@ class GraphBuilder:
         pad = [side // 2, side // 2]
         weight = self._constant(f"{name}.weight")
         convolved = op.convolution(maps, weight, [1, 1], pad, pad, [1, 1])
-        biased = op.add(convolved, self._constant(f"{name}.bias", 1, -1, 1, 1))
-        return _label(biased, "inception branch")
+        return op.add(convolved, self._constant(f"{name}.bias", 1, -1, 1, 1))
 
     def _magnitudes(self, magnitude: Node) -> Node:
         x = magnitude
@@ -201,20 +194,14 @@ class GraphBuilder:
         return x
 
 
-def _label(node: Any, part: str) -> Any:
-    """Name a node after the part it belongs to, under which its time is counted."""
-    node.set_friendly_name(f"{part}#{node.get_friendly_name()}")
-    return node
-
-
 def _image() -> Any:
     return op.parameter([-1, BANDS, IMAGE_SIZE, IMAGE_SIZE], np.float32, name="image")
 
 
 def _apply(x: Node, own: dict[str, Any], layer: str) -> Node:
     """Apply a linear layer of a block, whose tensors are inputs of the graph."""
-    product = _label(op.matmul(x, own[f"{layer}.weight"], False, True), layer)
-    return _label(op.add(product, own[f"{layer}.bias"]), f"{layer}: bias, activation, residual")
+    product = op.matmul(x, own[f"{layer}.weight"], False, True)
+    return op.add(product, own[f"{layer}.bias"])
 
 
 def _shape(*sizes: int) -> Node:
@@ -222,10 +209,9 @@ def _shape(*sizes: int) -> Node:
 
 
 def _average_pool(maps: Node) -> Any:
-    pooled = op.avg_pool(maps, [2, 2], [0, 0], [0, 0], [2, 2], False)
-    return _label(pooled, "inception branch")
+    return op.avg_pool(maps, [2, 2], [0, 0], [0, 0], [2, 2], False)
 
 
 def _max_pool(maps: Node) -> Any:
     pooled = op.max_pool(maps, [1, 1], [1, 1], [1, 1], [1, 1], [3, 3])
-    return _label(pooled, "inception branch").output(0)
+    return pooled.output(0)
