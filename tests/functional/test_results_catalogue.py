@@ -1,16 +1,18 @@
 """Catalogues that astronomers' tools open without help, with where they come from inside."""
 
+import hashlib
 import json
 import math
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from cosmicai.errors import InvalidInput
 from cosmicai.partition.catalogue import DEC, RA, REASON, Catalogue, ColumnInfo, column_of
 from cosmicai_workbench.data.partition_writer import PartitionWriter
-from cosmicai_workbench.results.export import export
+from cosmicai_workbench.results.export import export, unlisted_partitions
 from cosmicai_workbench.results.run_folder import load_run
 from run_folders import DIGEST, make_run
 
@@ -188,6 +190,32 @@ def test_every_object_has_a_row_that_joins_on_its_own_id(partial, tmp_path, form
     ]
 
 
+@pytest.mark.parametrize(
+    ("files", "listed"),
+    [
+        ({"25MB/2.pt": "right"}, 2),
+        ({"2.pt": "right"}, 2),
+        ({"25MB/2.pt": "another", "2.pt": "right"}, 2),
+        ({"25MB/2.pt": "another"}, 0),
+        ({"2.pt": "another"}, 0),
+    ],
+)
+def test_objects_of_failed_ranks_come_from_the_files_that_were_planned(
+    partial, tmp_path, files, listed
+):
+    run, data = partial
+    right = data / "25MB/2.pt"
+    (failed,) = run.summary.failed_ranks
+    planned = failed.model_copy(update={"data_etag": hashlib.md5(right.read_bytes()).hexdigest()})
+    run = replace(run, summary=run.summary.model_copy(update={"failed_ranks": [planned]}))
+    for name, content in files.items():
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(right.read_bytes() + (b"" if content == "right" else b"more"))
+    assert export(run, tmp_path / "c.csv", "csv", data=tmp_path / "data") == 5 + listed
+    assert unlisted_partitions(run, tmp_path / "data") == ([] if listed else ["25MB/2.pt"])
+
+
 def test_fits_escapes_what_its_tables_cannot_hold(partial, tmp_path):
     from astropy.io import fits
 
@@ -207,6 +235,13 @@ def test_no_cell_of_a_csv_is_a_formula(partial, tmp_path):
     with (tmp_path / "c.csv").open(newline="") as file:
         cells = [row["survey"] for row in csv.DictReader(file)]
     assert cells[:3] == ["'=SUM(A1)", "β Cas", "-12.5"]
+
+
+def test_no_column_name_of_a_csv_is_a_formula(tmp_path):
+    carried = {0: {"catalogue": described(["a", "b"], **{"=1+1": ("int64", "", [1, 2])})}}
+    run = load_run(make_run(tmp_path, ranks=1, samples=2, straggler=None, carried=carried))
+    export(run, tmp_path / "c.csv", "csv")
+    assert ",'=1+1" in (tmp_path / "c.csv").read_text().splitlines()[0]
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1"])

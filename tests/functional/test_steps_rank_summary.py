@@ -173,6 +173,7 @@ def test_a_missing_rank_fails_the_execution_and_is_named(stack: Stack) -> None:
     assert summary.ranks_received == 1
     first, second = summary.failed_ranks
     assert (first.rank, first.data_path, first.error) == (1, "100MB/2.pt", "CorruptPartition")
+    assert first.data_etag == storage.store(BUCKET).head("100MB/2.pt").etag
     assert (second.rank, second.error) == (2, "NotReceived")
     assert "combined_data.json" not in stack.files()
     # The state machine then takes its failure path; the names stay.

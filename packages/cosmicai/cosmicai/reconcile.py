@@ -75,6 +75,7 @@ def reconcile(plan: Plan) -> Reconciled:
         FailedRank(
             rank=rank,
             data_path=items[rank].DATA_PATH if rank in items else None,
+            data_etag=items[rank].DATA_ETAG if rank in items else None,
             error=reason.error,
             cause=reason.cause,
             child=reason.child,

@@ -524,6 +524,9 @@ class FailedRank(Contract):
 
     rank: int = Field(ge=0)
     data_path: str | list[str] | None
+    data_etag: str | list[str] | None = Field(
+        default=None, description="ETags of its partitions when they were planned, likewise."
+    )
     error: str
     cause: str
     child: str = Field(default="", description="ARN of the Map's child that ran it, if known.")

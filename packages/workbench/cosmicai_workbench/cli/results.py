@@ -86,7 +86,7 @@ def export(
     if unlisted := unlisted_partitions(loaded, data):
         typer.echo(
             f"  not listed: the objects of {len(unlisted)} partition(s) of failed ranks, such as "
-            f"{unlisted[0]}; --data FOLDER, with these partitions, lists them"
+            f"{unlisted[0]}; --data FOLDER, with these partitions unchanged, lists them"
         )
 
 

@@ -36,8 +36,8 @@ def write_rows(path: Path, header: Any, rows: Any) -> None:
     """Write a CSV file that a spreadsheet opens without running anything in it."""
     with whole_text_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows([spreadsheet_safe(value) for value in row] for row in rows)
+        for row in (header, *rows):
+            writer.writerow([spreadsheet_safe(value) for value in row])
 
 
 def spreadsheet_safe(value: Any) -> Any:

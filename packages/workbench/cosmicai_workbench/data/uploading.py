@@ -193,6 +193,24 @@ def part_size(size: int) -> int:
     return PART_BYTES * -(-parts // MAX_PARTS)
 
 
+def etag_of(path: Path) -> str:
+    """Return the ETag that S3 gives the file when it is uploaded from here."""
+    size = path.stat().st_size
+    return _etag(_digests(path, size), size)
+
+
+def _digests(path: Path, size: int) -> list[bytes]:
+    """Return the MD5 of each part; an empty file has one empty part."""
+    step = part_size(max(size, 1))
+    with path.open("rb") as file:
+        return [_md5(file.read(step)) for _ in range(0, max(size, 1), step)]
+
+
+def _etag(digests: list[bytes], size: int) -> str:
+    in_parts = size >= PART_BYTES
+    return f"{_md5(b''.join(digests)).hex()}-{len(digests)}" if in_parts else digests[0].hex()
+
+
 class _Uploader:
     """The upload of one file."""
 
@@ -211,16 +229,12 @@ class _Uploader:
         self._lock = Lock()
 
     def run(self) -> Upload:
-        in_parts = self._size >= PART_BYTES
-        step = part_size(self._size) if in_parts else PART_BYTES
-        with self._path.open("rb") as file:
-            starts = range(0, max(self._size, 1), step)  # an empty file has one empty part
-            digests = [_md5(file.read(step)) for _ in starts]
-        etag = f"{_md5(b''.join(digests)).hex()}-{len(digests)}" if in_parts else digests[0].hex()
+        digests = _digests(self._path, self._size)
+        etag = _etag(digests, self._size)
         if self._store.find(self._key) == StoredObject(self._key, self._size, etag):
             self._on_bytes(self._size)
-        elif in_parts:
-            self._send_parts(digests, step)
+        elif self._size >= PART_BYTES:
+            self._send_parts(digests, part_size(self._size))
         else:
             body = self._read(0, self._size, digests[0])
             self._store.write(self._key, body)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -15,6 +16,7 @@ from cosmicai.tables import to_arrow, to_pandas, to_table
 
 from cosmicai_workbench.data.catalogue import spreadsheet_safe
 from cosmicai_workbench.data.files import file_errors, whole_file, whole_text_file
+from cosmicai_workbench.data.uploading import etag_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -55,6 +57,7 @@ def catalogue_of(run: "Run", data: Path | None = None) -> CatalogueTable:
         A finished run.
     data
         Folder with the partitions of failed ranks, whose predictions do not tell their objects.
+        Files that are not what the run was to read are passed over; see `unlisted_partitions`.
 
     Raises
     ------
@@ -112,7 +115,7 @@ def _value(
 
 def unlisted_partitions(run: "Run", data: Path | None = None) -> list[str]:
     """Return the partitions of failed ranks whose objects the catalogue cannot list."""
-    return [key for key in _failed_keys(run) if data is None or _find(data, key) is None]
+    return [key for key, etag in _failed_keys(run) if data is None or not _find(data, key, etag)]
 
 
 def _reasons(found: "Predictions", failed: int) -> list[str]:
@@ -122,18 +125,20 @@ def _reasons(found: "Predictions", failed: int) -> list[str]:
     return [*predicted, *why, *[FAILED] * failed]
 
 
-def _failed_keys(run: "Run") -> list[str]:
-    keys: list[str] = []
+def _failed_keys(run: "Run") -> "Iterator[tuple[str, str | None]]":
+    """Yield the partitions of failed ranks, with their ETags where the run knows them."""
     for rank in run.summary.failed_ranks:
-        paths = rank.data_path or []
-        keys += [paths] if isinstance(paths, str) else paths
-    return keys
+        paths, etags = (
+            [value] if isinstance(value, str) else value or []
+            for value in (rank.data_path, rank.data_etag)
+        )
+        yield from zip_longest(paths, etags)
 
 
 def _failed(run: "Run", data: Path | None) -> "Iterator[tuple[str, Catalogue]]":
     """Yield the partitions of failed ranks that lie in ``data``, with their catalogues."""
-    for key in _failed_keys(run) if data is not None else ():
-        path = _find(data, key) if data is not None else None
+    for key, etag in _failed_keys(run):
+        path = _find(data, key, etag) if data is not None else None
         if path is None:
             continue
         with open_partition(path, batch_size=1) as reader:
@@ -141,12 +146,16 @@ def _failed(run: "Run", data: Path | None) -> "Iterator[tuple[str, Catalogue]]":
             yield key, reader.catalogue() or named(names)
 
 
-def _find(data: Path, key: str) -> Path | None:
-    """Return the file of a partition's key: the one whose path agrees with it the furthest."""
+def _find(data: Path, key: str, etag: str | None) -> Path | None:
+    """Return the file of a partition's key: the one whose path agrees with it the furthest.
+
+    With an ETag, the file must have the content that was planned: another data set may have
+    partitions of the same names.
+    """
     parts = PurePosixPath(key).parts
     for first in range(len(parts)):
         path = data.joinpath(*parts[first:])
-        if path.is_file():
+        if path.is_file() and etag in (None, etag_of(path)):
             return path
     return None
 
@@ -262,4 +271,5 @@ def _write_csv(path: Path, table: CatalogueTable, _: dict[str, str]) -> None:
         else found
         for name, found in table.values.items()
     }
-    to_pandas(values).to_csv(path, index=False)
+    header = [spreadsheet_safe(name) for name in values]
+    to_pandas(values).to_csv(path, index=False, header=header)
