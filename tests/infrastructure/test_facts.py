@@ -7,8 +7,12 @@ import pytest
 from cosmicai import facts
 from cosmicai_workbench.data.partition_writer import write_partition
 from cosmicai_workbench.data.splitting import galaxies_per_partition
+from cosmicai_workbench.report import text
+from cosmicai_workbench.results.run_folder import load_run
+from cosmicai_workbench.results.table import summary_rows
 from cosmicai_workbench.simulation.planning import work_for
 from cosmicai_workbench.tuning.model import Setting, estimate
+from run_folders import make_run
 from s3_stack import make_galaxies
 from samcli.yamlhelper import yaml_parse
 
@@ -70,3 +74,12 @@ def test_the_default_size_is_what_every_account_has_and_uses_two_threads() -> No
     assert facts.DEFAULT_INFERENCE_MEMORY_MB <= facts.NEW_ACCOUNT_MEMORY_MB
     assert facts.threads(facts.DEFAULT_INFERENCE_MEMORY_MB) == 2
     assert facts.vcpus(facts.DEFAULT_INFERENCE_MEMORY_MB) > 1.5  # both threads are well fed
+
+
+def test_a_size_is_the_same_number_in_every_table(tmp_path: Path) -> None:
+    assert text.size(25 * facts.MB) == "25 MB"
+    assert text.size(12.6 * 1024 * facts.MB) == "12.6 GB"
+    assert text.size(1000 * facts.MB) == "0.977 GB"
+    summary = load_run(make_run(tmp_path)).summary
+    rows = dict(summary_rows(summary.model_copy(update={"num_bytes": 25 * facts.MB})))
+    assert rows["Data"] == "25.0 MB"

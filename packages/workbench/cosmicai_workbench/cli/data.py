@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from cosmicai.facts import MB
 
 from cosmicai_workbench.cli.progress import progress_bar
 
@@ -57,7 +58,7 @@ def make(
     if as_json:
         typer.echo(json.dumps({"files": files, "metadata": metadata}, indent=2))
         return
-    typer.echo(f"{output}: {galaxies:,} galaxies, {output.stat().st_size / 2**20:,.1f} MB")
+    typer.echo(f"{output}: {galaxies:,} galaxies, {output.stat().st_size / MB:,.1f} MB")
     typer.echo(f"  {metadata['notice']}")
 
 
@@ -257,6 +258,6 @@ def upload(
         typer.echo(json.dumps({"bucket": bucket, "objects": objects, "sent": sent}, indent=2))
         return
     typer.echo(
-        f"s3://{bucket}/{prefix}: {len(uploads):,} files, {total / 2**20:,.1f} MB, of which "
-        f"{sent / 2**20:,.1f} MB were sent and the rest was there"
+        f"s3://{bucket}/{prefix}: {len(uploads):,} files, {total / MB:,.1f} MB, of which "
+        f"{sent / MB:,.1f} MB were sent and the rest was there"
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from cosmicai.facts import OUTLIER_LIMIT
+from cosmicai.facts import MB, OUTLIER_LIMIT
 
 from cosmicai_workbench.cli.progress import progress_bar
 
@@ -140,7 +140,7 @@ def prepare(
     if as_json:
         typer.echo(json.dumps({"path": str(path), "bytes": size}, indent=2))
     else:
-        typer.echo(f"{path}: {size / 1e6:,.1f} MB")
+        typer.echo(f"{path}: {size / MB:,.1f} MB")
 
 
 @app.command(epilog="Example: `cosmicai model evaluate models/astromae-small --json`")

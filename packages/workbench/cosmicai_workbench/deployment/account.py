@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cosmicai.cost import Architecture, kept_ready
 from cosmicai.errors import InvalidInput
-from cosmicai.facts import DEFAULT_INFERENCE_MEMORY_MB
+from cosmicai.facts import DEFAULT_INFERENCE_MEMORY_MB, NEW_ACCOUNT_MEMORY_MB
 
 from cosmicai_workbench.deployment.checks import Check, asked
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 CONCURRENCY_QUOTA = "Lambda quota 'Concurrent executions' (L-B99A9384)"
 SMALL_ACCOUNT = 100
 """Concurrency of an account that has never grown: new ones often start with 10."""
-MEMORY_QUOTA_MB = 3008
-"""Memory of a function at most, in a new account."""
 UNKNOWN_CONCURRENCY = 1000
 """Assumed where the account may not be asked."""
 
@@ -143,12 +141,12 @@ def _version(version: dict[str, Any], memory_mb: int, architecture: str) -> Iter
             "warning",
             f"version {name} runs, with {', '.join(stale)}: deploy the stack again",
         )
-    elif version["MemorySize"] > MEMORY_QUOTA_MB:
+    elif version["MemorySize"] > NEW_ACCOUNT_MEMORY_MB:
         yield Check(
             "version",
             "ok",
             f"version {name} runs, with {version['MemorySize']:,} MB (more than the "
-            f"{MEMORY_QUOTA_MB:,} MB that new accounts allow)",
+            f"{NEW_ACCOUNT_MEMORY_MB:,} MB that new accounts allow)",
         )
     else:
         yield Check("version", "ok", f"version {name} runs, with {version['MemorySize']:,} MB")

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from cosmicai import keys, planning
 from cosmicai.errors import CosmicAIError, InvalidInput, PartitionNotFound
-from cosmicai.facts import ARCHIVE_BYTES, GALAXY_BYTES, MB
+from cosmicai.facts import ARCHIVE_BYTES, GALAXY_BYTES, MB, NEW_ACCOUNT_MEMORY_MB
 from cosmicai.model.layout import MODEL_FILES
 
 from cosmicai_workbench.deployment.account import (
     CONCURRENCY_QUOTA,
-    MEMORY_QUOTA_MB,
     SMALL_ACCOUNT,
     Account,
     read_account,
@@ -221,8 +220,8 @@ def _concurrency(
             "quota",
             "warning",
             f"the {CONCURRENCY_QUOTA} is {account.concurrency}, as new accounts have it; they are "
-            f"also bound to {MEMORY_QUOTA_MB:,} MB a function. Ask AWS Support, or the Service "
-            "Quotas console, for more",
+            f"also bound to {NEW_ACCOUNT_MEMORY_MB:,} MB per function. Ask AWS Support, or the "
+            "Service Quotas console, for more",
         )
 
 

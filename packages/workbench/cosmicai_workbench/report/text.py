@@ -35,11 +35,11 @@ def signed_dollars(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes in decimal units: ``1.31 GB``."""
+    """Bytes in units of 1024, as everywhere (``cosmicai.facts``): ``1.31 GB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(value) < 1000:
             return f"{value:.3g} {unit}"
-        value /= 1000
+        value /= 1024
     return f"{value:.3g} TB"
 
 

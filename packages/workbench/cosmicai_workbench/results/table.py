@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cosmicai.facts import MB
+
 if TYPE_CHECKING:
     from cosmicai.schema import Summary
 
@@ -19,7 +21,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         ("Status", summary.status),
         ("Ranks", ranks),
         ("Galaxies", f"{summary.num_samples:,} in {summary.num_partitions:,} partitions"),
-        ("Data", f"{summary.num_bytes / 2**20:,.1f} MB"),
+        ("Data", f"{summary.num_bytes / MB:,.1f} MB"),
         ("Time", seconds),
         ("Throughput", f"{speed}, {summary.throughput_bps / 1e6:,.1f} Mbit/s"),
         ("Peak memory", f"{summary.peak_memory_mb:,.0f} MB per rank"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import MAX_MEMORY_MB, MIN_MEMORY_MB
 from cosmicai.schema import EngineName
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
@@ -179,7 +180,7 @@ register(
     Axis(
         "memory_mb",
         "memory size (MB)",
-        Annotated[int, Field(ge=128, le=10_240)] | None,
+        Annotated[int, Field(ge=MIN_MEMORY_MB, le=MAX_MEMORY_MB)] | None,
         folder="memory-{}",
         text="{:,} MB",
         parameters=lambda value: {"InferenceMemorySize": str(value)},
