@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARCHITECTURE ?= arm64
 PACKAGES := packages/fmilib packages/cosmicai packages/workbench
 
-.PHONY: build campaign campaign-short checkov definition lock test-deploy test-sam help setup system-packages run test test-slow lint types check figures format clean
+.PHONY: audit build campaign campaign-short checkov definition lock test-deploy test-sam help setup system-packages run test test-slow lint types check figures format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -75,6 +75,15 @@ checkov: ## the templates against AWS's security practice; in its own environmen
 	.checkov/bin/checkov --file template.yaml infrastructure/*.yaml --framework cloudformation \
 	  --compact --quiet --skip-download --config-file .checkov.yaml
 
+# pip-audit asks PyPI for known vulnerabilities; a mirror without them leaves packages unaudited.
+audit: ## our code by bandit, and what is pinned by pip-audit; in an environment of their own
+	test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/pip install --quiet \
+	  --disable-pip-version-check bandit==1.9.4 pip-audit==2.10.1; }
+	.audit/bin/bandit --quiet --recursive --severity-level medium packages functions layers scripts
+	set -e; for list in requirements.txt layers/arm64/*.txt layers/x86_64/*.txt; do \
+	  echo "$$list"; .audit/bin/pip-audit --disable-pip --no-deps --progress-spinner off -r $$list; \
+	done
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -95,4 +104,4 @@ format: setup ## let ruff rewrite the code
 	$(BIN)/ruff format .
 
 clean: ## remove what the targets made, but never runs/
-	rm -rf $(VENV) .checkov .uv .cosmicai .aws-sam build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .audit .checkov .uv .cosmicai .aws-sam build dist .pytest_cache .mypy_cache .ruff_cache

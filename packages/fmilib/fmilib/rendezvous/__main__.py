@@ -12,7 +12,8 @@ import sys
 
 from fmilib.rendezvous.server import MAX_JOINING, Server, serve
 
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - a server for ranks anywhere
+# A server for ranks anywhere.
+EVERYWHERE = "0.0.0.0"  # noqa: S104  # nosec B104
 
 
 def main(arguments: list[str] | None = None) -> int:
