@@ -37,7 +37,6 @@ LOCKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         BOTH,
         (
             "numpy==2.4.6",
-            "redis==8.1.0",
             "safetensors==0.8.0",
             "typing-extensions==4.16.0",
             "zstandard==0.25.0",
