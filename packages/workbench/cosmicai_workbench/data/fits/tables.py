@@ -31,6 +31,8 @@ _FORMATS = (
     (re.compile(rb"# %ECSV"), "ascii.ecsv"),
     (re.compile(rb"PAR1"), "parquet"),
 )
+_PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)([.]0*)?")
+"""Whole numbers, perhaps as a column of real numbers writes them; ``+7`` and ``1e5`` are names."""
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)")
 _NO_TEXT = frozenset(("", "null"))
 _NO_NUMBER = frozenset((*_NO_TEXT, "nan", "none", "na", "n/a", "--", "\\n"))
@@ -50,11 +52,14 @@ class Field:
         Masked array (N,) or (N, k) of numbers, booleans or text (``<U…``).
     unit
         As in the file; empty where it has none.
+    cells
+        The values as they stand in a text file; None for other files.
     """
 
     name: str
     values: np.ma.MaskedArray[Any, Any]
     unit: str = ""
+    cells: tuple[str, ...] | None = None
 
     @property
     def missing(self) -> NDArray[np.bool_]:
@@ -165,17 +170,21 @@ class UserTable:
             Two objects have one name, or the names are numbers that were rounded.
         """
         values, missing = field.values, field.missing
-        if values.dtype.kind == "f":
-            there = np.asarray(values.data[~missing])
-            if there.size and np.abs(there).max() >= _LARGEST_EXACT:
-                raise InvalidInput(
-                    f"{self.path}: column {field.name} holds floating-point numbers such as "
-                    f"{np.abs(there).max():.15g}, which cannot tell such long names apart; write "
-                    "it as whole numbers or text"
-                )
-            if (there == np.rint(there)).all():
-                whole = np.where(missing, 0, values.data).astype(np.int64)
-                field = Field(field.name, np.ma.MaskedArray(whole, missing))
+        there = values.data[~missing]
+        if values.dtype.kind == "f" and there.size and np.abs(there).max() >= _LARGEST_EXACT:
+            raise InvalidInput(
+                f"{self.path}: column {field.name} holds floating-point numbers such as "
+                f"{np.abs(there).max():.15g}, which cannot tell such long names apart; write "
+                "it as whole numbers or text"
+            )
+        if field.cells is not None and not all(
+            no or _PLAIN_NUMBER.fullmatch(cell)
+            for cell, no in zip(field.cells, missing, strict=True)
+        ):
+            field = Field(field.name, np.ma.MaskedArray(np.array(field.cells, np.str_), missing))
+        elif values.dtype.kind == "f" and (there == np.rint(there)).all():
+            whole = np.where(missing, 0, values.data).astype(np.int64)
+            field = Field(field.name, np.ma.MaskedArray(whole, missing))
         column = self.carried(field, "object_id")
         names = column.values[~column.missing]
         repeated = len(names) - len(np.unique(names))
@@ -265,10 +274,11 @@ def _text_fields(path: Path, content: bytes) -> Iterator[Field]:
                 f"{path}: row {number} has {len(row)} values, and the header {len(header)}"
             )
     for name, *cells in zip(*rows, strict=True) if len(rows) > 1 else ():
-        yield Field(name.strip(), _typed([cell.strip() for cell in cells]))
+        texts = tuple(cell.strip() for cell in cells)
+        yield Field(name.strip(), _typed(texts), cells=texts)
 
 
-def _typed(cells: list[str]) -> np.ma.MaskedArray[Any, Any]:
+def _typed(cells: tuple[str, ...]) -> np.ma.MaskedArray[Any, Any]:
     """Return the cells of a column as whole numbers, numbers or text: the first that fits all."""
     low = [cell.lower() for cell in cells]
     missing = np.array([cell in _NO_NUMBER for cell in low])
@@ -278,7 +288,7 @@ def _typed(cells: list[str]) -> np.ma.MaskedArray[Any, Any]:
             whole = [0 if no else int(cell) for cell, no in zip(cells, missing, strict=True)]
             large = max(whole) > np.iinfo(np.int64).max
             return np.ma.MaskedArray(np.array(whole, np.uint64 if large else np.int64), missing)
-        if not any(_has_leading_zero(cell) for cell in there):
+        if not any(_is_no_number(cell) for cell in there):
             floats = [float("nan") if no else float(cell) for cell, no in zip(cells, missing)]  # noqa: B905
             return np.ma.MaskedArray(np.array(floats), missing)
     except (ValueError, OverflowError):
@@ -286,6 +296,7 @@ def _typed(cells: list[str]) -> np.ma.MaskedArray[Any, Any]:
     return np.ma.MaskedArray(np.array(cells, np.str_), [cell in _NO_TEXT for cell in low])
 
 
-def _has_leading_zero(cell: str) -> bool:
-    """Tell ``000123``, a name, from ``0.5`` and ``00.5``, numbers."""
-    return cell.isdigit() and cell[0] == "0" and len(cell) > 1
+def _is_no_number(cell: str) -> bool:
+    """Tell ``000123`` and ``1_000``, which are names, from ``0.5`` and ``00.5``, numbers."""
+    leading_zero = cell.isdigit() and cell[0] == "0" and len(cell) > 1
+    return leading_zero or "_" in cell or not cell.isascii()
