@@ -3,7 +3,8 @@
 Every request is signed with AWS Signature Version 4, as AWS itself asks for, by keys that are made
 for each cloud. The signature is computed by botocore, whose code signs the clients' requests. It
 keeps out other users of the machine, and web pages in the user's browser; these are refused by
-their ``Origin`` and, after DNS rebinding, by their ``Host`` as well.
+their ``Origin`` and, after DNS rebinding, by their ``Host`` as well. Not behind it are the
+emulators of the sandboxes; see :func:`cosmicai_workbench.cloud.sandbox.loopback_host`.
 """
 
 from __future__ import annotations

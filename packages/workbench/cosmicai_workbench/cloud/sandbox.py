@@ -88,7 +88,7 @@ def loopback_host() -> str:
     """Return a random address of the loopback network, 127.0.0.0/8.
 
     The emulator asks nobody who they are. A web page that tried to reach it would have to guess the
-    address as well as the port.
+    address as well as the port. Another user of the machine could look them up.
     """
     return f"127.{secrets.randbelow(256)}.{secrets.randbelow(256)}.{1 + secrets.randbelow(254)}"
 
