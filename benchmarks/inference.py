@@ -34,6 +34,7 @@ import numpy as np
 from cosmicai.engines.registry import DEFAULT_ENGINE
 from inference_baselines import AS_PUBLISHED, baselines, fill, galaxies
 from inference_report import print_tables
+from measuring import spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,16 +132,6 @@ class Bench:
             raise RuntimeError(f"{command} failed:\n{done.stderr}")
         found: dict[str, Any] = json.loads(done.stdout)
         return found | {"process_seconds": found.get("at", time.time()) - started}
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Return median, smallest, largest and count."""
-    return {
-        "median": statistics.median(values),
-        "min": min(values),
-        "max": max(values),
-        "n": len(values),
-    }
 
 
 def timed(run: Callable[[], object], count: int) -> Callable[[], float]:
@@ -480,7 +471,7 @@ def survey_cost(results: dict[str, Any]) -> dict[str, Any] | None:
     The published rate per vCPU, times our engine's measured ratio to the way the published system
     ran its model, both held to AVX2. Nothing of it was run on AWS.
     """
-    from cosmicai_workbench.tuning.model import survey_cost as model
+    from cosmicai_workbench.tuning.estimates import survey_cost as model
 
     if results["machine"]["instruction_set"] != "avx2" or "throughput" not in results:
         return None

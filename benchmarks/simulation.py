@@ -25,7 +25,7 @@ from cosmicai_workbench.data.splitting import galaxies_per_partition
 from cosmicai_workbench.results.run_folder import Run, load_run
 from cosmicai_workbench.simulation.calibration import calibrate, limits_of
 from cosmicai_workbench.simulation.events import simulate
-from cosmicai_workbench.simulation.model import Work
+from cosmicai_workbench.simulation.parameters import Work
 from cosmicai_workbench.simulation.published import check_published
 from cosmicai_workbench.sweep.executors import LocalExecutor
 from cosmicai_workbench.sweep.experiment import Experiment, Point

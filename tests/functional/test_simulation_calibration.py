@@ -9,7 +9,7 @@ from cosmicai.errors import InvalidInput
 from cosmicai_workbench.results.run_folder import load_run
 from cosmicai_workbench.simulation.calibration import calibrate, limits_of, profile_of, slots_of
 from cosmicai_workbench.simulation.events import simulate
-from cosmicai_workbench.simulation.model import Work
+from cosmicai_workbench.simulation.parameters import Work
 from run_folders import BYTES_PER_SAMPLE, make_run
 
 

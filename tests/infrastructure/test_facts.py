@@ -11,7 +11,7 @@ from cosmicai_workbench.report import text
 from cosmicai_workbench.results.run_folder import load_run
 from cosmicai_workbench.results.table import summary_rows
 from cosmicai_workbench.simulation.planning import work_for
-from cosmicai_workbench.tuning.model import Setting, estimate
+from cosmicai_workbench.tuning.estimates import Setting, estimate
 from run_folders import make_run
 from s3_stack import make_galaxies
 from samcli.yamlhelper import yaml_parse

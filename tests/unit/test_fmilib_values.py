@@ -18,8 +18,8 @@ from fmilib import codec, operations
 from fmilib.channels import s3
 from fmilib.collectives.trees import children, parent
 from fmilib.config import Configuration
+from fmilib.costs import CostModel
 from fmilib.frame import Header, Packet, pack_bundle, pack_header, unpack_bundle
-from fmilib.model import CostModel
 from fmilib.rendezvous import protocol, punching
 from hypothesis import given, settings
 from hypothesis import strategies as st

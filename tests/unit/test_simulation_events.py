@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from cosmicai_workbench.retries import Retrier
 from cosmicai_workbench.simulation.events import simulate
-from cosmicai_workbench.simulation.model import Limits, Profile, Work
+from cosmicai_workbench.simulation.parameters import Limits, Profile, Work
 
 
 def profile(**changes: object) -> Profile:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from cosmicai.errors import InvalidInput
 from cosmicai_workbench.simulation.events import THROTTLED, TRANSIENT
-from cosmicai_workbench.simulation.model import Limits, Profile, Work
+from cosmicai_workbench.simulation.parameters import Limits, Profile, Work
 from cosmicai_workbench.simulation.planning import plan, work_for
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,7 @@ import tomllib
 import pytest
 from cosmicai.errors import InvalidInput
 from cosmicai_workbench.cli.tune import app
-from cosmicai_workbench.tuning.measure import measure
-from cosmicai_workbench.tuning.model import (
+from cosmicai_workbench.tuning.estimates import (
     Estimate,
     Setting,
     estimate,
@@ -16,7 +15,8 @@ from cosmicai_workbench.tuning.model import (
     recommend,
     survey_cost,
 )
-from cosmicai_workbench.tuning.run import write_parameters
+from cosmicai_workbench.tuning.grid import write_parameters
+from cosmicai_workbench.tuning.measure import measure
 from model_fill import SMALL, filled_bundle
 from typer.testing import CliRunner
 

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cosmicai import keys, model_cache, planning, storage
+from cosmicai import keys, model_cache, sharing, storage
 from cosmicai.claim import claim, holder_of, plan_of
 from cosmicai.engines.registry import find_engine
 from cosmicai.errors import (
@@ -225,7 +225,7 @@ def _listing(request: ExecutionInput) -> list[storage.StoredObject]:
         listing = storage.store(request.data_bucket).list(
             keys.folder(request.data_prefix), recursive=False
         )
-        found = [item for item in listing if planning.is_partition(item.key)]
+        found = [item for item in listing if sharing.is_partition(item.key)]
     except ObjectNotFound as error:
         raise PartitionNotFound(
             f"key 'data_bucket': bucket {request.data_bucket!r} does not exist"
@@ -235,7 +235,7 @@ def _listing(request: ExecutionInput) -> list[storage.StoredObject]:
             raise InvalidInput(
                 f"key 'data_prefix': partition {item.key!r} has {hidden} in its name; rename it"
             )
-    return sorted(found, key=lambda item: planning.natural_key(item.key))
+    return sorted(found, key=lambda item: sharing.natural_key(item.key))
 
 
 def _shares(request: ExecutionInput) -> tuple[list[list[storage.StoredObject]], list[str]]:
@@ -248,7 +248,7 @@ def _shares(request: ExecutionInput) -> tuple[list[list[storage.StoredObject]], 
             "folder that holds them"
         )
     warnings = []
-    if gaps := planning.describe_gaps(item.key for item in found):
+    if gaps := sharing.describe_gaps(item.key for item in found):
         warnings.append(gaps)
     if request.file_limit > len(found):
         warnings.append(
@@ -262,7 +262,7 @@ def _shares(request: ExecutionInput) -> tuple[list[list[storage.StoredObject]], 
             f"world_size {world_size} is above the {len(chosen)} partitions: "
             f"{world_size - len(chosen)} ranks get no data"
         )
-    return [list(share) for share in planning.share(chosen, world_size)], warnings
+    return [list(share) for share in sharing.share(chosen, world_size)], warnings
 
 
 def _require_content(request: ExecutionInput, shares: list[list[storage.StoredObject]]) -> None:

@@ -71,7 +71,7 @@ class Backend(NamedTuple):
     required : sequence of sequences of str
         Settings that must be given: all of any one of these sequences.
     costs : mapping of str to float or bool
-        Defaults of the configuration's ``model`` for this channel, see `fmilib.model`.
+        Defaults of the configuration's ``model`` for this channel, see `fmilib.costs`.
     traffic : callable
         ``traffic(operation, nbytes, ranks)`` returns the `Traffic` of one operation.
     from_environment : callable

@@ -19,11 +19,11 @@ from fmilib.call import Call
 from fmilib.codec import ARRAY, BYTES, OBJECT, Codec, check_array_class, decode, encode
 from fmilib.collectives.peer_to_peer import LARGE_BYTES
 from fmilib.config import Configuration
+from fmilib.costs import CostModel, Estimate
 from fmilib.datatypes import datatypes, func, hints, types
 from fmilib.errors import FmiAborted, FmiError, FmiMismatch, FmiTimeout
 from fmilib.frame import KIND_NAMES, Kind, Packet, pack_terms
 from fmilib.member import Member, session_name
-from fmilib.model import CostModel, Estimate
 from fmilib.reduction import Reduction
 from fmilib.remote import raise_error, try_encode, try_encode_all
 from fmilib.shares import encode_shares, share_types

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fmilib.channels.base import Channel
-    from fmilib.model import CostModel, Estimate
+    from fmilib.costs import CostModel, Estimate
 
 # Kept of Lambda's remaining time for reporting an error.
 RESERVE_SECONDS = 1.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cosmicai.errors import InvalidInput
-from cosmicai.planning import partition_files
+from cosmicai.sharing import partition_files
 
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.connection import Connection, connect

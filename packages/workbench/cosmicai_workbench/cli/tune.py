@@ -50,8 +50,8 @@ def tune(
     Measured at one memory size, every vCPU beyond the first makes a rank faster and, as it scales,
     a little dearer.
     """
-    from cosmicai_workbench.tuning.run import tune as run
-    from cosmicai_workbench.tuning.run import write_parameters
+    from cosmicai_workbench.tuning.grid import tune as run
+    from cosmicai_workbench.tuning.grid import write_parameters
 
     def report(memory_mb: int, size: int, found: "Measurement") -> None:
         typer.echo(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cosmicai.errors import InvalidInput
 from cosmicai.keys import folder
 from cosmicai.model.layout import MODEL_FILES
-from cosmicai.planning import is_partition, partition_files
+from cosmicai.sharing import is_partition, partition_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cosmicai.errors import InvalidInput, ModelNotFound
 from cosmicai.keys import folder, model_file
 from cosmicai.model.layout import MODEL_FILES
-from cosmicai.planning import partition_files
+from cosmicai.sharing import partition_files
 
 from cosmicai_workbench.data.uploading import upload_files
 

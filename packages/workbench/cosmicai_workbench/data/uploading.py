@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cosmicai.errors import CosmicAIError, InvalidInput, ObjectNotFound, StorageDenied
 from cosmicai.facts import MB
-from cosmicai.planning import is_partition, partition_files
+from cosmicai.sharing import is_partition, partition_files
 from cosmicai.storage import Store, StoredObject, make_client
 
 from cosmicai_workbench.data.catalogue import catalogue_path, is_catalogue

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from cosmicai import keys, planning
+from cosmicai import keys, sharing
 from cosmicai.errors import CosmicAIError, InvalidInput, PartitionNotFound
 from cosmicai.facts import ARCHIVE_BYTES, GALAXY_BYTES, MB, NEW_ACCOUNT_MEMORY_MB
 from cosmicai.model.layout import MODEL_FILES
@@ -19,7 +19,7 @@ from cosmicai_workbench.deployment.account import (
 )
 from cosmicai_workbench.deployment.checks import Check, Level
 from cosmicai_workbench.deployment.definition_check import definition_checks
-from cosmicai_workbench.simulation.model import MAX_CHILDREN
+from cosmicai_workbench.simulation.parameters import MAX_CHILDREN
 from cosmicai_workbench.simulation.service import plan_execution
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def preflight(
         if data is None:
             sizes = _partition_sizes(connection, content)
         else:
-            sizes = {path.name: path.stat().st_size for path in planning.partition_files(data)}
+            sizes = {path.name: path.stat().st_size for path in sharing.partition_files(data)}
         model_checks = [] if model else [_model(connection, content)]
     except CosmicAIError as error:
         if permitted:  # the likelier reason
@@ -115,7 +115,7 @@ def preflight(
             f"{data or f's3://{content.data_bucket}/{keys.folder(content.data_prefix)}'} holds no "
             "partitions (*.pt): `cosmicai data upload` brings some"
         )
-    partitions = sorted(sizes, key=planning.natural_key)[: content.file_limit]
+    partitions = sorted(sizes, key=sharing.natural_key)[: content.file_limit]
     num_bytes = sum(sizes[key] for key in partitions)
     ranks = content.world_size or len(partitions)
     asked_for = min(content.max_concurrency or account.max_concurrency, account.max_concurrency)
@@ -182,7 +182,7 @@ def _partition_sizes(connection: Connection, content: ExecutionInput) -> Mapping
     """Return key → bytes of the partitions that the input names."""
     prefix = keys.folder(content.data_prefix)
     listing = connection.store(content.data_bucket).list(prefix, recursive=False)
-    return {item.key: item.size for item in listing if planning.is_partition(item.key)}
+    return {item.key: item.size for item in listing if sharing.is_partition(item.key)}
 
 
 def _model(connection: Connection, content: ExecutionInput) -> Check:

@@ -9,7 +9,7 @@ import numpy as np
 from cosmicai.errors import InvalidInput
 
 from cosmicai_workbench.results.run_folder import Run, load_run
-from cosmicai_workbench.simulation.model import Limits, Profile
+from cosmicai_workbench.simulation.parameters import Limits, Profile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

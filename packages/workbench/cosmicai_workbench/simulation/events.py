@@ -18,7 +18,7 @@ from cosmicai_workbench.retries import Retrier, retrier
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cosmicai_workbench.simulation.model import Limits, Profile, Work
+    from cosmicai_workbench.simulation.parameters import Limits, Profile, Work
 
 _ATTEMPT, _END = 0, 1
 

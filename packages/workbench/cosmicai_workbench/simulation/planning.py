@@ -17,7 +17,7 @@ from cosmicai.facts import ARCHIVE_BYTES, MB, vcpus
 from pydantic import BaseModel, ConfigDict
 
 from cosmicai_workbench.simulation.events import Trace, simulate
-from cosmicai_workbench.simulation.model import Limits, Profile, Work
+from cosmicai_workbench.simulation.parameters import Limits, Profile, Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -25,7 +25,7 @@ from cosmicai.facts import GALAXY_BYTES, MAX_MEMORY_MB, MB, vcpus
 
 from cosmicai_workbench.published import executions, published, rank_times
 from cosmicai_workbench.simulation.events import simulate
-from cosmicai_workbench.simulation.model import Limits, Profile, Work
+from cosmicai_workbench.simulation.parameters import Limits, Profile, Work
 
 _READ_BYTES_PER_SECOND = 80e6
 """S3 to one Lambda function; not published, so the usual figure."""

@@ -7,7 +7,7 @@ from cosmicai.errors import InvalidInput
 from cosmicai.facts import GALAXY_BYTES
 
 from cosmicai_workbench.simulation.calibration import profile_of
-from cosmicai_workbench.simulation.model import MAX_CHILDREN, Limits
+from cosmicai_workbench.simulation.parameters import MAX_CHILDREN, Limits
 from cosmicai_workbench.simulation.planning import Plan, plan, work_for
 from cosmicai_workbench.simulation.published import calibrate_scale
 

@@ -11,14 +11,14 @@ from cosmicai.errors import InvalidInput
 from cosmicai.facts import vcpus
 
 from cosmicai_workbench.data.files import whole_text_file
-from cosmicai_workbench.tuning.measure import Measurement, measure
-from cosmicai_workbench.tuning.model import (
+from cosmicai_workbench.tuning.estimates import (
     Estimate,
     Setting,
     estimate,
     pareto,
     recommend,
 )
+from cosmicai_workbench.tuning.measure import Measurement, measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -21,7 +21,7 @@ class Limits(_Frozen):
     function gains at most 1,000 execution environments every 10 seconds, refilled continuously,
     never saved up); AWS Step Functions developer guide, "Map state in Distributed mode" (10,000
     child executions at once); Amazon S3 user guide, "Best practices design patterns" (5,500 reads
-    a second for each prefix).
+    per second for each prefix).
     """
 
     concurrency: int = Field(default=1000, ge=1)

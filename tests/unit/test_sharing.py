@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from cosmicai.planning import describe_gaps, is_partition, natural_key, partition_files, share
+from cosmicai.sharing import describe_gaps, is_partition, natural_key, partition_files, share
 from hypothesis import given
 from hypothesis import strategies as st
 
