@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from cosmicai.cost import Architecture
 from cosmicai.engines.registry import BUILT_IN, DEFAULT_ENGINE
@@ -27,6 +27,9 @@ def _comma_separated(value: object) -> object:
 
 class Settings(Contract):
     """Base of all settings; a field's alias is its environment variable."""
+
+    # A function uses the settings of its own handler: the others would slow its cold start.
+    model_config = ConfigDict(defer_build=True)
 
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> Self:
