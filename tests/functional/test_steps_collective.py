@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +188,31 @@ def test_a_channel_of_the_test_works_from_the_execution_input_on(stack: Stack) -
     assert summary.status == "SUCCEEDED"
     assert summary.fmi is not None
     assert summary.fmi.channel == "toy"
+
+
+def test_a_channel_of_another_package_works_from_the_command_line_on(tmp_path: Path) -> None:
+    content = json.loads((ROOT / "events/execution-fmi.json").read_text())
+    (tmp_path / "input.json").write_text(json.dumps(content | {"fmi_channel": "toy"}))
+    code = (
+        "import fmilib, json, pathlib, sys;"
+        "from cosmicai.fmi_channels import find_channel;"
+        "from cosmicai_workbench.client.execution import check_input;"
+        "content = check_input(json.loads(pathlib.Path('input.json').read_text()));"
+        "backends = find_channel(content.fmi_channel).backend(None, None);"
+        "comm = fmilib.Communicator(0, 1, {'backends': backends}, 'collective', session='s');"
+        "print(content.fmi_channel, comm.allreduce(2, fmilib.func(fmilib.op.sum)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests/toy_channel")}
+    outcome = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert outcome.stdout.strip() == "toy 2", outcome.stderr
 
 
 def test_an_unknown_channel_is_refused_by_name_and_never_taken_for_s3(stack: Stack) -> None:

@@ -1,11 +1,14 @@
 """The channels over which ranks exchange messages, each declared once.
 
 An execution input names one (``fmi_channel``); Invoke FMI turns it into fmilib's configuration
-with what the stack offers. `register` adds a channel that fmilib knows (`fmilib.register`).
+with what the stack offers. `register` adds a channel that fmilib knows (`fmilib.register`). So does
+an entry point of another package in the group ``cosmicai.channels``, which refers to an
+`FmiChannel`; its module registers the channel with fmilib.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +16,7 @@ from urllib.parse import quote
 
 from cosmicai import keys
 from cosmicai.errors import InvalidInput
+from cosmicai.plugins import declared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +50,7 @@ class FmiChannel:
     token: Callable[[CollectiveSettings], str | None] = _environment_token
 
 
+ENTRY_POINTS = "cosmicai.channels"
 _channels: dict[str, FmiChannel] = {}
 
 
@@ -56,7 +61,12 @@ def register(channel: FmiChannel) -> None:
 
 def channel_names() -> list[str]:
     """Return the names of all known channels."""
-    return sorted(_channels)
+    return sorted({*_channels, *_channels_of_others()})
+
+
+@functools.cache
+def _channels_of_others() -> dict[str, FmiChannel]:
+    return {channel.name: channel for channel in declared(ENTRY_POINTS, FmiChannel)}
 
 
 def find_channel(name: str) -> FmiChannel:
@@ -67,14 +77,16 @@ def find_channel(name: str) -> FmiChannel:
     InvalidInput
         No channel has the name.
     """
-    if name not in _channels:
+    # Entry points are looked up, which takes some milliseconds, only for a name not built in.
+    found = _channels.get(name) or _channels_of_others().get(name)
+    if found is None:
         raise InvalidInput(f"fmi_channel: expected one of {channel_names()}, found {name!r}")
-    return _channels[name]
+    return found
 
 
 def channel_name(name: str) -> str:
     """Return the name if a channel has it; ValueError otherwise, for pydantic."""
-    if name not in _channels:
+    if name not in _channels and name not in _channels_of_others():
         raise ValueError(f"expected one of {', '.join(channel_names())}")
     return name
 

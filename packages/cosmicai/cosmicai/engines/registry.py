@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, cast
 
 from cosmicai.errors import InvalidInput, ModelMismatch
+from cosmicai.plugins import declared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,17 +153,9 @@ BUILT_IN: Final = MappingProxyType({engine.name: engine for engine in _DECLARED}
 @functools.cache
 def engines() -> Mapping[str, EngineDeclaration]:
     """Return every engine by its name: the built-in ones, then those of entry points."""
-    from importlib.metadata import entry_points
-
     found = dict(BUILT_IN)
-    for entry in entry_points(group=ENTRY_POINTS):
-        declaration = entry.load()
-        if not isinstance(declaration, EngineDeclaration):
-            raise InvalidInput(
-                f"entry point {entry.value!r} of {ENTRY_POINTS}: an EngineDeclaration expected, "
-                f"found {type(declaration).__name__}"
-            )
-        found.setdefault(declaration.name, declaration)
+    for engine in declared(ENTRY_POINTS, EngineDeclaration):
+        found.setdefault(engine.name, engine)
     return MappingProxyType(found)
 
 
