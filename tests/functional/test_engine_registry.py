@@ -14,11 +14,11 @@ from cosmicai.engines.base import load_engine
 from cosmicai.engines.registry import (
     BUILT_IN,
     DEFAULT_ENGINE,
-    EngineDeclaration,
     find_engine,
     installed_engine,
 )
 from cosmicai.errors import InvalidInput, ModelMismatch
+from cosmicai.machine import architecture
 from cosmicai.model.architectures import ARCHITECTURES, Architecture
 from cosmicai.model.bundle import Bundle, save_tensors
 from cosmicai.model.config import ModelConfig
@@ -35,7 +35,7 @@ TOY = ROOT / "tests" / "toy_engine"
 PAIRS = [
     (engine.name, precision)
     for engine in BUILT_IN.values()
-    for precision in ("float32", "bfloat16")
+    for precision in ("float32", "bfloat16", "float16")
 ]
 INPUT = json.loads((ROOT / "events/seed-100MB-1GB.json").read_text())
 
@@ -79,7 +79,11 @@ def test_a_precision_that_an_engine_lacks_is_refused_before_anything_starts(
     if precision in BUILT_IN[engine].precisions:
         assert parse(ExecutionInput, content).precision == precision
         return
-    message = f"{precision}: engine '{engine}' computes in float32 only; engines with it: torch"
+    offered = " and ".join(BUILT_IN[engine].precisions)
+    others = {"bfloat16": "torch", "float16": "native"}[precision]
+    message = (
+        f"{precision}: engine '{engine}' computes in {offered} only; engines with it: {others}"
+    )
     with pytest.raises(InvalidInput, match=message):
         parse(ExecutionInput, content)
     with pytest.raises(InvalidInput, match=message):
@@ -89,21 +93,21 @@ def test_a_precision_that_an_engine_lacks_is_refused_before_anything_starts(
 def test_an_unknown_engine_or_precision_is_refused_with_those_there_are() -> None:
     with pytest.raises(InvalidInput, match="'tpu' is not one of native, openvino, torch, plain"):
         parse(ExecutionInput, {**INPUT, "engine": "tpu"})
-    with pytest.raises(InvalidInput, match="'int4' is not one of float32, bfloat16"):
+    with pytest.raises(InvalidInput, match="'int4' is not one of float32, float16, bfloat16"):
         parse(ExecutionInput, {**INPUT, "precision": "int4"})
 
 
 def test_a_precision_may_be_for_some_processors_only() -> None:
-    engine = EngineDeclaration(
-        name="narrow",
-        module="narrow",
-        requires=(),
-        layer=None,
-        precisions={"float32": ("arm64", "x86_64"), "float16": ("arm64",)},
-    )
+    engine = BUILT_IN["native"]
     engine.check("float16", "arm64")
     with pytest.raises(InvalidInput, match="offers it on arm64 only, and this is x86_64"):
         engine.check("float16", "x86_64")
+
+
+@pytest.mark.skipif(architecture() != "x86_64", reason="the processor offers float16")
+def test_float16_is_refused_on_x86_64_before_the_model_is_read(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="on arm64 only, and this is x86_64; use float32"):
+        load_engine("native", tmp_path / "absent", threads=1, precision="float16")
 
 
 def test_an_engine_whose_library_is_absent_says_what_to_install(

@@ -4,11 +4,20 @@
 
 #include "attention.h"
 #include "inception.h"
+#include "large.h"
 #include "winograd.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
 EXPORT int lanes(void) { return LANES; }
+
+EXPORT int is_half(void) {
+#ifdef HALF
+    return 1;
+#else
+    return 0;
+#endif
+}
 
 /* function 0: exp, 1: silu, 2: gelu, 3: relu. `count` is a multiple of the lanes. */
 EXPORT void apply(int function, const float *x, float *y, int count) {
@@ -31,6 +40,23 @@ EXPORT int product(int rows, int depth, int columns, const float *a, const float
     pack(b, 1, depth, depth, columns, packed);
     multiply(rows, depth, columns, a, depth, packed, c, wide, bias ? shift : NULL, accumulate);
     free(packed);
+    free(shift);
+    return wide;
+}
+
+/* The same as the model's large products are computed. */
+EXPORT int large_product(int rows, int depth, int columns, const float *a, const float *b,
+                         const float *bias, float *c, int accumulate) {
+    int wide = packed_columns(columns);
+    size_t values = packed_size(depth, columns);
+    float *matrix = malloc(sizeof(float) * large_size(depth, columns));
+    float *shift = calloc(wide, sizeof(float));
+    if (bias) memcpy(shift, bias, sizeof(float) * columns);
+    float *packed = begin_large(matrix, 1, values);
+    pack(b, 1, depth, depth, columns, packed);
+    end_large(packed, 1, values, matrix);
+    multiply_large(rows, depth, columns, a, depth, matrix, c, wide, bias ? shift : NULL, accumulate);
+    free(matrix);
     free(shift);
     return wide;
 }

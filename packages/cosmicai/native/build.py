@@ -29,11 +29,17 @@ FLAGS = (
     "-Wno-pragmas",
     "-Wno-psabi",
 )
-# Instruction set → the processor that zig and other compilers compile it for.
-INSTRUCTION_SETS = {
+# Instruction set → the processor that zig and other compilers compile it for, and other flags.
+INSTRUCTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {"avx2": ("x86_64_v3", "x86-64-v3"), "avx512": ("x86_64_v4", "x86-64-v4")},
-    "aarch64": {"neon": ("neoverse_n1", "armv8-a")},  # Lambda's Graviton2
-    "arm64": {"neon": ("apple_m1", "armv8-a")},  # macOS's name for it
+    "aarch64": {  # Lambda's Graviton2
+        "neon": ("neoverse_n1", "armv8-a"),
+        "neon_half": ("neoverse_n1", "armv8.2-a+fp16", "-DHALF"),
+    },
+    "arm64": {  # macOS's name for it
+        "neon": ("apple_m1", "armv8-a"),
+        "neon_half": ("apple_m1", "armv8.2-a+fp16", "-DHALF"),
+    },
 }
 LAMBDA_GLIBC = "2.34"
 COMPILER_SECONDS = 300
@@ -49,6 +55,12 @@ def find_compiler() -> list[str] | None:
         return [sys.executable, "-m", "ziglang", "cc"]
     found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     return [found] if found else None
+
+
+def kernel_flags(machine: str, instruction_set: str, *, is_zig: bool) -> list[str]:
+    """Return what the compiler needs to be told of an instruction set."""
+    zig_cpu, cpu, *others = INSTRUCTION_SETS[machine][instruction_set]
+    return [f"-mcpu={zig_cpu}" if is_zig else f"-march={cpu}", *others]
 
 
 def build(output: Path, machine: str | None = None) -> None:
@@ -85,10 +97,10 @@ def build(output: Path, machine: str | None = None) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         objects = []
-        for name, (zig_cpu, cpu) in INSTRUCTION_SETS[target].items():
-            flag = f"-mcpu={zig_cpu}" if is_zig else f"-march={cpu}"
+        for name in INSTRUCTION_SETS[target]:
+            flags = kernel_flags(target, name, is_zig=is_zig)
             objects.append(Path(folder) / f"{name}.o")
-            _run([*compiler, *FLAGS, flag, f"-DVARIANT={name}", "-c", "model.c"], objects[-1])
+            _run([*compiler, *FLAGS, *flags, f"-DVARIANT={name}", "-c", "model.c"], objects[-1])
         library = Path(folder) / "library"
         _run(
             [*compiler, *FLAGS, "-shared", *COMMON, *map(str, objects), "-lpthread", "-s"], library

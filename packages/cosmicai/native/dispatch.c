@@ -35,17 +35,30 @@ static const struct {
     int (*is_supported)(void);
 } sets[] = {{&instruction_set_avx512, has_avx512}, {&instruction_set_avx2, has_avx2}};
 #else
-extern const InstructionSet instruction_set_neon;
+extern const InstructionSet instruction_set_neon, instruction_set_neon_half;
+
 static int always(void) { return 1; }
+
+#if defined(__linux__)
+#include <sys/auxv.h>
+static int has_half(void) { /* half-precision arithmetic: scalars (9), vectors (10) */
+    const unsigned long both = 1ul << 9 | 1ul << 10;
+    return (getauxval(AT_HWCAP) & both) == both;
+}
+#else
+static int has_half(void) { return 1; } /* every arm64 Mac */
+#endif
+
 static const struct {
     const InstructionSet *set;
     int (*is_supported)(void);
-} sets[] = {{&instruction_set_neon, always}};
+} sets[] = {{&instruction_set_neon, always}, {&instruction_set_neon_half, has_half}};
 #endif
 
 #define EXPORT __attribute__((visibility("default")))
 
-/* The widest set that processor and library share, or the one of that name; NULL if there is none. */
+/* The first set in float that processor and library share, or the one of that name; NULL if there is
+ * none. */
 EXPORT const InstructionSet *cosmicai_instruction_set(const char *name) {
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++)
         if ((!name || !strcmp(name, sets[i].set->name)) && sets[i].is_supported())

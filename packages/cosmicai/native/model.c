@@ -11,6 +11,7 @@
 
 #include "attention.h"
 #include "inception.h"
+#include "large.h"
 #include "winograd.h"
 
 #ifndef CHUNK
@@ -51,6 +52,7 @@ struct Model {
     InceptionBlock inception_blocks[INCEPTION_BLOCKS];
     float *memory;
     int64_t used, size;
+    int out_of_memory; /* while packing */
     Buffers *buffers;
     pthread_mutex_t lock; /* one prediction at a time: the buffers are shared */
     const Tensors *tensors; /* while being created */
@@ -76,15 +78,36 @@ static Packed take_layer(Model *m, Layer layer, int inputs, int outputs) {
     return p;
 }
 
+static void pack_large(Model *m, const float *weight, int inputs, int outputs, float *to) {
+    size_t values = packed_size(inputs, outputs);
+    float *packed = begin_large(to, 1, values);
+    if (!packed) {
+        m->out_of_memory = 1;
+        return;
+    }
+    pack(weight, 1, inputs, inputs, outputs, packed);
+    end_large(packed, 1, values, to);
+}
+
+static Packed take_large(Model *m, Layer layer, int inputs, int outputs) {
+    Packed p = {take(m, large_size(inputs, outputs)), NULL, inputs, outputs};
+    p.bias = take_bias(m, layer.bias, outputs);
+    if (p.weight) pack_large(m, layer.weight, inputs, outputs, p.weight);
+    return p;
+}
+
 /* Heads are padded to whole vectors: `padded` values each, of which `head` are real. */
 static Packed take_heads(Model *m, Layer layer, int parts, int pack_outputs) {
     int head = m->width / m->heads, groups = parts * m->heads, padded = groups * m->head;
     int inputs = pack_outputs ? m->width : padded, outputs = pack_outputs ? padded : m->width;
-    Packed p = {take(m, packed_size(inputs, outputs)), take(m, packed_columns(outputs)), inputs,
+    Packed p = {take(m, large_size(inputs, outputs)), take(m, packed_columns(outputs)), inputs,
                 outputs};
     if (!p.weight) return p;
     float *wide = calloc((size_t)inputs * outputs, sizeof(float));
-    if (!wide) return (Packed){0};
+    if (!wide) {
+        m->out_of_memory = 1;
+        return p;
+    }
     for (int g = 0; g < groups; g++)
         for (int d = 0; d < head; d++)
             for (int i = 0; i < m->width; i++)
@@ -94,7 +117,7 @@ static Packed take_heads(Model *m, Layer layer, int parts, int pack_outputs) {
                 else
                     wide[(size_t)i * inputs + g * m->head + d] =
                         layer.weight[(size_t)i * m->width + g * head + d];
-    pack(wide, 1, inputs, inputs, outputs, p.weight);
+    pack_large(m, wide, inputs, outputs, p.weight);
     free(wide);
     if (pack_outputs)
         for (int g = 0; g < groups; g++)
@@ -110,7 +133,10 @@ static float *take_kernel(Model *m, const float *kernel, int inputs, int width, 
     float *packed = take(m, row_size * k);
     if (!packed) return NULL;
     float *row = malloc(sizeof(float) * k * inputs * width);
-    if (!row) return NULL;
+    if (!row) {
+        m->out_of_memory = 1;
+        return packed;
+    }
     for (int y = 0; y < k; y++) {
         for (int o = 0; o < width; o++)
             for (int i = 0; i < inputs; i++)
@@ -162,8 +188,8 @@ static void take_all(Model *m, const Tensors *t) {
         to->second_bias = take_bias(m, from->second.bias, w);
         to->qkv = take_heads(m, from->qkv, 3, 1);
         to->proj = take_heads(m, from->proj, 1, 0);
-        to->fc1 = take_layer(m, from->fc1, w, m->mlp_width);
-        to->fc2 = take_layer(m, from->fc2, m->mlp_width, w);
+        to->fc1 = take_large(m, from->fc1, w, m->mlp_width);
+        to->fc2 = take_large(m, from->fc2, m->mlp_width, w);
     }
     m->stem = take_layer(m, t->stem, BANDS, t->stem_width);
     take_inception(m, t);
@@ -186,10 +212,22 @@ static void pack_convolutions(void *context, int64_t index, int thread) {
     const BlockTensors *from = &m->tensors->blocks[b];
     float *first = m->blocks[b].convolutions + p * m->panel_size;
     float *second = first + POINTS * m->first_size;
-    pack_points(from->first.kernel, from->first.gain, m->width, m->conv_width, 0, m->width,
-                p * m->hidden, m->hidden, first, m->first_size);
-    pack_points(from->second.kernel, from->second.gain, m->conv_width, m->width, p * m->hidden,
-                m->hidden, 0, m->width, second, m->second_size);
+    size_t first_values = packed_size(m->width, m->hidden);
+    size_t second_values = packed_size(m->hidden, m->width);
+    float *packed = begin_large(first, POINTS, first_values);
+    if (packed) {
+        pack_points(from->first.kernel, from->first.gain, m->width, m->conv_width, 0, m->width,
+                    p * m->hidden, m->hidden, packed, first_values);
+        end_large(packed, POINTS, first_values, first);
+        packed = begin_large(second, POINTS, second_values);
+    }
+    if (packed) {
+        pack_points(from->second.kernel, from->second.gain, m->conv_width, m->width, p * m->hidden,
+                    m->hidden, 0, m->width, packed, second_values);
+        end_large(packed, POINTS, second_values, second);
+    } else {
+        __atomic_store_n(&m->out_of_memory, 1, __ATOMIC_RELAXED);
+    }
 }
 
 static int wide_row(const Model *m) { return packed_columns(m->width); }
@@ -261,8 +299,8 @@ static Model *create(const Tensors *t, int threads) {
     /* A cache line more, or the same channel of all points would meet in one set of the cache. */
     m->point = CHUNK * m->row + 16;
     m->hidden_point = CHUNK * m->hidden + 16;
-    m->first_size = packed_size(m->width, m->hidden);
-    m->second_size = packed_size(m->hidden, m->width);
+    m->first_size = large_size(m->width, m->hidden);
+    m->second_size = large_size(m->hidden, m->width);
     m->panel_size = POINTS * (m->first_size + m->second_size);
     m->blocks = calloc(m->depth, sizeof *m->blocks);
     m->buffers = calloc(threads, sizeof *m->buffers);
@@ -275,6 +313,7 @@ static Model *create(const Tensors *t, int threads) {
     if (!m->memory) goto no_memory;
     take_all(m, t);
     run_parallel(threads, (int64_t)m->depth * m->panels, pack_convolutions, m);
+    if (m->out_of_memory) goto no_memory;
     m->tensors = NULL;
     for (int i = 0; i < threads; i++) {
         lay_out(m, &m->buffers[i]);
@@ -300,6 +339,11 @@ static void linear(const Packed *p, int rows, const float *a, ptrdiff_t a_row, f
     multiply(rows, p->inputs, p->outputs, a, a_row, p->weight, c, c_row, p->bias, accumulate);
 }
 
+static void linear_large(const Packed *p, int rows, const float *a, ptrdiff_t a_row, float *c,
+                         ptrdiff_t c_row, int accumulate) {
+    multiply_large(rows, p->inputs, p->outputs, a, a_row, p->weight, c, c_row, p->bias, accumulate);
+}
+
 static void embed(const Model *m, Buffers *b, const float *image, int n) {
     const int values = BANDS * PATCH * PATCH;
     float *to = b->patches;
@@ -319,12 +363,6 @@ static void embed(const Model *m, Buffers *b, const float *image, int n) {
     }
 }
 
-/* The 36 products of every galaxy of the chunk at one point, and what follows in memory read ahead. */
-static void multiply_point(int n, int depth, int columns, const float *a, int a_row,
-                           const float *packed, float *c, int c_row, int accumulate) {
-    multiply(n, depth, columns, a, a_row, packed, c, c_row, NULL, accumulate);
-}
-
 /* Both convolutions, up to the sums at the points of the second. */
 static void convolutions(const Model *m, Buffers *b, const Block *block, int n) {
     int64_t t = now();
@@ -336,18 +374,18 @@ static void convolutions(const Model *m, Buffers *b, const Block *block, int n) 
         const float *first = block->convolutions + p * m->panel_size;
         const float *second = first + POINTS * m->first_size;
         for (int i = 0; i < POINTS; i++)
-            multiply_point(n, m->width, m->hidden, b->points + (size_t)i * m->point, m->row,
+            multiply_large(n, m->width, m->hidden, b->points + (size_t)i * m->point, m->row,
                            first + i * m->first_size, b->hidden + (size_t)i * m->hidden_point,
-                           m->hidden, 0);
+                           m->hidden, NULL, 0);
         count(b, IN_CONVOLUTIONS, &t);
         for (int g = 0; g < n; g++)
             activate_points(b->hidden + (size_t)g * m->hidden, m->hidden_point, m->hidden,
                             block->first_bias + p * m->hidden);
         count(b, IN_TRANSFORMS, &t);
         for (int i = 0; i < POINTS; i++)
-            multiply_point(n, m->hidden, m->width, b->hidden + (size_t)i * m->hidden_point,
+            multiply_large(n, m->hidden, m->width, b->hidden + (size_t)i * m->hidden_point,
                            m->hidden, second + i * m->second_size, b->sums + (size_t)i * m->point,
-                           m->row, p > 0);
+                           m->row, NULL, p > 0);
         count(b, IN_CONVOLUTIONS, &t);
     }
 }
@@ -360,13 +398,13 @@ static void rest_of_block(const Model *m, Buffers *b, const Block *block, int fi
     int64_t t = now();
     layer_norm(tokens, row, b->normal, row, rows, m->width, m->norm_eps);
     count(b, IN_NORMS, &t);
-    linear(&block->qkv, rows, b->normal, row, b->qkv, qkv_row, 0);
+    linear_large(&block->qkv, rows, b->normal, row, b->qkv, qkv_row, 0);
     count(b, IN_QKV, &t);
     for (int g = 0; g < n; g++)
         attend(b->qkv + (size_t)g * TOKENS * qkv_row, qkv_row, m->heads, m->head,
                b->attended + (size_t)g * TOKENS * attended_row, attended_row, b->scratch);
     count(b, IN_ATTENTION, &t);
-    linear(&block->proj, rows, b->attended, attended_row, tokens, row, 1);
+    linear_large(&block->proj, rows, b->attended, attended_row, tokens, row, 1);
     count(b, IN_QKV, &t);
     for (int g = 0; g < n; g++)
         add_points(b->sums + (size_t)(first + g) * row, m->point, m->width, block->second_bias,
@@ -374,7 +412,7 @@ static void rest_of_block(const Model *m, Buffers *b, const Block *block, int fi
     count(b, IN_TRANSFORMS, &t);
     layer_norm(tokens, row, b->normal, row, rows, m->width, m->norm_eps);
     count(b, IN_NORMS, &t);
-    linear(&block->fc1, rows, b->normal, row, b->mlp, mlp_row, 0);
+    linear_large(&block->fc1, rows, b->normal, row, b->mlp, mlp_row, 0);
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < mlp_row; c += LANES) {
             float *value = b->mlp + (size_t)r * mlp_row + c;
@@ -396,9 +434,9 @@ static void rest_of_block(const Model *m, Buffers *b, const Block *block, int fi
                 store(hidden + c, sum * all(1.0f / PATCHES));
             }
         }
-        linear(&block->fc2, n, b->mlp, TOKENS * mlp_row, tokens, TOKENS * row, 1);
+        linear_large(&block->fc2, n, b->mlp, TOKENS * mlp_row, tokens, TOKENS * row, 1);
     } else {
-        linear(&block->fc2, rows, b->mlp, mlp_row, tokens, row, 1);
+        linear_large(&block->fc2, rows, b->mlp, mlp_row, tokens, row, 1);
     }
     count(b, IN_MLP, &t);
 }

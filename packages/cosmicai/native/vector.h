@@ -13,6 +13,9 @@
 #elif defined(__AVX2__)
 #define LANES 8
 #define TILE_ROWS 4 /* 16 registers: 4 x 3 sums, 3 of the weights, 1 of the input */
+#elif defined(HALF)
+#define LANES 8 /* halves of a NEON register; floats take two */
+#define TILE_ROWS 4
 #else
 #define LANES 4
 #define TILE_ROWS 8

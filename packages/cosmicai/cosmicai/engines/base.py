@@ -69,7 +69,7 @@ def load_engine(
     threads
         Threads that the engine computes with: the vCPUs of the function.
     precision
-        ``float32``, or ``bfloat16`` where the engine and the processor support it.
+        ``float32``, or ``bfloat16`` or ``float16`` where the engine and the processor support it.
     device
         ``cpu``, or ``cuda`` for an NVIDIA GPU.
 

@@ -54,6 +54,8 @@ _SIZES = (
 )
 _LAYERS = ("qkv", "proj", "fc1", "fc2")
 _BRANCHES = ("point", "conv3", "conv5", "pool")
+_INSTRUCTION_SETS = {"float32": None, "float16": "neon_half"}
+"""Precision → the instruction set to ask for; None: the widest."""
 _INCEPTION_BLOCKS = 5
 _MAGNITUDE_LAYERS = 4
 
@@ -153,7 +155,7 @@ class _Marshalling:
 
 
 class NativeSet:
-    """The library's kernels for one instruction set: that of the name, or the widest there is.
+    """The library's kernels for one instruction set: that of the name, or the widest in float32.
 
     Raises
     ------
@@ -165,16 +167,17 @@ class NativeSet:
         self.library = _load_library()
         self.pointer = self.library.cosmicai_instruction_set(name.encode() if name else None)
         if not self.pointer:
+            choice = "precision float32" if name else "engine openvino, torch or plain"
             raise InvalidInput(
                 f"engine 'native' needs {name or 'AVX2 and FMA, or arm64'}, which this processor "
-                "lacks; choose engine openvino, torch or plain"
+                f"lacks; choose {choice}"
             )
         found: bytes = self.library.cosmicai_name(self.pointer)
         self.name = found.decode()
 
 
 class NativeEngine:
-    """The model in C, float32 throughout.
+    """The model in C: float32 throughout, or with the large products in float16.
 
     The same galaxies give the same bits in any batch and with any number of threads.
 
@@ -185,7 +188,8 @@ class NativeEngine:
     threads
         Threads to compute with.
     instruction_set
-        ``avx2``, ``avx512`` or ``neon``; by default the widest that the processor has.
+        ``avx2``, ``avx512``, ``neon``, or ``neon_half`` for float16; by default the widest in
+        float32 that the processor has.
 
     Raises
     ------
@@ -209,7 +213,7 @@ class NativeEngine:
 
     @property
     def instruction_set(self) -> str:
-        """``avx2``, ``avx512`` or ``neon``."""
+        """``avx2``, ``avx512``, ``neon`` or ``neon_half``."""
         return self._native.name
 
     def predict(
@@ -244,9 +248,9 @@ def widest_instruction_set() -> str:
     return NativeSet().name
 
 
-def create(bundle: Bundle, threads: int, precision: str) -> NativeEngine:  # noqa: ARG001
-    """Build the engine; ``precision`` is float32, as its declaration says."""
-    return NativeEngine(bundle, threads)
+def create(bundle: Bundle, threads: int, precision: str) -> NativeEngine:
+    """Build the engine in a precision that its declaration offers on this processor."""
+    return NativeEngine(bundle, threads, _INSTRUCTION_SETS[precision])
 
 
 def _load_library() -> ctypes.CDLL:

@@ -122,6 +122,7 @@ _DECLARED: Final = (
         # but found like one.
         requires=("cosmicai.engines._native",),
         layer="NativeLayer",
+        precisions={"float32": PROCESSORS, "float16": ("arm64",)},
         chunk=6 * CHUNK // 2,  # 64 for each of the vCPUs that a function can have
     ),
     EngineDeclaration(
