@@ -135,7 +135,7 @@ class Bench:
 
 
 def timed(run: Callable[[], object], count: int) -> Callable[[], float]:
-    """Return a run that gives galaxies a second."""
+    """Return a run that gives galaxies per second."""
 
     def measure() -> float:
         started = time.perf_counter()
@@ -155,7 +155,7 @@ def predict_all(engine: Any, image: Any, magnitude: Any, size: int) -> None:
 
 
 def throughput(bench: Bench) -> dict[str, Any]:
-    """Engines and baselines, galaxies a second at batch 512."""
+    """Engines and baselines, galaxies per second at batch 512."""
     count = 3 * BATCH
     image, magnitude = galaxies(count)
     runs = {

@@ -33,7 +33,7 @@ CHUNK = 64 * 1024
 
 
 class Bandwidth:
-    """Bytes a second that all connections share; each waits for its turn."""
+    """Bytes per second that all connections share; each waits for its turn."""
 
     def __init__(self, bytes_per_second: float | None) -> None:
         self._rate = bytes_per_second
@@ -75,7 +75,7 @@ class ThrottledS3:
     root
         Its folders are the buckets.
     mb_per_second
-        Bandwidth of all connections together, in 10^6 bytes a second; None for no limit.
+        Bandwidth of all connections together, in 10^6 bytes per second; None for no limit.
     latency_ms
         From a request to its first byte.
     faults

@@ -92,7 +92,7 @@ def test_ranks_over_s3_with_the_documented_requests(servers: Servers, size: int)
     from botocore.config import Config
 
     configuration = servers.configuration("S3")
-    # The store that stands in for S3 answers some hundred requests a second.
+    # The store that stands in for S3 answers some hundred requests per second.
     backend = {
         **configuration["backends"]["S3"],
         "prefix": f"many-{uuid.uuid4().hex}",

@@ -442,7 +442,7 @@ class CollectiveResult(Contract):
 
 
 class RankRecord(Contract):
-    """``<rank>.json``: the reference's fields to the letter (by alias), then ours.
+    """``<rank>.json``: the published fields to the letter (by alias), then further ones.
 
     Unlike the reference's, the times are wall time and the memory is the peak resident set:
     its CPU time counts nested operators twice, its memory adds up every allocation ever made.

@@ -92,7 +92,7 @@ def open_partition(source: Path | S3Object, *, batch_size: int) -> PartitionRead
     source
         A local file or an object in S3.
     batch_size
-        Galaxies a batch; the last one has what is left.
+        Galaxies per batch; the last one has what is left.
 
     Returns
     -------
@@ -189,7 +189,7 @@ class PartitionReader:
     nbytes
         Size of the file in bytes.
     batch_size
-        Galaxies a batch.
+        Galaxies per batch.
     name
         Path or S3 address.
     s3

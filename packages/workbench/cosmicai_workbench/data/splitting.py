@@ -90,7 +90,7 @@ def split_dataset(
         ``source`` cannot be read.
     """
     if galaxies < 1:
-        raise InvalidInput(f"galaxies a partition: a positive number expected, found {galaxies}")
+        raise InvalidInput(f"galaxies per partition: a positive number expected, found {galaxies}")
     with (
         open_partition(source, batch_size=_BATCH) as reader,
         staged_partitions(folder, overwrite=overwrite, keep=source) as staging,

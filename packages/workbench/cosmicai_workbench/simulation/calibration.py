@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cosmicai.schema import RankRecord
 
 _FAST_READ = 10e9
-"""Bytes a second where reading hid entirely behind predicting."""
+"""Bytes per second where reading hid entirely behind predicting."""
 _APART = 1.5
 """Sizes that differ by less than this factor cannot tell a constant from a slope."""
 

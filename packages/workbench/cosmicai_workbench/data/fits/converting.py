@@ -149,7 +149,7 @@ def convert(
         A parameter is out of range, or images or catalogue cannot be used; or no object is left.
     """
     if galaxies < 1:
-        raise InvalidInput(f"galaxies a partition: a positive number expected, found {galaxies}")
+        raise InvalidInput(f"galaxies per partition: a positive number expected, found {galaxies}")
     if not aperture > 0:
         raise InvalidInput(f"aperture: above 0 arcsec expected, found {aperture}")
     files = find_fields(images)
