@@ -8,7 +8,6 @@ checked. So a write that arrives after its execution lost the path never replace
 
 from __future__ import annotations
 
-import json
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from cosmicai.errors import (
     ResultPathInUse,
     StorageDenied,
     TransientStorageError,
+    load_json,
 )
 from cosmicai.observability import logger
 from cosmicai.schema import Claim, Execution, Plan, parse_json
@@ -363,7 +363,7 @@ def _clear(owner: Ownership, *, claimed: bool) -> None:
 def _planned_world_size(store: Store, key: str) -> int | None:
     """Return the world size in a plan of any version; 0 without a plan, None if it is damaged."""
     try:
-        return int(json.loads(store.read(key))["world_size"])
+        return int(load_json(store.read(key))["world_size"])
     except ObjectNotFound:
         return 0  # it ended before a rank could start
     except (ValueError, KeyError, TypeError):

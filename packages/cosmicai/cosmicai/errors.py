@@ -5,10 +5,26 @@ The state machine matches on these class names (``Retry`` and ``Catch`` in
 Every message says what was expected, what was found and what to do.
 """
 
+import json
 import unicodedata
+from typing import Any
 
 LONGEST_MESSAGE = 2000
 """Characters of an error's message: whatever it quotes, it stays one that somebody can read."""
+
+
+def load_json(text: str | bytes) -> Any:
+    """Return the document of a JSON text from outside.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON, or nested deeper than Python reads.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def readable(text: str) -> str:

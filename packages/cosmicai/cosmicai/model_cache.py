@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import functools
 import hashlib
-import json
 import os
 import shutil
 import stat
@@ -17,7 +16,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cosmicai import keys, storage
 from cosmicai.engines.registry import find_engine
-from cosmicai.errors import ModelMismatch, ModelNotFound, ObjectNotFound, PreconditionFailed
+from cosmicai.errors import (
+    ModelMismatch,
+    ModelNotFound,
+    ObjectNotFound,
+    PreconditionFailed,
+    load_json,
+)
 from cosmicai.facts import MB
 from cosmicai.model.architectures import check_layout, read_config
 from cosmicai.model.layout import MODEL_FILES, SAFETENSORS_DTYPES, TensorSpec
@@ -116,7 +121,7 @@ def _layout(bucket: str, file: storage.StoredObject, where: str) -> dict[str, Te
 
     try:
         length = _header_length(read(0, 8))
-        header = json.loads(read(8, 8 + length))
+        header = load_json(read(8, 8 + length))
         tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
         data_bytes = max(tensor["data_offsets"][1] for tensor in tensors.values())
         check_size(8 + length + data_bytes)

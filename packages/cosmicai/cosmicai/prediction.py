@@ -424,11 +424,14 @@ def npz_columns(body: bytes) -> dict[str, NDArray[Any]]:
         If it is none, or damaged.
     """
     import zipfile
+    import zlib
 
     import numpy as np
 
+    # RuntimeError: zipfile's word for a file that is encrypted, or packed in a way it cannot undo.
+    damage = (OSError, EOFError, KeyError, TypeError, RuntimeError, MemoryError)
     try:
         with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (*damage, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"no .npz file: {error}") from error

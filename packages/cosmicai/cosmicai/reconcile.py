@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from cosmicai import keys, storage
-from cosmicai.errors import InvalidInput, ObjectNotFound
+from cosmicai.errors import InvalidInput, ObjectNotFound, load_json
 from cosmicai.schema import (
     FailedRank,
     ManifestItem,
@@ -95,7 +94,7 @@ def _planned_items(plan: Plan, etags: Mapping[str, str]) -> tuple[dict[int, Mani
     """Return rank → item of the manifest, and how it differs from the one that was planned."""
     where = storage.store(plan.bucket).address(plan.manifest_key)
     try:
-        manifest = json.loads(storage.store(plan.bucket).read(plan.manifest_key))
+        manifest = load_json(storage.store(plan.bucket).read(plan.manifest_key))
         items = {item.RANK: item for item in (parse(ManifestItem, item) for item in manifest)}
     except ObjectNotFound:
         return {}, f"{where} was deleted since Initialize wrote it"

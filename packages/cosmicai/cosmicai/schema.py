@@ -31,7 +31,7 @@ from cosmicai.engines.registry import (
     find_engine,
     precision_name,
 )
-from cosmicai.errors import InvalidInput, readable
+from cosmicai.errors import InvalidInput, load_json, readable
 from cosmicai.facts import OUTLIER_LIMIT
 from cosmicai.fmi_channels import channel_name
 
@@ -601,7 +601,7 @@ def parse_json(model: type[ContractT], text: bytes, where: str) -> ContractT:
         If it is no JSON, or not what the model describes; see :func:`parse`.
     """
     try:
-        document = json.loads(text)
+        document = load_json(text)
     except ValueError as error:
         raise InvalidInput(f"{where} is damaged: it is not valid JSON ({error})") from None
     try:

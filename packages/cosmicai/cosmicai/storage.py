@@ -25,6 +25,7 @@ from cosmicai.errors import (
     PreconditionFailed,
     StorageDenied,
     TransientStorageError,
+    load_json,
 )
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ class Store:
             If the object is not JSON.
         """
         try:
-            return json.loads(self.read(key))
+            return load_json(self.read(key))
         except ValueError as error:
             raise InvalidInput(f"{self.address(key)} is not valid JSON: {error}") from error
 

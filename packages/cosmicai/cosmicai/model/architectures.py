@@ -6,13 +6,12 @@ AstroMAE. Which engines run it, engines declare (``cosmicai.engines.registry``).
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from cosmicai.errors import ModelMismatch
+from cosmicai.errors import ModelMismatch, load_json
 from cosmicai.model.config import ModelConfig
 from cosmicai.model.layout import CONFIG_NAME, TensorSpec, state_dict_layout
 
@@ -60,8 +59,8 @@ def read_config(content: bytes, where: str) -> tuple[Architecture, ModelConfig]:
         It does not describe a model of an architecture that is known.
     """
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        document = load_json(content)
+    except ValueError as error:
         raise ModelMismatch(f"{where} does not describe an architecture: {error}") from None
     name = document.get("architecture", DEFAULT) if isinstance(document, dict) else DEFAULT
     architecture = ARCHITECTURES.get(name) if isinstance(name, str) else None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from cosmicai.errors import CosmicAIError
+from cosmicai.errors import CosmicAIError, load_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -350,8 +350,8 @@ def _header(text: str) -> tuple[int, tuple[ColumnInfo, ...]]:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return load_json(text)
+    except ValueError as error:
         raise CatalogueError(f"JSON expected: {error}") from error
 
 

@@ -147,7 +147,7 @@ def invoke(
 
     Prints its answer; its log lines go to standard error.
     """
-    from cosmicai.errors import InvalidInput
+    from cosmicai.errors import InvalidInput, load_json
 
     from cosmicai_workbench.cloud.invoking import (
         cloud_for_a_call,
@@ -159,7 +159,7 @@ def invoke(
 
     try:
         content = event.read_bytes()
-        json.loads(content)
+        load_json(content)
     except OSError as error:
         raise InvalidInput(f"the event {event} cannot be read: {error.strerror}") from error
     except ValueError as error:

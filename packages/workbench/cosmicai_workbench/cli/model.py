@@ -163,23 +163,23 @@ def evaluate(
 
 
 def _settings(config: Path | None, **options: Any) -> "TrainingConfig":
-    from cosmicai.errors import InvalidInput
+    from cosmicai.errors import InvalidInput, load_json
     from pydantic import ValidationError
 
     from cosmicai_workbench.modeling.train import TrainingConfig
 
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        base = json.loads(config.read_text()) if config else {}
+        base = load_json(config.read_bytes()) if config else {}
         if not isinstance(base, dict):
             raise InvalidInput(f"{config}: a JSON object expected")
         return TrainingConfig.model_validate(base | given)
     except OSError as error:
         raise InvalidInput(f"{config} cannot be read: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise InvalidInput(f"{config} is not JSON: {error}") from error
     except ValidationError as error:
         raise InvalidInput(f"training settings: {error}") from error
+    except ValueError as error:
+        raise InvalidInput(f"{config} is not JSON: {error}") from error
 
 
 def _print(quality: "Quality", model: str, *, as_json: bool) -> None:

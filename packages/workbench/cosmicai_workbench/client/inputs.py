@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosmicai.errors import InvalidInput
+from cosmicai.errors import InvalidInput, load_json
 from cosmicai.keys import folder
 from cosmicai.model.layout import MODEL_FILES
 from cosmicai.sharing import is_partition, partition_files
@@ -36,7 +35,7 @@ def read_input(source: str | None, overrides: Sequence[str] = ()) -> dict[str, A
     """
     try:
         text = "{}" if source is None else _text(source)
-        content = json.loads(text)
+        content = load_json(text)
     except OSError as error:
         raise InvalidInput(f"the input {source} cannot be read: {error}") from error
     except ValueError as error:
@@ -203,6 +202,6 @@ def _text(source: str) -> str:
 def _value(text: str) -> Any:
     """Read a value as JSON where it is, as plain text where it is not."""
     try:
-        return json.loads(text)
+        return load_json(text)
     except ValueError:
         return text

@@ -1,9 +1,8 @@
 """From folders to a written page: what ``cosmicai report`` calls."""
 
-import json
 from typing import TYPE_CHECKING
 
-from cosmicai.errors import InvalidInput
+from cosmicai.errors import InvalidInput, load_json
 from pydantic import ValidationError
 
 from cosmicai_workbench.report.page import run_page, sweep_page, write_figures, write_page
@@ -53,7 +52,7 @@ def write_report(
 
 def _read_estimate(source: "Path") -> dict[str, float]:
     try:
-        document = json.loads(source.read_text(encoding="utf-8"))
+        document = load_json(source.read_text(encoding="utf-8"))
         cost = Plan.model_validate(document).cost
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise InvalidInput(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cosmicai import keys
 from cosmicai.errors import InvalidInput, ResultPathInUse
-from cosmicai.schema import Claim, parse
+from cosmicai.schema import Claim, parse_json
 
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.connection import PARALLEL_TRANSFERS
@@ -127,7 +127,7 @@ def _require_claim(folder: Path, execution: Ended) -> None:
     claim = folder / _CLAIM
     if not claim.is_file():
         return  # it ended before it claimed its path, and wrote nothing
-    holder = parse(Claim, json.loads(claim.read_text())).execution
+    holder = parse_json(Claim, claim.read_bytes(), str(claim)).execution
     if holder != execution.arn:
         raise ResultPathInUse(
             f"the results of {execution.name} are gone: {execution.input['result_path']} was "

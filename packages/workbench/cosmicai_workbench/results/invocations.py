@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cosmicai.errors import InvalidInput
+from cosmicai.errors import InvalidInput, load_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -98,7 +98,7 @@ def read_invocations(run_folder: "Path") -> tuple[Invocation, ...]:
     found = []
     for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            row = json.loads(line)
+            row = load_json(line)
             found.append(parse_report(row["report"], row["function"]))
         except (ValueError, KeyError, TypeError, InvalidInput) as error:
             raise InvalidInput(f"{source}, line {number}: {error}") from None

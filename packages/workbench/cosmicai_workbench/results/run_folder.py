@@ -1,6 +1,5 @@
 """One finished run, read from its folder: the summary, the ranks' records, the predictions."""
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cosmicai.columns import COLUMNS, Column, stored_columns
-from cosmicai.errors import InvalidInput
+from cosmicai.errors import InvalidInput, load_json
 from cosmicai.partition.catalogue import (
     Catalogue,
     CatalogueError,
@@ -16,6 +15,7 @@ from cosmicai.partition.catalogue import (
     from_arrays,
     named,
 )
+from cosmicai.prediction import npz_columns
 from cosmicai.schema import RankRecord, Summary, parse
 
 from cosmicai_workbench.results.invocations import Invocation, read_invocations
@@ -145,8 +145,8 @@ def load_run(path: "Path") -> Run:
 
 def _read_json(path: "Path") -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return load_json(path.read_bytes())
+    except ValueError as error:
         raise InvalidInput(f"{path}: not JSON ({error}); fetch the results again") from None
 
 
@@ -160,17 +160,17 @@ def _read_predictions(path: "Path", ranks: list[int]) -> Predictions:
     for rank in ranks:
         source = path / "predictions" / f"{rank}.npz"
         try:
-            with np.load(source, allow_pickle=False) as arrays:
-                found = {name: _column(arrays, column) for name, column in stored_columns().items()}
-                partition = arrays["partition"].astype(np.int32, copy=False)
-                paths = [str(key) for key in arrays["data_paths"]]
-                catalogue = from_arrays(arrays, "catalogue") or named(
-                    [
-                        f"{PurePosixPath(paths[position]).stem}#{index}"
-                        for position, index in zip(partition, found["index"], strict=True)
-                    ]
-                )
-                rejected.append(from_arrays(arrays, "rejected") or Catalogue(()))
+            arrays = npz_columns(source.read_bytes())
+            found = {name: _column(arrays, column) for name, column in stored_columns().items()}
+            partition = arrays["partition"].astype(np.int32, copy=False)
+            paths = [str(key) for key in arrays["data_paths"]]
+            catalogue = from_arrays(arrays, "catalogue") or named(
+                [
+                    f"{PurePosixPath(paths[position]).stem}#{index}"
+                    for position, index in zip(partition, found["index"], strict=True)
+                ]
+            )
+            rejected.append(from_arrays(arrays, "rejected") or Catalogue(()))
         except FileNotFoundError:
             raise InvalidInput(f"{source}: missing, though rank {rank} has a record") from None
         except (OSError, ValueError, LookupError, CatalogueError) as error:
