@@ -55,38 +55,56 @@ def data(found: Figures) -> list[str]:
     ]
 
 
-def inference(found: Figures) -> list[str]:
-    """Show the engines against what one would use otherwise, at full size."""
+def _speeds(found: Figures, script: str) -> list[str]:
+    """Show the default engine's speed beside the others', on one instruction set."""
+    instructions = found["machine"]["instruction_set"].upper()
     rows = {
-        f"speed, full-size model: {ratio}": values
+        f"speed on {instructions}, full-size model: {ratio}": values
         for ratio, values in found["throughput"]["ratios"].items()
-    } | {
-        f"cold start, {name}, of the reference's import and load": values
-        for name, values in found["cold_start"]["of_the_reference"].items()
-        if name.startswith("openvino")
+        if ratio.startswith("native")
     }
-    rows["a 100 MB rank from S3 at 90 MB/s, of its time from memory"] = found["throttled_s3"][
-        "streamed / in memory"
+    return [
+        _row(what, _spread(values, ".2f"), script, values["n"]) for what, values in rows.items()
     ]
-    lines = [
-        _row(what, _spread(values, ".2f"), "inference", values["n"])
-        for what, values in rows.items()
-    ]
+
+
+def inference(found: Figures) -> list[str]:
+    """Show the default engine against what one would use otherwise, at full size."""
+    script = "inference"
+    lines = _speeds(found, script)
+    for name, values in found["cold_start"]["of_the_reference"].items():
+        if name.startswith("native"):
+            what = f"cold start, {name}, of importing torch and loading the checkpoint"
+            lines.append(_row(what, _spread(values, ".2f"), script, values["n"]))
+    s3 = found["throttled_s3"]["streamed / in memory"]
+    what = "a 100 MB rank from S3 at 90 MB/s, of its time from memory"
+    lines.append(_row(what, _spread(s3, ".2f"), script, s3["n"]))
     slowest = min(found["batch_sizes"]["of_the_best"].values())
-    rounds = found["throttled_s3"]["streamed / in memory"]["n"]
-    lines.append(
-        _row("slowest of batch 32 to 512, of the fastest", f"{slowest:.2f}", "inference", rounds)
-    )
+    what = "slowest of batch 32 to 512, of the fastest"
+    lines.append(_row(what, f"{slowest:.2f}", script, s3["n"]))
     memory = " and ".join(
         f"{found['memory'][size]['peak_memory_mb']:,.0f} MB" for size in ("100 MB", "1 GB")
     )
-    lines.append(_row("peak memory of a rank of 100 MB and of 1 GB", memory, "inference", 1))
-    dollars = found["survey_cost"]["total_dollars"]
-    low, high = found["survey_cost"]["published_dollars"]
-    cost = f"{dollars['x86_64']:.3f} $ (published by the reference: {low} to {high} $)"
-    what = "modelled cost of 12.6 GB, 645,000 galaxies, x86_64 prices"
-    lines.append(_row(what, cost, "inference", rounds))
+    lines.append(_row("peak memory of a rank of 100 MB and of 1 GB", memory, script, 1))
     return lines
+
+
+def lambdas_instructions(found: Figures) -> list[str]:
+    """Show speed and modelled cost on what Lambda promises."""
+    script = "inference"
+    dollars = found["survey_cost"]["dollars"]
+    low, high = found["survey_cost"]["published_dollars"]
+    spread = f"{dollars['median']:.2f} $ ({dollars['max']:.2f}–{dollars['min']:.2f})"
+    cost = f"{spread}; the published system: {low} to {high} $ for the memory it used"
+    what = "modelled for Lambda, x86_64: 12.6 GB, 645,000 galaxies ([how](docs/cost.md))"
+    n = found["survey_cost"]["ratio"]["n"]
+    return [*_speeds(found, script), _row(what, cost, script, n)]
+
+
+def gpu(found: Figures) -> list[str]:
+    """Show what a GPU at hand does."""
+    rates = found["gpu, float32"]["galaxies_per_second"]
+    return [_row(f"galaxies a second, {found['gpu']}", _spread(rates, ",.0f"), "gpu", rates["n"])]
 
 
 def fmi(found: Figures) -> list[str]:
@@ -112,6 +130,8 @@ def simulation(found: Figures) -> list[str]:
 
 SECTIONS = {
     "inference": inference,
+    "inference-avx2": lambdas_instructions,
+    "gpu": gpu,
     "fmi": fmi,
     "overhead": overhead,
     "planning": planning,

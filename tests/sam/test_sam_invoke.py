@@ -154,7 +154,7 @@ class Builds:
         function: str,
         payload: dict[str, Any],
         architecture: str,
-        engine: str = "openvino",
+        engine: str = "native",
         **settings: str,
     ) -> dict[str, Any]:
         """Invoke a function in its container and return its response."""
@@ -261,7 +261,8 @@ def test_initialize(builds: Builds, s3: S3Client, architecture: str) -> None:
     [
         pytest.param(engine, architecture, id=f"{engine}-{architecture}")
         for engine, architecture in [
-            ("openvino", "x86_64"),
+            ("native", "x86_64"),
+            ("native", "arm64"),
             ("openvino", "arm64"),
             ("torch", "arm64"),
         ]
@@ -301,7 +302,7 @@ def test_ranks_in_containers_meet_at_the_rendezvous(
     port = free_port()
     rendezvous = start_rendezvous(port, host=bridge)
     settings = {"FMI_RENDEZVOUS": f"{bridge}:{port}", "FMI_TOKEN": TOKEN}
-    builds.template("InvokeFmiFunction", NATIVE, "openvino")
+    builds.template("InvokeFmiFunction", NATIVE, "native")
 
     def meet(rank: str) -> dict[str, Any]:
         payload = event("invoke_fmi", RANK=rank, **keys)

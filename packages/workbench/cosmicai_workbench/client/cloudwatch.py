@@ -86,6 +86,12 @@ def lines(
         time.sleep(_INTERVAL)
 
 
+def _identity(event: Any) -> str:
+    """Return what tells an event from others; its ID is optional in the service's model."""
+    fallback = f"{event['logStreamName']} {event['timestamp']} {event['message']}"
+    return str(event.get("eventId", fallback))
+
+
 class _Tail:
     """The lines of one log group that were not read yet."""
 
@@ -101,10 +107,10 @@ class _Tail:
             logGroupName=self.group, startTime=self._start, filterPattern=self._pattern
         )
         new = {
-            event["eventId"]: event
+            identity: event
             for page in pages
             for event in page["events"]
-            if event["eventId"] not in self._seen
+            if (identity := _identity(event)) not in self._seen
         }
         self._seen |= {key: event["timestamp"] for key, event in new.items()}
         if self._seen:
