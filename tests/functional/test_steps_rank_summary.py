@@ -290,7 +290,7 @@ def test_the_handlers_run_their_sample_events(
     inference.logger.registered_handler.setStream(log)  # type: ignore[attr-defined]
     event = json.loads((ROOT / "events/model_inference.json").read_text())
     output = load_handler("model_inference").handler(event, Context())
-    assert output == {"rank": 0, "num_samples": 6, "record": f"{PATH}/0.json"}
+    assert output == {"rank": 0, "num_samples": 6, "record": f"{event['RESULT_PATH']}/0.json"}
     metrics = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     metrics = [line for line in metrics if "_aws" in line]
     assert len(metrics) == 1, "one EMF record per rank"

@@ -249,7 +249,7 @@ def expected(s3: S3Client, tmp_path: Path) -> np.ndarray[Any, np.dtype[np.float3
 def test_initialize(builds: Builds, s3: S3Client, architecture: str) -> None:
     sample = event("initialize")
     sample["execution"]["id"] += f"-{architecture}"
-    sample["input"] |= {"result_path": f"plans/{architecture}"}
+    sample["input"] |= {"result_path": f"results/plans/{architecture}"}
     plan = builds.invoke("InitializeFunction", sample, architecture)
     assert plan["world_size"] == 11
     stored = s3.get_object(Bucket=BUCKET, Key=plan["manifest_key"])["Body"].read()
