@@ -98,9 +98,9 @@ BAD_PARTITIONS: dict[str, tuple[Callable[[bytes], bytes], type[Exception], str]]
         r"\(60, 5, 32, 32\) expected, found \(60, 5, 32, 16\)",
     ),
     "another class": (
-        with_pickle(lambda p: p.replace(b"dataset\nTensorDataset", b"dataset\nConcatDataset")),
+        with_pickle(lambda p: p.replace(b"dataset\nTensorDataset", b"dataset\nUnknownDataset")),
         UnsafePickle,
-        "ConcatDataset",
+        "UnknownDataset",
     ),
     "hostile": (
         with_pickle(lambda _: pickle.dumps(Touch("canary"), protocol=2)),

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from cosmicai.engines.base import load_engine
+from cosmicai.inference import run_rank
 from cosmicai.partition.reader import open_partition
 from cosmicai.schema import ManifestItem, parse
 from fmi_support import TOKEN, free_port, start_rendezvous, stop
@@ -221,8 +222,6 @@ def without_torch(folder: Path) -> Path:
 
 def write_record(rank: str, **keys: Any) -> None:
     """Run a rank on this machine, so that S3 holds the record that a function reads."""
-    from cosmicai.inference import run_rank
-
     keys |= {"RANK": rank, "DATA_PATH": f"100MB/{int(rank) + 1}.pt", "ENGINE": "plain"}
     run_rank(parse(ManifestItem, event("model_inference", **keys)), f"request-{rank}")
 
@@ -323,9 +322,10 @@ def test_ranks_in_containers_meet_at_the_rendezvous(
 def test_summarize(builds: Builds, s3: S3Client, architecture: str) -> None:
     sample = event("initialize")
     sample["input"] |= {"overwrite": True}  # the tests above left results of the same events
-    builds.invoke("InitializeFunction", sample, architecture)
-    for rank in range(11):
-        write_record(str(rank))
+    plan = builds.invoke("InitializeFunction", sample, architecture)
+    manifest = s3.get_object(Bucket=BUCKET, Key=plan["manifest_key"])["Body"].read()
+    for item in json.loads(manifest):
+        run_rank(parse(ManifestItem, item), f"request-{item['RANK']}")
     summary = builds.invoke("SummarizeFunction", event("summarize"), architecture)
     assert summary["status"] == "SUCCEEDED"
     assert summary["ranks_received"] == 11
