@@ -76,16 +76,8 @@ def inference(found: Figures) -> list[str]:
         if name.startswith("native"):
             what = f"cold start, {name}, of importing torch and loading the checkpoint"
             lines.append(_row(what, _spread(values, ".2f"), script, values["n"]))
-    s3 = found["throttled_s3"]["streamed / in memory"]
-    what = "a 100 MB rank from S3 at 90 MB/s, of its time from memory"
-    lines.append(_row(what, _spread(s3, ".2f"), script, s3["n"]))
-    slowest = min(found["batch_sizes"]["of_the_best"].values())
-    what = "slowest of batch 32 to 512, of the fastest"
-    lines.append(_row(what, f"{slowest:.2f}", script, s3["n"]))
-    memory = " and ".join(
-        f"{found['memory'][size]['peak_memory_mb']:,.0f} MB" for size in ("100 MB", "1 GB")
-    )
-    lines.append(_row("peak memory of a rank of 100 MB and of 1 GB", memory, script, 1))
+    memory = f"{found['memory']['100 MB']['peak_memory_mb']:,.0f} MB"
+    lines.append(_row("peak memory of a rank of 100 MB", memory, script, 1))
     return lines
 
 
