@@ -420,10 +420,19 @@ class S3Channel(PeerToPeer, Channel):
 
         Nobody looks longer than the operation may take: then the inner rank is named.
         """
-        silent = []
+        silent: list[int] = []
         end = self._end = call.end
         for rank in ranks:
-            if rank == call.rank or self._get(self._key(call, f"{rank}-{above}", 0)) is not None:
+            if rank == call.rank:
+                continue
+            try:
+                there = self._get(self._key(call, f"{rank}-{above}", 0)) is not None
+            except FmiChannelError:
+                # S3 answered while we waited, so time ran out: those found so far are named.
+                if silent:
+                    break
+                there = False
+            if there:
                 continue
             below = children(rank, root, call.size, self.degree)
             if time.monotonic() < end:
