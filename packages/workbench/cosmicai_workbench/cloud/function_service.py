@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from cosmicai_workbench.cloud.pool import Pools
     from cosmicai_workbench.cloud.template import Function
 
-_PATH = re.compile(r"/2015-03-31/functions(?:/([^/]+)(/invocations|/configuration)?)?/?")
+_PATH = re.compile(
+    r"/(?:2015-03-31|2019-09-30)/functions"
+    r"(?:/([^/]+)(/invocations|/configuration|/concurrency)?)?/?"
+)
 _REQUEST_RESPONSE = "RequestResponse"
 _MAX_PAYLOAD_BYTES = 6 * 1024 * 1024
 
@@ -62,6 +65,8 @@ class FunctionService:
             raise Fault("ResourceNotFoundException", f"Function not found: {named}", 404)
         if action == "/invocations":
             return self._invoke(name, environ, start)
+        if action == "/concurrency":
+            return answer_json(start, {})  # the local cloud reserves none
         configuration = _configuration(self._functions[name])
         if action == "/configuration":
             return answer_json(start, configuration)
