@@ -96,7 +96,7 @@ def lambdas_instructions(found: Figures) -> list[str]:
 def gpu(found: Figures) -> list[str]:
     """Show what a GPU at hand does."""
     rates = found["gpu, float32"]["galaxies_per_second"]
-    return [_row(f"galaxies a second, {found['gpu']}", _spread(rates, ",.0f"), "gpu", rates["n"])]
+    return [_row(f"galaxies per second, {found['gpu']}", _spread(rates, ",.0f"), "gpu", rates["n"])]
 
 
 def fmi(found: Figures) -> list[str]:

@@ -230,8 +230,6 @@ static void pack_convolutions(void *context, int64_t index, int thread) {
     }
 }
 
-static int wide_row(const Model *m) { return packed_columns(m->width); }
-
 static int feature_width(const Model *m) {
     return 2 * m->branch_width + packed_columns(m->magnitude_width) + 2 * LANES;
 }
@@ -293,7 +291,7 @@ static Model *create(const Tensors *t, int threads) {
     m->branch_width = t->branch_width, m->magnitude_width = t->magnitude_width;
     m->head_width = t->head_width, m->stem_width = t->stem_width;
     m->head = round_up(m->width / m->heads, LANES);
-    m->row = wide_row(m);
+    m->row = packed_columns(m->width);
     m->hidden = m->conv_width < HIDDEN ? round_up(m->conv_width, LANES) : HIDDEN;
     m->panels = (m->conv_width + m->hidden - 1) / m->hidden;
     /* A cache line more, or the same channel of all points would meet in one set of the cache. */

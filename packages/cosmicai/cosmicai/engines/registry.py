@@ -123,7 +123,7 @@ _DECLARED: Final = (
         requires=("cosmicai.engines._native",),
         layer="NativeLayer",
         precisions={"float32": PROCESSORS, "float16": ("arm64",)},
-        chunk=6 * CHUNK // 2,  # 64 for each of the vCPUs that a function can have
+        chunk=6 * 64,  # a thread computes 64, and a function has up to six vCPUs
     ),
     EngineDeclaration(
         name="openvino",
