@@ -2,6 +2,8 @@
 
 python benchmarks/readme.py            # rewrite the block between the markers
 python benchmarks/readme.py --check    # exit 1 if the block is not what the results say
+
+The ratio that `cosmicai plan` takes for our engine is written alike.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
 README = ROOT / "README.md"
+ENGINE_RATIO = ROOT / "packages/workbench/cosmicai_workbench/simulation/engine_ratio.json"
 BEGIN = "<!-- figures: made by benchmarks/readme.py from benchmarks/results/ -->\n"
 END = "<!-- end of figures -->"
 
@@ -147,17 +150,25 @@ def block() -> str:
     return intro + "\n".join(["| what | measured | by |", "|---|---|---|", *rows]) + "\n"
 
 
+def engine_ratio() -> str:
+    """Return the file with the ratio that the modelled cost is derived from."""
+    found = json.loads((RESULTS / "inference-avx2.json").read_text())
+    return json.dumps(found["survey_cost"]["ratio"], indent=2) + "\n"
+
+
 def main() -> int:
-    """Rewrite or check the README."""
+    """Rewrite or check the README and the ratio of the engines."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     text = README.read_text()
     start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
     wanted = text[:start] + block() + text[end:]
+    files = {README: wanted, ENGINE_RATIO: engine_ratio()}
     if options.check:
-        return int(wanted != text)
-    README.write_text(wanted)
+        return int(any(path.read_text() != content for path, content in files.items()))
+    for path, content in files.items():
+        path.write_text(content)
     return 0
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from cosmicai.facts import MAX_MEMORY_MB, MIN_MEMORY_MB
+from cosmicai.facts import DEFAULT_INFERENCE_MEMORY_MB, MAX_MEMORY_MB, MIN_MEMORY_MB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ def plan(
             min=MIN_MEMORY_MB,
             max=MAX_MEMORY_MB,
         ),
-    ] = 10_240,
+    ] = DEFAULT_INFERENCE_MEMORY_MB,
     concurrency: Annotated[
         int, typer.Option(help="Functions at once that the account allows.", min=1)
     ] = 1000,
@@ -57,7 +57,7 @@ def plan(
         typer.Option(
             metavar="RUN",
             help="Run folder to take times from, again for further runs; sizes that differ tell "
-            "more. By default the published executions of others.",
+            "more. By default the published executions, at our engine's measured speed.",
         ),
     ] = None,
     region: Annotated[str, typer.Option(help="AWS region of the prices.")] = "us-east-1",
