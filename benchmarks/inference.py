@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cosmicai.engines.registry import DEFAULT_ENGINE
+from cosmicai.machine import multiplies_bfloat16, processor_features
 from inference_baselines import AS_PUBLISHED, baselines, fill, galaxies
 from inference_report import print_tables
 from measuring import spread
@@ -165,7 +166,7 @@ def throughput(bench: Bench) -> dict[str, Any]:
         ).items()
     }
     ours = {name: bench.engine(name) for name in ("native", "openvino", "torch")}
-    if has_bfloat16() and bench.instruction_set is None:
+    if multiplies_bfloat16(processor_features()) and bench.instruction_set is None:
         ours["torch bfloat16"] = bench.engine("torch", "bfloat16")
     for name, engine in ours.items():
         runs[name] = timed(
@@ -183,12 +184,6 @@ def throughput(bench: Bench) -> dict[str, Any]:
         "galaxies_per_second": {name: spread(rates) for name, rates in found.items()},
         "ratios": ratios,
     }
-
-
-def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16; without it, it takes a hundred times as long."""
-    flags = Path("/proc/cpuinfo").read_text()
-    return "avx512_bf16" in flags or "amx_bf16" in flags or " bf16" in flags
 
 
 def products(bench: Bench) -> dict[str, Any]:
@@ -304,7 +299,7 @@ def accuracy(bench: Bench) -> dict[str, Any]:
     expected = {case: plain.predict(*values) for case, values in cases.items()}
     found = {}
     kinds = [("native", "float32"), ("openvino", "float32"), ("torch", "float32")]
-    kinds += [("torch", "bfloat16")] if has_bfloat16() else []
+    kinds += [("torch", "bfloat16")] if multiplies_bfloat16(processor_features()) else []
     for name, precision in kinds:
         engine = bench.engine(name, precision)
         found[f"{name} {precision}"] = {

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cosmicai.engines import torch_engine
 from cosmicai.engines.base import chunks, load_engine
 from cosmicai.engines.registry import galaxies_at_once
 from cosmicai.errors import InvalidInput, ModelMismatch
+from cosmicai.machine import multiplies_bfloat16, processor_features
 from cosmicai.model.bundle import Bundle, save_tensors
 from cosmicai.model.config import ModelConfig
 from cosmicai.model.prepare import PREPARED_NAME, build_prepared, prepare, write_prepared
@@ -93,6 +95,9 @@ def test_takes_arrays_that_are_read_only_or_views(name, engines):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.skipif(
+    not multiplies_bfloat16(processor_features()), reason="the processor does not multiply bfloat16"
+)
 def test_bfloat16_is_an_option_of_torch_and_less_accurate(bundle, engines):
     image, magnitude = galaxies(32)
     expected = engines["plain"].predict(image, magnitude)
@@ -101,6 +106,28 @@ def test_bfloat16_is_an_option_of_torch_and_less_accurate(bundle, engines):
     assert 1e-6 < error < 0.1
     with pytest.raises(InvalidInput, match="float32 only"):
         load_engine("openvino", bundle.path, threads=1, precision="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("features", "native"),
+    [
+        ({"avx2", "fma"}, False),
+        ({"avx2", "avx512f", "avx512vl"}, False),
+        ({"asimd", "fphp"}, False),
+        ({"avx512f", "avx512_bf16"}, True),
+        ({"avx512f", "amx_bf16", "amx_tile"}, True),
+        ({"asimd", "bf16"}, True),
+    ],
+)
+def test_bfloat16_is_refused_where_the_processor_does_not_multiply_it(
+    bundle, monkeypatch, features, native
+):
+    monkeypatch.setattr(torch_engine, "processor_features", lambda: frozenset(features))
+    if native:
+        assert load_engine("torch", bundle.path, threads=1, precision="bfloat16").name == "torch"
+        return
+    with pytest.raises(InvalidInput, match=r"does not multiply it natively .* use float32"):
+        load_engine("torch", bundle.path, threads=1, precision="bfloat16")
 
 
 def test_openvino_needs_no_torch(bundle):

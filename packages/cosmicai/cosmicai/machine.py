@@ -42,3 +42,24 @@ def peak_memory_mb_of(process: int) -> float | None:
         return None
     _, found, rest = status.partition("VmHWM:")
     return int(rest.split()[0]) * 1024 / MB if found else None  # a zombie has no memory left
+
+
+def processor_features() -> frozenset[str] | None:
+    """Return the processor's features as Linux names them; None where it does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):  # on x86_64, on arm64
+            return frozenset(value.split())
+    return None
+
+
+def multiplies_bfloat16(features: frozenset[str] | None) -> bool:
+    """Say whether a processor of these features multiplies bfloat16 itself; unknown counts as yes.
+
+    One that does not computes in bfloat16 by converting back and forth, far slower than in float32.
+    """
+    return features is None or not features.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})

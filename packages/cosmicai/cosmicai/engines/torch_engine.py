@@ -13,6 +13,7 @@ from cosmicai.engines.base import check_batch, chunks
 from cosmicai.engines.registry import CHUNK
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import BANDS
+from cosmicai.machine import multiplies_bfloat16, processor_features
 from cosmicai.model.config import GRID, PATCH_SIZE, PATCHES, TOKENS
 from cosmicai.model.prepare import Tensors, build_prepared
 
@@ -171,18 +172,30 @@ def create(bundle: Bundle, threads: int, precision: str, device: str = "cpu") ->
     Raises
     ------
     InvalidInput
-        There is no such device here, or PyTorch was built without it.
+        There is no such device here, PyTorch was built without it, or the processor does not
+        multiply bfloat16.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise InvalidInput(
             f"device cuda: PyTorch {torch.__version__} finds no NVIDIA GPU here; use device cpu"
         )
+    if device == "cpu" and precision == "bfloat16":
+        _require_bfloat16(processor_features())
     dtype: torch.dtype = getattr(torch, precision)
     return build_prepared(
         bundle,
         lambda tensors: TorchEngine(tensors, bundle.config, threads, dtype, torch.device(device)),
         threads=threads,
     )
+
+
+def _require_bfloat16(features: frozenset[str] | None) -> None:
+    if not multiplies_bfloat16(features):
+        raise InvalidInput(
+            "precision bfloat16: this processor does not multiply it natively (it lacks "
+            "avx512_bf16, amx_bf16 and, on arm64, bf16), and emulating it takes a hundred times "
+            "as long as float32; use float32"
+        )
 
 
 def _as_tensors(prepared: Tensors, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ENGINE_RATIO = Path(__file__).with_name("engine_ratio.json")
-"""How much faster our engine predicts than the published system's; benchmarks/readme.py writes it."""
+"""How much faster our engine predicts than the published system's; by benchmarks/readme.py."""
 
 
 def default_profile() -> Profile:
@@ -31,8 +31,8 @@ def default_profile() -> Profile:
     median, low, high = (ratio[key] for key in ("median", "min", "max"))
     return published.model_copy(
         update={
-            "source": f"{published.source}, predicting {median:.2f} ({low:.2f}-{high:.2f}) times as "
-            "fast: our engine beside theirs on AVX2, see docs/cost.md; arm64 is taken to be alike",
+            "source": f"{published.source}, predicting {median:.2f} ({low:.2f}-{high:.2f}) times "
+            "as fast: our engine beside theirs on AVX2, docs/cost.md; arm64 is taken to be alike",
             "predict_seconds_per_sample": published.predict_seconds_per_sample / median,
         }
     )
