@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from astropy.table import Table
 from cosmicai.errors import InvalidInput, ModelNotFound, PartitionNotFound
 from cosmicai_workbench.cli.main import main
 from cosmicai_workbench.data.partition_writer import write_partition
@@ -82,3 +83,59 @@ def test_command_prints_the_summary(model, partitions, tmp_path, capsys):
     words = ["infer", str(model), *map(str, partitions), "--engine", "plain", "-o", str(output)]
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["num_samples"] == 14
+
+
+def test_predict_takes_a_folder_to_a_catalogue_and_a_report(
+    model, partitions, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["predict", str(partitions[0].parent), "--model", str(model), "--engine", "plain"]
+    assert main([*words, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)  # the rest goes to stderr
+    assert (summary["num_samples"], summary["num_partitions"]) == (14, 2)
+    run = tmp_path / "runs" / summary["execution"]["name"]
+    assert len(Table.read(run / "catalogue.fits")) == 14
+    assert "<html" in (run / "report.html").read_text()
+    for words in (["results", "show"], ["results", "export", "--to", "csv"], ["report"]):
+        assert main(words) == 0, words  # they find the latest run
+    assert len((run / "catalogue.csv").read_text().splitlines()) == 15
+
+
+def test_predict_without_a_model_uses_the_one_that_ships(partitions, tmp_path, capsys):
+    words = ["--to", "none", "--no-report", "-o", str(tmp_path / "here")]
+    assert main(["predict", str(partitions[0]), *words]) == 0
+    assert "no --model given" in capsys.readouterr().err
+
+
+def test_its_earlier_name_and_order_of_words_still_work(model, partitions, tmp_path):
+    output = tmp_path / "here"
+    assert (
+        main(["infer", str(model), str(partitions[0]), "--engine", "plain", "-o", str(output)]) == 0
+    )
+    assert sorted(path.name for path in output.iterdir()) == [
+        "0.json",
+        "combined_data.json",
+        "predictions",
+        "summary.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.pt"], "no such file: nowhere.pt"),
+        (["empty"], "empty holds no partitions"),
+        (["1.pt", "--to", "xlsx"], "--to: expected fits, parquet, csv or none, found 'xlsx'"),
+        (["1.pt", "--model", "1.pt"], "is a file"),
+        (["1.pt", "-o", "1.pt/run"], "cannot hold run folders: it is a file"),
+    ],
+)
+def test_what_cannot_work_is_told_before_anything_is_made(
+    partitions, tmp_path, capsys, monkeypatch, words, message
+):
+    (tmp_path / "1.pt").write_bytes(partitions[0].read_bytes())
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert {path.name for path in tmp_path.rglob("*")} <= {"1.pt", "empty", "runs"}

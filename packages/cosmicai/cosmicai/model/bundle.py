@@ -150,6 +150,11 @@ def load_config(path: Path) -> tuple[Architecture, ModelConfig]:
     file = path / CONFIG_NAME
     try:
         content = file.read_bytes()
+    except NotADirectoryError:
+        raise ModelNotFound(
+            f"{path} is a file, and a model is a folder of {CONFIG_NAME} and {WEIGHTS_NAME}; "
+            f"`cosmicai model import {path} FOLDER` makes one of a checkpoint"
+        ) from None
     except FileNotFoundError:
         raise ModelNotFound(
             f"{path} holds no model: expected {CONFIG_NAME} and {WEIGHTS_NAME}, "

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 GROUPS: tuple[str, ...] = (
     "demo",
+    "predict",
     "run",
     "deploy_check",
     "resume",
@@ -39,10 +40,12 @@ GROUPS: tuple[str, ...] = (
     "report",
     "results",
     "compare",
-    "infer",
     "tune",
 )
 """Modules of this package, in the order of ``--help``; an underscore becomes a hyphen."""
+
+ALIASES = {"infer": "predict"}
+"""Earlier names of commands: they work, and `--help` does not list them."""
 
 RUN_FAILED = 1
 BAD_INPUT = 2
@@ -57,9 +60,10 @@ class _LazyGroups(TyperGroup):
         return [name.replace("_", "-") for name in GROUPS]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in self.list_commands(ctx):
+        name = ALIASES.get(cmd_name, cmd_name)
+        if name not in self.list_commands(ctx):
             return None
-        module = import_module(f"{__package__}.{cmd_name.replace('-', '_')}")
+        module = import_module(f"{__package__}.{name.replace('-', '_')}")
         group: typer.Typer = module.app
         # Only the root offers to install shell completion.
         group._add_completion = False

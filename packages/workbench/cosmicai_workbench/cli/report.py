@@ -11,8 +11,12 @@ app = typer.Typer(rich_markup_mode="markdown")
 @app.command()
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="RUN…|SWEEP", help="Run folders, or one sweep's folder.")
-    ],
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUN…|SWEEP",
+            help="Run folders, or one sweep's folder; runs/latest by default.",
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path(
         "report.html"
     ),
@@ -35,5 +39,5 @@ def report(
     """
     from cosmicai_workbench.report.service import write_report
 
-    title = write_report(folders, output, estimate, figures)
+    title = write_report(folders or [Path("runs/latest")], output, estimate, figures)
     typer.echo(f"{output}: {title}")

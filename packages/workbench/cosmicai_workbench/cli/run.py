@@ -124,7 +124,7 @@ def run(
         profile=profile,
         region=region,
         bar=progress_bar,
-        on_default_model=_tell_model,
+        on_default_model=tell_model,
     ) as begun:
         if not watch:
             typer.echo(json.dumps({"arn": begun.arn}) if as_json else begun.arn)
@@ -187,5 +187,6 @@ def _print_failed_ranks(outcome: "Outcome") -> None:
         typer.echo(f"and {len(failed) - NAMED_RANKS} more, in {outcome.folder}/summary.json")
 
 
-def _tell_model(model: Path) -> None:
+def tell_model(model: Path) -> None:
+    """Say which model is used where none was given."""
     typer.echo(f"cosmicai: no --model given, using the one that ships: {model}", err=True)

@@ -1,5 +1,6 @@
 """Files and folders that change as a whole or not at all, and clear errors where they cannot."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,22 @@ def whole_text_file(path: Path) -> Iterator[TextIO]:
     """Open ``path`` for text (UTF-8, line ends as written), as :func:`whole_file` does."""
     with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         yield file
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside ``path``, which becomes ``path`` when the block ends.
+
+    An error in the block leaves nothing behind.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

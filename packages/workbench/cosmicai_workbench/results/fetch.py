@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -17,6 +16,7 @@ from cosmicai.schema import Claim, parse_json
 
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.connection import PARALLEL_TRANSFERS
+from cosmicai_workbench.data.files import file_errors, whole_folder
 
 if TYPE_CHECKING:
     from cosmicai.storage import Store
@@ -54,34 +54,31 @@ def fetch(
     """
     target = reserve(runs, execution.name)
     bucket, prefix = execution.input["bucket"], keys.folder(execution.input["result_path"])
-    partial = runs / f".{execution.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     store = connection.store(bucket)
     names = _names(store, prefix)
-    with (
-        bar("fetching", len(names), "files") as advance,
-        ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool,
-    ):
+    with file_errors(target), whole_folder(target) as partial:
+        with (
+            bar("fetching", len(names), "files") as advance,
+            ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool,
+        ):
 
-        def get(name: str) -> None:
-            path = partial / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            store.download(prefix + name, path)
-            advance(1)
+            def get(name: str) -> None:
+                path = partial / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                store.download(prefix + name, path)
+                advance(1)
 
-        list(pool.map(get, names))
-    _require_claim(partial, execution)
-    document = {
-        "arn": execution.arn,
-        "status": execution.status,
-        "error": execution.error,
-        "reason": execution.reason,
-        "input": execution.input,
-    }
-    (partial / "execution.json").write_text(json.dumps(document, indent=2))
-    partial.replace(target)
-    _point(runs / LATEST, target.name)
+            list(pool.map(get, names))
+        _require_claim(partial, execution)
+        document = {
+            "arn": execution.arn,
+            "status": execution.status,
+            "error": execution.error,
+            "reason": execution.reason,
+            "input": execution.input,
+        }
+        (partial / "execution.json").write_text(json.dumps(document, indent=2))
+    point_latest(target)
     return target
 
 
@@ -101,17 +98,30 @@ def reserve(runs: Path, name: str) -> Path:
             f"name of an execution: expected 1 to 80 letters, digits, '.', '_' and '-', the first "
             f"a letter or digit, and not {LATEST!r}; found {name!r}"
         )
-    target, link = runs / name, runs / LATEST
-    if target.exists():
-        raise InvalidInput(f"{target} exists already; move it away, or choose another name")
+    link = runs / LATEST
     if link.exists() and not link.is_symlink():
         raise InvalidInput(f"{link} is no link to the latest run; move it away")
+    return reserve_folder(runs / name)
+
+
+def reserve_folder(target: Path) -> Path:
+    """Return a run folder, having made sure that it can be made.
+
+    Raises
+    ------
+    InvalidInput
+        If it exists already, or the folder that is to hold it cannot be written.
+    """
+    if target.exists():
+        raise InvalidInput(f"{target} exists already; move it away, or choose another name")
     try:
-        runs.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=runs, prefix=".writable-"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=target.parent, prefix=".writable-"):
             pass
+    except FileExistsError:
+        raise InvalidInput(f"{target.parent} cannot hold run folders: it is a file") from None
     except OSError as error:
-        raise InvalidInput(f"{runs} cannot hold run folders: {error.strerror}") from error
+        raise InvalidInput(f"{target.parent} cannot hold run folders: {error.strerror}") from error
     return target
 
 
@@ -135,9 +145,9 @@ def _require_claim(folder: Path, execution: Ended) -> None:
         )
 
 
-def _point(link: Path, target: str) -> None:
-    """Make a symbolic link point at a target, whatever it pointed at."""
-    new = link.with_name(f".{link.name}.{os.getpid()}")  # runs may end at once
+def point_latest(run: Path) -> None:
+    """Make ``latest``, beside a run folder, a link to it, whatever it pointed at."""
+    new = run.with_name(f".{LATEST}.{os.getpid()}")  # runs may end at once
     new.unlink(missing_ok=True)
-    new.symlink_to(target)
-    new.replace(link)
+    new.symlink_to(run.name)
+    new.replace(run.with_name(LATEST))

@@ -5,14 +5,25 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cosmicai.errors import InvalidInput, PartitionNotFound
 from cosmicai.inference import measured_fields
+from cosmicai.keys import folder
 from cosmicai.models import open_model
 from cosmicai.prediction import npz_bytes
 from cosmicai.quality import figures
 from cosmicai.schema import Execution, RankRecord, Summary
+from cosmicai.sharing import is_partition, natural_key, partition_files
+from cosmicai.storage import store
+
+from cosmicai_workbench.data.files import file_errors, whole_folder
+from cosmicai_workbench.results.fetch import reserve_folder
+
+if TYPE_CHECKING:
+    from cosmicai_workbench.results.export import Format
 
 
 def infer(
@@ -49,18 +60,17 @@ def infer(
     Raises
     ------
     InvalidInput
-        If ``output`` exists, or the engine is unknown.
+        If ``output`` exists or cannot be written, or the engine is unknown.
     PartitionNotFound, CorruptPartition, UnsafePickle
         From reading a partition.
     ModelNotFound, ModelMismatch
         From loading the model.
     """
-    if output.exists():
-        raise InvalidInput(f"{output}: exists already; choose another --output, or remove it")
     paths = [str(path) for path in partitions]
     missing = [path for path in paths if not path.startswith("s3://") and not Path(path).is_file()]
     if missing:
         raise PartitionNotFound(f"no such file: {', '.join(missing)}")
+    reserve_folder(output)
     began, clock, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
     predictor = open_model(
         model, engine=engine, precision=precision, threads=threads, device=device
@@ -98,6 +108,63 @@ def infer(
     return summary
 
 
+def partition_paths(sources: Sequence[str]) -> list[str]:
+    """Return the partitions that are meant: those of a folder in natural order, others as named.
+
+    Parameters
+    ----------
+    sources
+        Folders or ``.pt`` files, here or as ``s3://bucket/...``.
+
+    Raises
+    ------
+    PartitionNotFound
+        A folder holds no partitions.
+    """
+    found: list[str] = []
+    for source in sources:
+        remote = source.startswith("s3://")
+        if (remote and is_partition(source)) or (not remote and not Path(source).is_dir()):
+            found.append(source)
+            continue
+        there = _stored_partitions(source) if remote else partition_files(Path(source))
+        if not there:
+            raise PartitionNotFound(f"{source} holds no partitions (*.pt)")
+        found += map(str, there)
+    return found
+
+
+def _stored_partitions(address: str) -> list[str]:
+    bucket, _, prefix = address.removeprefix("s3://").partition("/")
+    keys = [item.key for item in store(bucket).list(folder(prefix), recursive=False)]
+    return [f"s3://{bucket}/{key}" for key in sorted(filter(is_partition, keys), key=natural_key)]
+
+
+def as_catalogue_format(name: str) -> "Format | None":
+    """Return the format of that name, None for ``none``, having made sure it can be written.
+
+    Raises
+    ------
+    InvalidInput
+        There is no such format.
+    MissingLibrary
+        What writes it is not installed.
+    """
+    if name == "none":
+        return None
+    writers: dict[str, tuple[Format, str]] = {
+        "fits": ("fits", "astropy"),
+        "parquet": ("parquet", "pyarrow"),
+        "csv": ("csv", "pandas"),
+    }
+    if name not in writers:
+        raise InvalidInput(f"--to: expected {', '.join(writers)} or none, found {name!r}")
+    form, library = writers[name]
+    if find_spec(library) is None:
+        raise ModuleNotFoundError(name=library)
+    return form
+
+
 def _summary(record: RankRecord, began: datetime, *, model: str) -> Summary:
     wall = (record.finished_at - began).total_seconds()
     return Summary(
@@ -132,12 +199,10 @@ def _summary(record: RankRecord, began: datetime, *, model: str) -> Summary:
 
 
 def _write(output: Path, record: RankRecord, summary: Summary, predictions: bytes) -> None:
-    """Write the run folder under another name first: it appears whole or not at all."""
-    unfinished = output.with_name(f".{output.name}.partial")
-    (unfinished / "predictions").mkdir(parents=True, exist_ok=True)
     row = record.model_dump(mode="json", by_alias=True)
-    (unfinished / "predictions" / "0.npz").write_bytes(predictions)
-    (unfinished / "0.json").write_text(json.dumps(row))
-    (unfinished / "combined_data.json").write_text(json.dumps([row]))
-    (unfinished / "summary.json").write_text(summary.model_dump_json(by_alias=True, indent=2))
-    unfinished.replace(output)
+    with file_errors(output), whole_folder(output) as unfinished:
+        (unfinished / "predictions").mkdir()
+        (unfinished / "predictions" / "0.npz").write_bytes(predictions)
+        (unfinished / "0.json").write_text(json.dumps(row))
+        (unfinished / "combined_data.json").write_text(json.dumps([row]))
+        (unfinished / "summary.json").write_text(summary.model_dump_json(by_alias=True, indent=2))
