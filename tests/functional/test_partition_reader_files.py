@@ -185,10 +185,17 @@ def test_the_reader_does_not_import_torch(tmp_path: Path) -> None:
 def refused() -> dict[str, tuple[tuple[Any, ...], str]]:
     image, magnitude, redshift = galaxies(6)
     return {
-        "bands": ((image[:, :3], magnitude, redshift), r"image: shape \(6, 5, 32, 32\) expected"),
+        "no bands": ((image[:, :0], magnitude, redshift), "1 to 64 bands of 4 to 1024 pixels"),
+        "65 bands": ((image[:, :1].repeat(1, 65, 1, 1), magnitude, redshift), "1 to 64 bands"),
+        "3 pixels": ((image[..., :3, :3], magnitude, redshift), "bands of 4 to 1024 pixels"),
+        "bands last": (
+            (image.permute(0, 2, 3, 1).contiguous(), magnitude, redshift),
+            r"side, side\) expected, found \(6, 32, 32, 5\); move the bands to the second axis",
+        ),
         "pixels": ((image[..., :16], magnitude, redshift), r"found \(6, 5, 32, 16\)"),
         "flat images": ((image.reshape(6, -1), magnitude, redshift), r"found \(6, 5120\)"),
-        "four magnitudes": ((image, magnitude[:, :4], redshift), r"magnitude: shape \(6, 5\)"),
+        "flat magnitudes": ((image, redshift, redshift), r"magnitude: shape \(6, bands\)"),
+        "65 magnitudes": ((image, magnitude.repeat(1, 13), redshift), "magnitude: at most 64"),
         "redshift of two columns": (
             (image, magnitude, torch.stack([redshift, redshift], 1)),
             r"redshift: shape \(6,\) or \(6, 1\) expected, found \(6, 2\)",
@@ -197,7 +204,6 @@ def refused() -> dict[str, tuple[tuple[Any, ...], str]]:
         "double images": ((image.double(), magnitude, redshift), "found float64"),
         "integers": ((image, magnitude.int(), redshift), "magnitude: .* found int32"),
         "bfloat16": ((image, magnitude, redshift.bfloat16()), "redshift: .* found bfloat16"),
-        "one tensor": ((image,), "found one of 1 tensors"),
         "four tensors": ((image, magnitude, redshift, redshift), "found one of 4 tensors"),
         "expanded": ((image, magnitude, redshift[:1].expand(6)), "overlap"),
     }

@@ -19,7 +19,7 @@ from cosmicai.partition.catalogue import (
     from_arrays,
 )
 from cosmicai.partition.reader import open_partition
-from cosmicai_workbench.data.partition_writer import PartitionWriter, read_metadata
+from cosmicai_workbench.data.partition_writer import PartitionWriter
 
 VALUES: dict[str, tuple[str, list[Any]]] = {
     "object_id": ("int64", [1237648720693755918, None, -7]),
@@ -171,8 +171,13 @@ def test_a_record_under_a_damaged_name_is_not_taken_for_absent(tmp_path: Path, n
 
 @pytest.mark.parametrize("content", [b"made by me", b"[1, 2]", b"\xff\xfe", b'"x"', b"[" * 99999])
 def test_metadata_of_another_program_is_none_of_ours(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "1.pt"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", b"\x80\x02}.")
-        archive.writestr("archive/extra/metadata.json", content)
-    assert read_metadata(path) is None
+    ours, path = tmp_path / "ours.pt", tmp_path / "1.pt"
+    with PartitionWriter(ours, 0, {}):
+        pass
+    with zipfile.ZipFile(ours) as source, zipfile.ZipFile(path, "w") as archive:
+        for name in source.namelist():
+            theirs = content if name.endswith("metadata.json") else source.read(name)
+            archive.writestr(name, theirs)
+    with open_partition(path) as reader:
+        assert reader.metadata is None
+        assert reader.bands == ("u", "g", "r", "i", "z")

@@ -61,6 +61,13 @@ class CorruptPartition(CosmicAIError):
     """A partition cannot be read: truncated, wrong shapes or dtypes, or unsafe content."""
 
 
+class PartitionMismatch(CorruptPartition):
+    """A partition is sound, but not what the model takes: other bands, side, magnitudes, columns.
+
+    The state machine sees this name, and Python code may catch either.
+    """
+
+
 class ModelNotFound(CosmicAIError):
     """The model folder holds no bundle (``model.safetensors`` and ``config.json``)."""
 

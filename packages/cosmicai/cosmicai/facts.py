@@ -19,6 +19,8 @@ BANDS: Final = len(BAND_NAMES)
 R_BAND: Final = BAND_NAMES.index("r")
 IMAGE_SIZE: Final = 32
 """Pixels on a side of a cutout."""
+PIXEL_SCALE: Final = 0.396
+"""Arcseconds of an SDSS pixel."""
 GALAXY_BYTES: Final = 4 * (BANDS * IMAGE_SIZE**2 + BANDS + 1)
 """Image, magnitudes and redshift of one galaxy in float32."""
 ARCHIVE_BYTES: Final = 4096
@@ -49,9 +51,9 @@ DEFAULT_INFERENCE_MEMORY_MB: Final = NEW_ACCOUNT_MEMORY_MB
 """Of Model Inference: the default of the template's parameter InferenceMemorySize."""
 
 
-def galaxies_in(partition_mb: float) -> int:
+def galaxies_in(partition_mb: float, galaxy_bytes: int = GALAXY_BYTES) -> int:
     """Return how many whole galaxies fit a partition: 5,113 in 100 MB, as published."""
-    return int((partition_mb * MB - ARCHIVE_BYTES) // GALAXY_BYTES)
+    return int((partition_mb * MB - ARCHIVE_BYTES) // galaxy_bytes)
 
 
 def vcpus(memory_mb: float) -> float:

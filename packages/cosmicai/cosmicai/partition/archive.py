@@ -222,6 +222,7 @@ class TorchArchive:
         self._ends = dict(zip(offsets, [*offsets[1:], self._directory_offset], strict=True))
         if len(self._ends) != len(self.members):
             raise CorruptArchive("two members of the archive lie at the same place")
+        self._places: dict[str, int] = {}  # of members whose local headers were read
         self.prefix = self._find_prefix()
         pickle_crc = self.members[f"{self.prefix}/data.pkl"].crc
         # torch.serialization.set_crc32_options(False) writes 0 for every member.
@@ -302,6 +303,8 @@ class TorchArchive:
 
     def _locate(self, member: Member) -> int:
         """Find a member's first byte, past its local header, and check its bounds."""
+        if member.name in self._places:
+            return self._places[member.name]
         if member.flags & _ENCRYPTED:
             raise CorruptArchive(f"{member.name} is encrypted; torch.save writes plain bytes")
         if member.method != 0:
@@ -321,6 +324,7 @@ class TorchArchive:
         first = member.offset + _LOCAL.size + name_length + extra_length
         if first + member.size > self._ends[member.offset]:
             raise CorruptArchive(f"{member.name} overlaps what follows it: the file is damaged")
+        self._places[member.name] = first
         return first
 
     def _storage(self, pid: object) -> Storage:

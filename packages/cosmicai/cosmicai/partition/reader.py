@@ -1,9 +1,10 @@
 """Batches of a partition, from a local file or streamed from S3, without torch.
 
-A partition is a ``.pt`` file of ``torch.save(TensorDataset(image, magnitude, redshift))``. Its
-tensors are read straight from the bytes that the zip archive stores, in blocks, by a few threads
-that read ahead: the first batch is out before the last byte has come, and memory is bounded by a
-few blocks, whatever the partition's size.
+A partition is a ``.pt`` file of ``torch.save(TensorDataset(image, magnitude, redshift))``, of any
+bands and side, with or without magnitudes and redshifts. Its tensors are read straight from the
+bytes that the zip archive stores, in blocks, by a few threads that read ahead: the first batch is
+out before the last byte has come, and memory is bounded by a few blocks, whatever the partition's
+size.
 """
 
 from __future__ import annotations
@@ -20,8 +21,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from cosmicai.errors import CorruptPartition, InvalidInput, UnsafePickle
-from cosmicai.facts import BANDS, IMAGE_SIZE, MB
+from cosmicai.errors import (
+    CorruptPartition,
+    InvalidInput,
+    PartitionMismatch,
+    UnsafePickle,
+    load_json,
+)
+from cosmicai.facts import MB
 from cosmicai.partition import catalogue
 from cosmicai.partition.archive import (
     ByteSource,
@@ -29,6 +36,18 @@ from cosmicai.partition.archive import (
     TensorRef,
     TorchArchive,
     check_crc,
+)
+from cosmicai.partition.imaging import (
+    MAX_BANDS,
+    MAX_SIDE,
+    METADATA_BYTES,
+    METADATA_RECORD,
+    MIN_SIDE,
+    GalaxyShape,
+    Imaging,
+    MetadataError,
+    check_inputs,
+    imaging_of,
 )
 from cosmicai.partition.sources import FileSource, RequestStatistics, S3Object, S3Source
 from cosmicai.safe_pickle import Stub, kind, stub
@@ -40,9 +59,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cosmicai.partition.catalogue import Catalogue
-
-IMAGE_SHAPE: Final = (BANDS, IMAGE_SIZE, IMAGE_SIZE)
-MAGNITUDE_SHAPE: Final = (BANDS,)
+    from cosmicai.partition.imaging import Inputs
 
 _PICKLE_BYTES: Final = 64 * 1024  # that of a partition has about 340
 DATASET_CLASS: Final = "torch.utils.data.dataset.TensorDataset"
@@ -74,17 +91,35 @@ class Batch:
     start: int
     """Index in the partition of the first galaxy."""
     image: NDArray[np.float32]
-    """(b, 5, 32, 32), bands u, g, r, i, z, C-contiguous."""
+    """(b, bands, side, side), C-contiguous."""
     magnitude: NDArray[np.float32]
-    """(b, 5), C-contiguous."""
+    """(b, magnitudes), C-contiguous; (b, 0) without any."""
     redshift: NDArray[np.float32]
     """(b,), NaN where unknown."""
+    scalars: NDArray[np.float32]
+    """(b, s), the columns that a model takes besides, NaN where missing; (b, 0) without any."""
 
     def __len__(self) -> int:
         return len(self.redshift)
 
+    def values(self, inputs: Inputs) -> NDArray[np.float32]:
+        """Return what a model takes beside the image, (b, m + s): magnitudes, then scalars."""
+        given = [self.magnitude] if inputs.magnitude else []
+        given += [self.scalars] if inputs.scalars else []
+        if len(given) == 1:
+            return given[0]
+        return np.concatenate(given, axis=1) if given else _nothing(len(self))
 
-def open_partition(source: Path | S3Object, *, batch_size: int) -> PartitionReader:
+    def __getitem__(self, rows: slice) -> Batch:
+        """Return some of the galaxies, consecutive ones."""
+        start = self.start + rows.indices(len(self))[0]
+        values = (self.image, self.magnitude, self.redshift, self.scalars)
+        return Batch(start, *(each[rows] for each in values))
+
+
+def open_partition(
+    source: Path | S3Object, *, batch_size: int | None = None, inputs: Inputs | None = None
+) -> PartitionReader:
     """Open a partition and check everything about it but the values.
 
     Parameters
@@ -92,7 +127,9 @@ def open_partition(source: Path | S3Object, *, batch_size: int) -> PartitionRead
     source
         A local file or an object in S3.
     batch_size
-        Galaxies per batch; the last one has what is left.
+        Galaxies per batch; the last one has what is left. By default as many as fit 4 MB.
+    inputs
+        What a model takes; the partition must have it.
 
     Returns
     -------
@@ -105,6 +142,8 @@ def open_partition(source: Path | S3Object, *, batch_size: int) -> PartitionRead
         There is no such file or object, or it may not be read.
     CorruptPartition
         It is not a whole ``.pt`` file of galaxies; the message says what was expected and found.
+    PartitionMismatch
+        It is not what the model takes.
     UnsafePickle
         Its pickle asks for anything but tensors; nothing of it was executed.
     TransientStorageError
@@ -112,12 +151,12 @@ def open_partition(source: Path | S3Object, *, batch_size: int) -> PartitionRead
     InvalidInput
         The batch size is not positive.
     """
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise InvalidInput(f"batch size: a positive number expected, found {batch_size}")
     started = time.perf_counter()
     opened = S3Source(source) if isinstance(source, S3Object) else FileSource(Path(source))
     try:
-        reader = PartitionReader(opened, str(source), batch_size)
+        reader = PartitionReader(opened, str(source), batch_size, inputs)
     except BaseException:
         opened.close()
         raise
@@ -127,7 +166,7 @@ def open_partition(source: Path | S3Object, *, batch_size: int) -> PartitionRead
 
 @contextmanager
 def opened_ahead(
-    sources: Iterable[Path | S3Object], *, batch_size: int
+    sources: Iterable[Path | S3Object], *, batch_size: int, inputs: Inputs | None = None
 ) -> Iterator[Iterator[PartitionReader]]:
     """Open several partitions in turn, each while the one before it is read.
 
@@ -146,7 +185,7 @@ def opened_ahead(
     def open_next(before: PartitionReader | None) -> None:
         if pending:
             source = pending.popleft()
-            upcoming.append(opener.submit(_open_after, before, source, batch_size))
+            upcoming.append(opener.submit(_open_after, before, source, batch_size, inputs))
 
     def readers() -> Generator[PartitionReader]:
         while upcoming:
@@ -170,11 +209,14 @@ def opened_ahead(
 
 
 def _open_after(
-    before: PartitionReader | None, source: Path | S3Object, batch_size: int
+    before: PartitionReader | None,
+    source: Path | S3Object,
+    batch_size: int,
+    inputs: Inputs | None,
 ) -> PartitionReader:
     if before is not None:
         before.wait_for_first_block()  # or this would take a share of the bandwidth from it
-    reader = open_partition(source, batch_size=batch_size)
+    reader = open_partition(source, batch_size=batch_size, inputs=inputs)
     reader.prefetch()
     return reader
 
@@ -186,6 +228,12 @@ class PartitionReader:
     ----------
     num_samples
         Galaxies in it.
+    shape
+        Bands, side and magnitudes of a galaxy.
+    imaging
+        Names of the bands, pixel scale and photometric system, as far as the file says them.
+    metadata
+        All that its metadata record says; None where it has none of ours.
     nbytes
         Size of the file in bytes.
     batch_size
@@ -199,28 +247,59 @@ class PartitionReader:
         was not hidden.
     """
 
-    def __init__(self, source: FileSource | S3Source, name: str, batch_size: int) -> None:
+    def __init__(
+        self,
+        source: FileSource | S3Source,
+        name: str,
+        batch_size: int | None,
+        inputs: Inputs | None = None,
+    ) -> None:
         self.name = name
-        self.batch_size = batch_size
         self.nbytes = source.size
         self.wait_seconds = 0.0
         self._source = source
         try:
             self._archive = TorchArchive(source)
             self.tensors = _tensors(self._archive)
+            image = self.tensors["image"].shape
+            magnitude = self.tensors.get("magnitude")
+            self.num_samples: int = image[0]
+            self.shape = GalaxyShape(image[1], image[2], magnitude.shape[1] if magnitude else 0)
+            self.metadata = _metadata(self._archive)
+            self.imaging: Imaging = imaging_of(self.metadata, self.shape)
         except CorruptArchive as error:
             raise CorruptPartition(f"{name}: {error}") from error
+        except MetadataError as error:
+            raise CorruptPartition(f"{name}: {METADATA_RECORD}: {error}") from error
         except UnsafePickle as error:
             raise UnsafePickle(f"{name}: {error}") from error
-        self.num_samples: int = self.tensors[0].shape[0]
+        self.batch_size = batch_size or max(1, _BLOCK_BYTES // self.shape.nbytes)
+        self._scalars: NDArray[np.float32] | None = None
+        if inputs is not None:
+            self._take(inputs)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="partition")
-        self._columns: list[_Column] = []  # of the iteration to come, or the last one
+        self._columns: dict[str, _Column] = {}  # of the iteration to come, or the last one
         self._begun = False
 
     @property
     def s3(self) -> RequestStatistics | None:
         """Statistics of the S3 requests so far."""
         return self._source.statistics
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the images' channels; where nobody says, ``band1``, ``band2``, …."""
+        return self.imaging.bands or tuple(f"band{n}" for n in range(1, self.shape.bands + 1))
+
+    @property
+    def side(self) -> int:
+        """Pixels on a side of an image."""
+        return self.shape.side
+
+    @property
+    def num_magnitudes(self) -> int:
+        """Magnitudes of a galaxy; 0 without any."""
+        return self.shape.magnitudes
 
     @property
     def num_batches(self) -> int:
@@ -235,23 +314,32 @@ class PartitionReader:
         """
         try:
             if self._begun:
-                self._columns = []
+                self._columns = {}
             self.prefetch()
             self._begun = True
-            image, magnitude, *redshift = self._columns
+            columns = self._columns
             for start in range(0, self.num_samples, self.batch_size):
                 stop = min(start + self.batch_size, self.num_samples)
                 started = time.perf_counter()
-                images = image.take(start, stop)
-                magnitudes = magnitude.take(start, stop)
-                if redshift:
-                    redshifts = redshift[0].take(start, stop).reshape(stop - start)
-                else:
-                    redshifts = np.full(stop - start, np.nan, np.float32)
+                count = stop - start
+                image = columns["image"].take(start, stop)
+                magnitude = redshift = scalars = None
+                if "magnitude" in columns:
+                    magnitude = columns["magnitude"].take(start, stop)
+                if "redshift" in columns:
+                    redshift = columns["redshift"].take(start, stop).reshape(count)
+                if self._scalars is not None:
+                    scalars = self._scalars[start:stop]
                 if stop == self.num_samples:
                     self._source.check_unchanged()
                 self.wait_seconds += time.perf_counter() - started
-                yield Batch(start, images, magnitudes, redshifts)
+                yield Batch(
+                    start,
+                    image,
+                    _nothing(count) if magnitude is None else magnitude,
+                    np.full(count, np.nan, np.float32) if redshift is None else redshift,
+                    _nothing(count) if scalars is None else scalars,
+                )
         except CorruptArchive as error:
             raise CorruptPartition(f"{self.name}: {error}") from error
 
@@ -287,17 +375,36 @@ class PartitionReader:
         except (CorruptArchive, catalogue.CatalogueError) as error:
             raise CorruptPartition(f"{self.name}: {name}: {error}") from error
 
+    def _take(self, inputs: Inputs) -> None:
+        """Check that the partition has what a model takes, and look up its scalars."""
+        columns = {}
+        if inputs.scalars and (found := self.catalogue()) is not None:
+            columns = dict(found.columns)
+        try:
+            infos = {name: column.info for name, column in columns.items()}
+            check_inputs(inputs, self.shape, self.imaging, infos)
+        except PartitionMismatch as error:
+            raise PartitionMismatch(f"{self.name}: {error}") from error
+        if inputs.scalars:
+            scalars = np.empty((self.num_samples, len(inputs.scalars)), np.float32)
+            for index, scalar in enumerate(inputs.scalars):
+                column = columns[scalar.name]
+                with np.errstate(over="ignore"):  # as of tensors: inf, and counted
+                    scalars[:, index] = column.values
+                scalars[column.missing, index] = np.nan
+            self._scalars = scalars
+
     def prefetch(self) -> None:
         """Begin to read the first block, before an iteration asks for it."""
-        self._columns = self._columns or [
-            _Column(tensor, self.batch_size, self._source, self._pool, small=index > 0)
-            for index, tensor in enumerate(self.tensors)
-        ]
+        self._columns = self._columns or {
+            name: _Column(tensor, self.batch_size, self._source, self._pool, small=name != "image")
+            for name, tensor in self.tensors.items()
+        }
 
     def wait_for_first_block(self) -> None:
         """Wait until what :meth:`prefetch` began has come, failed, or was given up."""
         with suppress(CancelledError):
-            for column in self._columns:
+            for column in self._columns.values():
                 for part in column.first_block:
                     part.exception()  # waits, and raises nothing but CancelledError
 
@@ -321,8 +428,11 @@ class PartitionReader:
 # -- what the tensors must be -------------------------------------------------------------------
 
 
-def _tensors(archive: TorchArchive) -> tuple[TensorRef, ...]:
-    """Return the references of image, magnitude and, where there is one, redshift, checked."""
+def _tensors(archive: TorchArchive) -> dict[str, TensorRef]:
+    """Return the tensors by name, checked: image, and magnitude and redshift where there are any.
+
+    Of two tensors, the second is redshifts if it has one dimension, or else magnitudes.
+    """
     dataset = archive.load(_DATASETS, max_bytes=_PICKLE_BYTES)
     if not isinstance(dataset, Stub) or dataset.type_name != DATASET_CLASS:
         raise CorruptArchive(
@@ -332,32 +442,79 @@ def _tensors(archive: TorchArchive) -> tuple[TensorRef, ...]:
     tensors = dataset.state.get("tensors")
     if (
         not isinstance(tensors, tuple)
-        or len(tensors) not in (2, 3)
+        or len(tensors) not in (1, 2, 3)
         or not all(isinstance(tensor, TensorRef) for tensor in tensors)
     ):
         count = len(tensors) if isinstance(tensors, tuple) else 0
         raise CorruptArchive(
-            "a TensorDataset of image, magnitude and redshift (or without redshift) expected, "
-            f"found one of {count} tensors"
+            "a TensorDataset of image, magnitude and redshift (or without one or both of the "
+            f"latter) expected, found one of {count} tensors"
         )
-    image, magnitude, *redshift = tensors
-    count = image.shape[0] if image.shape else 0
+    names = ["image", "magnitude", "redshift"]
+    if len(tensors) == 2 and len(tensors[1].shape) == 1:
+        names.remove("magnitude")
+    found = dict(zip(names, tensors, strict=False))
+    _check_image(found["image"])
+    count = found["image"].shape[0]
     exact = ("float32", "float16")
-    _check(image, "image", [(count, *IMAGE_SHAPE)], exact)
-    _check(magnitude, "magnitude", [(count, *MAGNITUDE_SHAPE)], (*exact, "float64"))
-    if redshift:
-        _check(redshift[0], "redshift", [(count,), (count, 1)], (*exact, "float64"))
-    return tensors
+    _check_dtype(found["image"], "image", exact)
+    if magnitude := found.get("magnitude"):
+        if magnitude.shape[:1] != (count,) or len(magnitude.shape) != 2:
+            raise CorruptArchive(
+                f"magnitude: shape ({count}, bands) expected, found {magnitude.shape}"
+            )
+        if magnitude.shape[1] > MAX_BANDS:
+            raise CorruptArchive(
+                f"magnitude: at most {MAX_BANDS} of a galaxy expected, found {magnitude.shape[1]}"
+            )
+        _check_dtype(magnitude, "magnitude", (*exact, "float64"))
+    if redshift := found.get("redshift"):
+        if redshift.shape not in ((count,), (count, 1)):
+            raise CorruptArchive(
+                f"redshift: shape ({count},) or ({count}, 1) expected, found {redshift.shape}"
+            )
+        _check_dtype(redshift, "redshift", (*exact, "float64"))
+    for name, tensor in found.items():
+        _check_layout(tensor, name)
+    return found
 
 
-def _check(
-    tensor: TensorRef, name: str, shapes: list[tuple[int, ...]], dtypes: tuple[str, ...]
-) -> None:
-    if tensor.shape not in shapes:
-        expected = " or ".join(str(shape) for shape in shapes)
-        raise CorruptArchive(f"{name}: shape {expected} expected, found {tensor.shape}")
+def _check_image(image: TensorRef) -> None:
+    shape = image.shape
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise CorruptArchive(
+            f"image: shape (galaxies, bands, side, side) expected, found {shape}"
+            + ("; move the bands to the second axis" if shape[1:2] == shape[2:3] else "")
+        )
+    if not 1 <= shape[1] <= MAX_BANDS or not MIN_SIDE <= shape[2] <= MAX_SIDE:
+        raise CorruptArchive(
+            f"image: 1 to {MAX_BANDS} bands of {MIN_SIDE} to {MAX_SIDE} pixels on a side expected, "
+            f"found {shape}"
+        )
+
+
+def _check_dtype(tensor: TensorRef, name: str, dtypes: tuple[str, ...]) -> None:
     if tensor.dtype not in dtypes:
         raise CorruptArchive(f"{name}: {' or '.join(dtypes)} expected, found {tensor.dtype}")
+
+
+def _metadata(archive: TorchArchive) -> dict[str, Any] | None:
+    """Return the file's metadata; None where there are none, or of another program."""
+    record = archive.read_record(METADATA_RECORD, METADATA_BYTES)
+    try:
+        metadata = load_json(record or b"null")
+    except ValueError:
+        return None
+    return metadata if isinstance(metadata, dict) else None
+
+
+def _nothing(count: int) -> NDArray[np.float32]:
+    """Return no value for each of ``count`` galaxies."""
+    return np.empty((count, 0), np.float32)
+
+
+def _check_layout(tensor: TensorRef, name: str) -> None:
+    """Refuse a tensor that cannot be streamed."""
     if tensor.numel and _by_galaxy(tensor) and tensor.shape[0] > 1:
         apart = tensor.stride[0] * tensor.storage.itemsize
         _, row = tensor.row_bytes(0, 1)
@@ -411,7 +568,7 @@ class _Column:
         self._pool = pool
         rows = tensor.shape[0]
         row_bytes = math.prod(tensor.shape[1:]) * tensor.storage.itemsize
-        if rows and _by_galaxy(tensor):
+        if tensor.numel and _by_galaxy(tensor):
             target = _SMALL_BLOCK_BYTES if small else _BLOCK_BYTES
             span = max(row_bytes, tensor.stride[0] * tensor.storage.itemsize)
             self._rows = batch_size * max(1, target // (batch_size * span))
@@ -470,7 +627,6 @@ class _Column:
 def describe(path: Path) -> dict[str, Any]:
     """Describe a local partition without reading its values, for ``cosmicai data inspect``."""
     with open_partition(path, batch_size=1) as reader:
-        names = ("image", "magnitude", "redshift")
         return {
             "path": str(path),
             "bytes": reader.nbytes,
@@ -482,6 +638,6 @@ def describe(path: Path) -> dict[str, Any]:
                     "contiguous": tensor.is_contiguous,
                     "checksum": tensor.storage.crc is not None and tensor.covers_storage,
                 }
-                for name, tensor in zip(names, reader.tensors, strict=False)
+                for name, tensor in reader.tensors.items()
             },
         }

@@ -93,9 +93,9 @@ def split(
 
     if (size is None) == (galaxies is None):
         raise InvalidInput("pass either --size (MB) or --galaxies, such as --size 25")
-    count = galaxies if galaxies is not None else galaxies_per_partition(size or 0)
     with open_partition(source, batch_size=1) as reader:
-        total = reader.num_samples
+        total, galaxy_bytes = reader.num_samples, reader.shape.nbytes
+    count = galaxies if galaxies is not None else galaxies_per_partition(size or 0, galaxy_bytes)
     with progress_bar("splitting", total, "galaxies") as advance:
         partitions = split_dataset(
             source,

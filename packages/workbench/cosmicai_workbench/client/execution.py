@@ -26,6 +26,7 @@ _REFUSALS = frozenset(
         "InvalidInput",
         "PartitionNotFound",
         "CorruptPartition",
+        "PartitionMismatch",
         "ModelNotFound",
         "ModelMismatch",
         "UnsafePickle",

@@ -10,11 +10,6 @@ from cosmicai.facts import MB
 from cosmicai.partition.reader import open_partition
 from numpy.typing import NDArray
 
-from cosmicai_workbench.data.partition_writer import read_metadata
-
-_BATCH = 256
-BAND_NAMES = ("u", "g", "r", "i", "z")
-
 
 @dataclass
 class _Range:
@@ -71,6 +66,10 @@ class PartitionSummary:
     tensors: dict[str, TensorSummary]
     catalogue: tuple[str, ...]
     """Names of the columns that say which object each galaxy is."""
+    bands: tuple[str, ...]
+    pixel_scale: float | None
+    """Arcseconds on a side of a pixel; None where unknown."""
+    photometric_system: str | None
     metadata: dict[str, Any] | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,31 +94,33 @@ def inspect_partition(
     PartitionNotFound, CorruptPartition, UnsafePickle
         It cannot be read.
     """
-    image = [_Range() for _ in BAND_NAMES]
-    magnitude = [_Range() for _ in BAND_NAMES]
     redshift = _Range()
     nonfinite = 0
-    with open_partition(path, batch_size=_BATCH) as reader:
+    with open_partition(path) as reader:
+        bands = reader.bands
+        named = reader.imaging.magnitude_bands
+        image = {name: _Range() for name in bands}
+        magnitude = {
+            name: _Range() for name in named or map(str, range(1, reader.num_magnitudes + 1))
+        }
         for batch in reader:
-            for band in range(len(BAND_NAMES)):
-                image[band].add(batch.image[:, band])
-                magnitude[band].add(batch.magnitude[:, band])
+            for index, values in enumerate(image.values()):
+                values.add(batch.image[:, index])
+            for index, values in enumerate(magnitude.values()):
+                values.add(batch.magnitude[:, index])
             redshift.add(batch.redshift)
             good = np.isfinite(batch.image).all(axis=(1, 2, 3))
             good &= np.isfinite(batch.magnitude).all(axis=1)
             nonfinite += int((~good).sum())
             on_galaxies(batch.start + len(batch), reader.num_samples)
-        ranges = (
-            {name: band.summary() for name, band in zip(BAND_NAMES, image, strict=True)},
-            {name: band.summary() for name, band in zip(BAND_NAMES, magnitude, strict=True)},
-            {"all": redshift.summary()},
-        )
-        # A partition may lack redshifts, so there may be one tensor fewer.
+        ranges = {"image": image, "magnitude": magnitude, "redshift": {"all": redshift}}
         tensors = {
-            name: TensorSummary(tensor.shape, tensor.dtype, summary)
-            for name, tensor, summary in zip(
-                ("image", "magnitude", "redshift"), reader.tensors, ranges, strict=False
+            name: TensorSummary(
+                tensor.shape,
+                tensor.dtype,
+                {band: values.summary() for band, values in ranges[name].items()},
             )
+            for name, tensor in reader.tensors.items()
         }
         catalogue = reader.catalogue()
         return PartitionSummary(
@@ -130,7 +131,10 @@ def inspect_partition(
             galaxies_without_redshift=redshift.nan,
             tensors=tensors,
             catalogue=() if catalogue is None else tuple(catalogue.columns),
-            metadata=read_metadata(path),
+            bands=bands,
+            pixel_scale=reader.imaging.pixel_scale,
+            photometric_system=reader.imaging.photometric_system,
+            metadata=reader.metadata,
         )
 
 
@@ -146,6 +150,11 @@ def render_summary(summary: PartitionSummary) -> None:
         f": {summary.galaxies:,} galaxies, {summary.bytes / MB:,.1f} MB, "
         f"catalogue: {', '.join(summary.catalogue) or 'none'}",
         sep="",
+    )
+    scale = f"{summary.pixel_scale:g} arcsec" if summary.pixel_scale else "unknown"
+    console.print(
+        f"bands: {', '.join(summary.bands)}; pixel scale: {scale}; photometric system: "
+        f"{summary.photometric_system or 'unknown'}"
     )
     table = Table("tensor", "min", "mean", "max", "NaN", "infinite")
     for name, tensor in summary.tensors.items():

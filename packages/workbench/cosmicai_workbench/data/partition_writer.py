@@ -15,15 +15,14 @@ import shutil
 import struct
 import tempfile
 import zipfile
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from math import prod
 from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
-from cosmicai.facts import BANDS, IMAGE_SIZE, MB
-from cosmicai.partition.archive import CorruptArchive, TorchArchive
+from cosmicai.facts import MB
 from cosmicai.partition.catalogue import CATALOGUE_RECORD, REJECTED_RECORD, header_line, lines
-from cosmicai.partition.sources import FileSource
+from cosmicai.partition.imaging import METADATA_RECORD, SDSS_SHAPE, GalaxyShape
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cosmicai_workbench.data.synthesis import Galaxies
-
-METADATA_RECORD = "extra/metadata.json"
 
 _PREFIX = "archive"
 _ALIGNMENT = 64
@@ -57,7 +54,10 @@ class PartitionWriter:
     count
         Galaxies it will hold.
     metadata
-        JSON object for the file's metadata record.
+        JSON object for the file's metadata record; see ``cosmicai.partition.imaging`` for the keys
+        that say which bands there are.
+    shape
+        Bands, side and magnitudes of its galaxies.
     rejected
         Objects of the data set that are in no partition; where there are any, one partition of the
         set holds them.
@@ -69,10 +69,12 @@ class PartitionWriter:
         count: int,
         metadata: dict[str, Any],
         *,
+        shape: GalaxyShape = SDSS_SHAPE,
         rejected: Catalogue | None = None,
     ) -> None:
         self.path = path
         self.count = count
+        self.shape = shape
         self.written = 0
         self._metadata = metadata
         self._rejected = rejected
@@ -89,10 +91,10 @@ class PartitionWriter:
             self._lines = files.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
             self._file = files.enter_context(self._partial.open("wb"))
             self._zip = files.enter_context(zipfile.ZipFile(self._file, "w"))
-            self._put("data.pkl", _pickle(self.count))
+            self._put("data.pkl", _pickle(self.count, self.shape))
             self._put("byteorder", b"little")
             self._put(METADATA_RECORD, json.dumps(self._metadata, indent=1).encode())
-            self._image = self._open("data/0", self.count * 4 * BANDS * IMAGE_SIZE**2)
+            self._image = self._open("data/0", self.count * 4 * prod(self.shape.image))
             self._files = files.pop_all()
         return self
 
@@ -106,7 +108,7 @@ class PartitionWriter:
         with self._files:
             self._image.close()
             if whole:
-                self._put_column("data/1", self._magnitude, BANDS)
+                self._put_column("data/1", self._magnitude, self.shape.magnitudes)
                 self._put_column("data/2", self._redshift, 1)
                 self._put_catalogues()
                 self._put("version", b"3\n")
@@ -125,14 +127,12 @@ class PartitionWriter:
         magnitude: NDArray[np.float32],
         redshift: NDArray[np.float32],
     ) -> None:
-        """Append galaxies: (b, 5, 32, 32), (b, 5) and (b,)."""
+        """Append galaxies: (b, bands, side, side), (b, magnitudes) and (b,)."""
         count = len(redshift)
-        if image.shape != (count, BANDS, IMAGE_SIZE, IMAGE_SIZE) or magnitude.shape != (
-            count,
-            BANDS,
-        ):
+        expected = (count, *self.shape.image), (count, self.shape.magnitudes)
+        if (image.shape, magnitude.shape) != expected:
             raise ValueError(
-                f"expected image ({count}, 5, 32, 32) and magnitude ({count}, 5), found "
+                f"expected image {expected[0]} and magnitude {expected[1]}, found "
                 f"{image.shape} and {magnitude.shape}"
             )
         self._image.write(_little_endian(image))
@@ -188,42 +188,23 @@ def write_partition(path: Path, galaxies: Galaxies, metadata: dict[str, Any]) ->
         writer.write(galaxies.image, galaxies.magnitude, galaxies.redshift)
 
 
-def read_metadata(path: Path) -> dict[str, Any] | None:
-    """Return the metadata record of a partition; None where it has none of ours.
-
-    Other programs may store something else under the same name.
-
-    Raises
-    ------
-    PartitionNotFound
-        It cannot be read.
-    """
-    with closing(FileSource(path)) as source:
-        try:
-            record = TorchArchive(source).read_record(METADATA_RECORD, _SPOOL)
-            metadata = json.loads(record or b"null")
-        except (CorruptArchive, ValueError, RecursionError):
-            return None
-    return metadata if isinstance(metadata, dict) else None
-
-
 def _little_endian(array: NDArray[np.float32]) -> memoryview:
     return np.ascontiguousarray(array, dtype="<f4").data
 
 
-def _pickle(count: int) -> bytes:
+def _pickle(count: int, shape: GalaxyShape = SDSS_SHAPE) -> bytes:
     """Pickle of a TensorDataset of three tensors, protocol 2, as torch.save writes it.
 
     Put together by hand because Python's pickler would have to import torch, which costs 200 MB.
     """
-    shapes = ((count, BANDS, IMAGE_SIZE, IMAGE_SIZE), (count, BANDS), (count,))
+    shapes = ((count, *shape.image), (count, shape.magnitudes), (count,))
     tensors = b"".join(_tensor(str(key), shape) for key, shape in enumerate(shapes))
     dataset = _global("torch.utils.data.dataset", "TensorDataset") + b")\x81"
     return b"\x80\x02" + dataset + b"}" + _text("tensors") + b"(" + tensors + b"tsb."
 
 
 def _tensor(key: str, shape: tuple[int, ...]) -> bytes:
-    strides = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    strides = tuple(prod(max(size, 1) for size in shape[axis + 1 :]) for axis in range(len(shape)))
     storage = (
         b"(" + _text("storage") + _global("torch", "FloatStorage") + _text(key) + _text("cpu")
     ) + (_integer(prod(shape)) + b"tQ")

@@ -12,12 +12,8 @@ from cosmicai.partition.reader import Batch, PartitionReader, open_partition
 
 from cosmicai_workbench.data.catalogue import write_text_catalogue
 from cosmicai_workbench.data.files import file_errors, replace_files, staging_folder
-from cosmicai_workbench.data.partition_writer import (
-    PartitionWriter,
-    read_metadata,
-)
+from cosmicai_workbench.data.partition_writer import PartitionWriter
 
-_BATCH = 256
 REJECTS_NAME = "rejects.csv"
 REPORT_NAME = "from-fits.json"
 _MADE = re.compile(
@@ -26,7 +22,7 @@ _MADE = re.compile(
 """Names that a run writes into its folder, and a later run with ``overwrite`` replaces."""
 
 
-def galaxies_per_partition(megabytes: float) -> int:
+def galaxies_per_partition(megabytes: float, galaxy_bytes: int = GALAXY_BYTES) -> int:
     """Return how many galaxies fit into a partition: 5,113 into 100 MB, as the reference has it.
 
     Raises
@@ -34,11 +30,11 @@ def galaxies_per_partition(megabytes: float) -> int:
     InvalidInput
         Not even one fits.
     """
-    count = galaxies_in(megabytes)
+    count = galaxies_in(megabytes, galaxy_bytes)
     if count < 1:
         raise InvalidInput(
             "partition size: room for one galaxy expected, "
-            f"{(GALAXY_BYTES + ARCHIVE_BYTES) / MB:.3f} MB, found {megabytes} MB"
+            f"{(galaxy_bytes + ARCHIVE_BYTES) / MB:.3f} MB, found {megabytes} MB"
         )
     return count
 
@@ -60,7 +56,7 @@ def split_dataset(
     Parameters
     ----------
     source
-        Any ``.pt`` file of a TensorDataset of image, magnitude and redshift.
+        Any ``.pt`` file of a TensorDataset of image, magnitude and redshift, of any bands and side.
     folder
         Receives the partitions.
     galaxies
@@ -92,14 +88,14 @@ def split_dataset(
     if galaxies < 1:
         raise InvalidInput(f"galaxies per partition: a positive number expected, found {galaxies}")
     with (
-        open_partition(source, batch_size=_BATCH) as reader,
+        open_partition(source) as reader,
         staged_partitions(folder, overwrite=overwrite, keep=source) as staging,
     ):
         total = reader.num_samples
         if not total:
             raise InvalidInput(f"{source} holds no galaxies, so there is nothing to split")
         batches = _Rebatched(iter(reader))
-        metadata = read_metadata(source) or {"split_from": source.name}
+        metadata = reader.metadata or {"split_from": source.name}
         catalogue = _catalogue(reader, objects, keep)
         rejected = reader.rejected()
         names: list[str] = []
@@ -107,7 +103,9 @@ def split_dataset(
             count = min(galaxies, total - first)
             path = staging / f"{len(names) + 1}.pt"
             place = {"first_galaxy": first, "partition_galaxies": count}
-            with PartitionWriter(path, count, metadata | place, rejected=rejected) as writer:
+            with PartitionWriter(
+                path, count, metadata | place, shape=reader.shape, rejected=rejected
+            ) as writer:
                 for batch in batches.take(count):
                     writer.write(batch.image, batch.magnitude, batch.redshift)
                     on_galaxies(len(batch))
@@ -174,15 +172,7 @@ class _Rebatched:
 def _cut(batch: Batch, count: int) -> tuple[Batch, Batch | None]:
     if count >= len(batch):
         return batch, None
-    return (
-        Batch(batch.start, batch.image[:count], batch.magnitude[:count], batch.redshift[:count]),
-        Batch(
-            batch.start + count,
-            batch.image[count:],
-            batch.magnitude[count:],
-            batch.redshift[count:],
-        ),
-    )
+    return batch[:count], batch[count:]
 
 
 def _catalogue(
