@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 from cosmicai.partition.catalogue import Catalogue
-from cosmicai.quality import figures
+from cosmicai.quality import figures, merge, statistics
 from cosmicai.schema import (
     CollectiveResult,
     Execution,
     FailedRank,
-    Quality,
     QualityStatistics,
     RankRecord,
     Summary,
@@ -21,20 +20,6 @@ from cosmicai.schema import (
 START = datetime(2026, 9, 1, 12, 0, tzinfo=UTC)
 DIGEST = "5f" * 32
 BYTES_PER_SAMPLE = 20_504
-
-
-def quality_of(true: np.ndarray, predicted: np.ndarray) -> Quality:
-    delta = predicted - true
-    scaled = delta / (1 + true)
-    return Quality(
-        num_galaxies=true.size,
-        mae=float(np.abs(delta).mean()),
-        mse=float((delta**2).mean()),
-        bias=float(delta.mean()),
-        nmad=float(1.4826 * np.median(np.abs(scaled - np.median(scaled)))),
-        r2=float(1 - (delta**2).sum() / ((true - true.mean()) ** 2).sum()),
-        outlier_fraction=float((np.abs(scaled) > 0.05).mean()),
-    )
 
 
 def _report_line(record: RankRecord, init_seconds: float) -> str:
@@ -91,7 +76,7 @@ def make_run(
     galaxies = rng if galaxies_seed is None else np.random.default_rng(galaxies_seed)
     folder = path / name
     (folder / "predictions").mkdir(parents=True)
-    records, trues, predictions, reports = [], [], [], []
+    records, reports = [], []
     free = [START + timedelta(seconds=0.9 + 0.05 * slot) for slot in range(slots)]
     used: set[int] = set()
     for rank in range(ranks):
@@ -112,6 +97,7 @@ def make_run(
         predicted = (true + 0.02 * (1 + true) * rng.standard_t(4, samples)).astype(np.float32)
         unpredicted = nan if rank == 0 else 0
         predicted[:unpredicted] = np.nan
+        magnitude = (17.8 - galaxies.exponential(0.7, samples)).astype(np.float32)
         data_path = f"25MB/{rank + 1}.pt"
         np.savez(
             folder / "predictions" / f"{rank}.npz",
@@ -120,15 +106,13 @@ def make_run(
             index=np.arange(samples, dtype=np.int32),
             redshift=predicted,
             true_redshift=true,
-            magnitude_r=(17.8 - galaxies.exponential(0.7, samples)).astype(np.float32),
+            magnitude_r=magnitude,
             **{
                 key: array
                 for kind, catalogue in (carried or {}).get(rank, {}).items()
                 for key, array in catalogue.to_arrays(kind).items()
             },
         )
-        trues.append(true)
-        predictions.append(predicted)
         batches = -(-samples // batch_size)
         requests = 4
         records.append(
@@ -170,14 +154,14 @@ def make_run(
                 num_nonfinite_pixels=3 * unpredicted,
                 predictions_key=f"results/{name}/predictions/{rank}.npz",
                 predictions_etag="0",
+                quality=statistics(predicted, true, magnitude),
             )
         )
         reports.append(_report_line(records[-1], init))
     last = max((r.finished_at for r in records), default=START)
     first = min((r.started_at for r in records), default=START)
     inference = (last - first).total_seconds()
-    true, predicted = np.concatenate(trues or [np.empty(0)]), np.concatenate(predictions or [[]])
-    known = np.isfinite(predicted)
+    quality = figures(merge(record.quality for record in records))
     done = len(records) * samples
     summary = Summary(
         status="FAILED" if failed else "SUCCEEDED",
@@ -213,7 +197,7 @@ def make_run(
         billed_seconds=sum(r.billed_duration_ms for r in records) / 1000,
         engine="torch",
         model_digest=digest,
-        quality=quality_of(true[known], predicted[known]) if known.any() else None,
+        quality=quality if quality.num_galaxies else None,
         cost=cost,
         fmi=_met(name, ranks) if fmi else None,
         finished_at=last + timedelta(seconds=0.7),

@@ -89,12 +89,30 @@ def test_unpredicted_galaxies_are_counted_not_compared(tmp_path):
     assert agreement.identical == 55
 
 
-def test_bins_hold_every_galaxy_once(tmp_path):
+@pytest.mark.parametrize("bins", [None, 1, 5])
+def test_bins_hold_every_galaxy_once(tmp_path, bins):
     run = load_run(make_run(tmp_path, ranks=3, samples=200, nan=7))
-    for binned in quality_by_bin(run, 5).values():
-        assert len(binned) == 5
-        assert sum(bin_.quality.num_galaxies for bin_ in binned) == 593
+    quality = quality_by_bin(run, bins)
+    assert quality.num_galaxies == 593
+    for binned in (quality.by_redshift, quality.by_magnitude):
+        assert len(binned) == (bins or len(binned)) > 0
+        assert sum(bin_.num_galaxies for bin_ in binned) == 593
         assert all(left.high == right.low for left, right in itertools.pairwise(binned))
+        if bins:
+            assert max(abs(bin_.num_galaxies - 593 / bins) for bin_ in binned) <= 2
+
+
+def test_fixed_bins_come_from_the_records_or_from_the_predictions_of_older_ones(tmp_path):
+    run = load_run(make_run(tmp_path, ranks=3, samples=200))
+    assert quality_by_bin(run) == run.summary.quality
+    rows = json.loads((run.path / "combined_data.json").read_text())
+    for row in rows:
+        del row["quality"]["by_redshift"]
+    (run.path / "combined_data.json").write_text(json.dumps(rows))
+    again = quality_by_bin(load_run(run.path))
+    for one, other in zip(again.by_redshift, run.summary.quality.by_redshift, strict=True):
+        assert (one.low, one.num_galaxies, one.nmad) == (other.low, other.num_galaxies, other.nmad)
+        assert one.mae == pytest.approx(other.mae)
 
 
 def test_bins_without_known_redshifts_are_refused(tmp_path):
@@ -108,7 +126,12 @@ def test_commands_print_json(tmp_path, capsys):
     assert main(["compare", str(run), str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["agreement"]["galaxies"] == 80
     assert main(["results", "show", str(run), "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"true redshift", "r magnitude"}
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["num_galaxies"] == 80
+    assert shown["by_redshift"]
+    assert shown["by_magnitude"]
+    assert main(["results", "show", str(run), "--bins", "2"]) == 0
+    assert "predicted redshift" in capsys.readouterr().out
     assert main(["results", "export", str(run), "--to", "fits"]) == 0
     assert (run / "catalogue.fits").is_file()
 

@@ -37,6 +37,8 @@ redshift.
 
 OUTLIER_LIMIT: Final = 0.05
 """A galaxy is an outlier when |Δz|/(1+z) is above this."""
+WIDE_OUTLIER_LIMIT: Final = 0.15
+"""The limit of surveys with broad-band photometry, reported beside the narrower one."""
 
 MIN_MEMORY_MB: Final = 128
 MAX_MEMORY_MB: Final = 10_240

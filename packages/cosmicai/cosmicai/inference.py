@@ -141,7 +141,7 @@ def measured_fields(
     """
     import numpy as np
 
-    from cosmicai.quality import statistics
+    from cosmicai.quality import statistics_of
 
     seconds, batches = predictions.predict_seconds, predictions.num_batches
     s3 = predictions.s3
@@ -167,7 +167,7 @@ def measured_fields(
         "num_nonfinite_pixels": predictions.nonfinite_pixels,
         "num_nonfinite_magnitudes": predictions.nonfinite_magnitudes,
         "num_unpredicted": int(np.isnan(columns["redshift"]).sum()),
-        "quality": statistics(columns["redshift"], columns["true_redshift"]),
+        "quality": statistics_of(columns),
     }
 
 

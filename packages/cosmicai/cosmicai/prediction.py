@@ -96,9 +96,9 @@ class Predictions:
 
     def quality(self) -> Quality:
         """Return the figures of merit over the galaxies whose redshift is known."""
-        from cosmicai.quality import figures, statistics
+        from cosmicai.quality import figures, statistics_of
 
-        return figures(statistics(self["redshift"], self["true_redshift"]))
+        return figures(statistics_of(self.to_dict()))
 
     def to_dict(self) -> dict[str, NDArray[Any]]:
         """Return the columns by name."""

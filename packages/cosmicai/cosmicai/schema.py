@@ -32,7 +32,7 @@ from cosmicai.engines.registry import (
     precision_name,
 )
 from cosmicai.errors import InvalidInput, load_json, readable
-from cosmicai.facts import OUTLIER_LIMIT
+from cosmicai.facts import OUTLIER_LIMIT, WIDE_OUTLIER_LIMIT
 from cosmicai.fmi_channels import channel_name
 
 ValueT = TypeVar("ValueT", str, int)
@@ -397,13 +397,16 @@ class RankFailure(Contract):
     child: str = Field(default="", description="ARN of the Map's child that ran the rank.")
 
 
-class QualityStatistics(Contract):
-    """Mergeable statistics of predicted minus true redshift; see :mod:`cosmicai.quality`."""
+class Statistics(Contract):
+    """Mergeable statistics of some galaxies' redshifts; see :mod:`cosmicai.quality`."""
 
     count: int = Field(default=0, ge=0, description="Galaxies with finite true and predicted z.")
     sum_true: float = 0.0
     sum_true_squared: float = 0.0
     sum_error: float = 0.0
+    sum_relative: float | None = Field(
+        default=None, description="Sum of Δz/(1+z); None in records that were written without it."
+    )
     sum_absolute_error: float = 0.0
     sum_squared_error: float = 0.0
     outliers: int = Field(
@@ -412,18 +415,100 @@ class QualityStatistics(Contract):
     below: int = Field(default=0, ge=0, description="Galaxies under the histogram's range.")
     above: int = Field(default=0, ge=0, description="Galaxies over the histogram's range.")
     histogram: str = Field(default="", description="Packed counts of Δz/(1+z) in fixed bins.")
+    intervals: int = Field(default=0, ge=0, description="Galaxies of those that have intervals.")
+    within_68: int = Field(default=0, ge=0, description="True redshifts in the 68 % interval.")
+    within_95: int = Field(default=0, ge=0, description="True redshifts in the 95 % interval.")
+    distributions: int = Field(default=0, ge=0, description="Galaxies of those that have p(z).")
+    sum_crps: float = 0.0
+    sum_density: float = Field(default=0.0, description="Sum of p(true redshift).")
+    sum_squared_density: float = Field(default=0.0, description="Sum of ∫ p(z)² dz.")
+    pit: str = Field(default="", description="Packed counts of the PIT in fixed bins.")
 
 
-class Quality(Contract):
-    """Figures of merit over all galaxies with a known redshift; None where undefined."""
+class QualityStatistics(Statistics):
+    """Statistics of all galaxies, and of those in each fixed bin that holds any, by its number."""
+
+    by_redshift: dict[int, Statistics] = Field(
+        default={}, description="Bin of predicted redshift → statistics."
+    )
+    by_magnitude: dict[int, Statistics] = Field(
+        default={}, description="Bin of r magnitude → statistics."
+    )
+
+
+class Figures(Contract):
+    """Figures of merit of galaxies with a known redshift; None where undefined.
+
+    Δz is predicted minus true redshift. docs/quality.md has the equations and their sources.
+    """
 
     num_galaxies: int
-    mae: float | None = Field(description="Mean of |Δz|, Δz = predicted - true.")
-    mse: float | None = Field(description="Mean of Δz².")
-    bias: float | None = Field(description="Mean of Δz.")
-    nmad: float | None = Field(description="1.4826 · median |Δz/(1+z) - median(Δz/(1+z))|.")
-    r2: float | None = Field(description="Coefficient of determination.")
-    outlier_fraction: float | None = Field(description=f"Share with |Δz|/(1+z) > {OUTLIER_LIMIT}.")
+    mae: float | None = Field(default=None, description="Mean of |Δz|.")
+    mse: float | None = Field(default=None, description="Mean of Δz².")
+    bias: float | None = Field(default=None, description="Mean of Δz/(1+z).")
+    nmad: float | None = Field(
+        default=None, description="1.4826 · median |Δz/(1+z) - median(Δz/(1+z))|."
+    )
+    r2: float | None = Field(default=None, description="Coefficient of determination.")
+    outlier_fraction: float | None = Field(
+        default=None, description=f"Share with |Δz|/(1+z) > {OUTLIER_LIMIT}."
+    )
+    outlier_fraction_15: float | None = Field(
+        default=None, description=f"Share with |Δz|/(1+z) > {WIDE_OUTLIER_LIMIT}."
+    )
+    outlier_fraction_3sigma: float | None = Field(
+        default=None, description="Share with |Δz|/(1+z) > 3 · nmad."
+    )
+    num_intervals: int = Field(default=0, description="Galaxies with intervals.")
+    coverage_68: float | None = Field(
+        default=None, description="Share of true redshifts in the 68 % interval."
+    )
+    coverage_95: float | None = Field(
+        default=None, description="Share of true redshifts in the 95 % interval."
+    )
+    under_covered: tuple[Literal[68, 95], ...] = Field(
+        default=(), description="Intervals that hold fewer true redshifts than chance explains."
+    )
+    num_distributions: int = Field(default=0, description="Galaxies with p(z).")
+    pit_histogram: tuple[int, ...] = Field(
+        default=(), description="Galaxies by their PIT, in equal bins from 0 to 1."
+    )
+    pit_ks: float | None = Field(
+        default=None, description="Kolmogorov-Smirnov distance of the PIT from uniform."
+    )
+    pit_cvm: float | None = Field(
+        default=None, description="Cramér-von Mises statistic T of the PIT against uniform."
+    )
+    crps: float | None = Field(default=None, description="Mean of ∫ (F(x) - [x >= z])² dx.")
+    cde_loss: float | None = Field(
+        default=None, description="Mean of ∫ p(x)² dx - 2 · mean of p(z)."
+    )
+
+
+class BinFigures(Figures):
+    """Figures of merit of the galaxies in one bin."""
+
+    low: float | None = Field(description="Lower edge, in the bin; None for the first.")
+    high: float | None = Field(description="Upper edge, outside of it; None for the last.")
+
+
+class Quality(Figures):
+    """Figures of merit of all galaxies with a known redshift, and in bins that hold any."""
+
+    by_redshift: tuple[BinFigures, ...] = Field(
+        default=(), description="In bins of predicted redshift, from low to high."
+    )
+    by_magnitude: tuple[BinFigures, ...] = Field(
+        default=(), description="In bins of r magnitude, from bright to faint."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_bias(cls, data: Any) -> Any:
+        """Leave out the bias of earlier files, which was the mean of Δz."""
+        if isinstance(data, dict) and "bias" in data and "num_intervals" not in data:
+            return {name: value for name, value in data.items() if name != "bias"}
+        return data
 
 
 class CollectiveResult(Contract):

@@ -215,7 +215,8 @@ def _figures(
         inference_seconds = _elapsed(first, last)
     own_samples = sum(record.num_samples for record in own_with_data)
     now = datetime.now(UTC)
-    warnings = [*plan.warnings, *_warnings(records)]
+    figures = quality.figures(quality.merge(record.quality for record in records))
+    warnings = [*plan.warnings, *_warnings(records), *quality.warnings(figures)]
     memory_mb = max((record.memory_limit_mb for record in records), default=0)
     dollars, trouble = _cost(plan, own, memory_mb, agreed, time.perf_counter() - started)
     digests = sorted({record.model_digest for record in with_data})
@@ -243,7 +244,7 @@ def _figures(
         "billed_seconds": math.fsum(record.billed_duration_ms for record in own) / 1000,
         "engine": plan.engine,
         "model_digest": digests[0] if len(digests) == 1 else None,
-        "quality": quality.figures(quality.merge(record.quality for record in records)),
+        "quality": figures,
         "cost": dollars,
         "fmi": agreed,
         "finished_at": now,

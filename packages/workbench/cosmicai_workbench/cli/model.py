@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from cosmicai.facts import MB, OUTLIER_LIMIT
+from cosmicai.facts import MB
 
 from cosmicai_workbench.cli.progress import progress_bar
 
@@ -186,13 +186,10 @@ def _print(quality: "Quality", model: str, *, as_json: bool) -> None:
     if as_json:
         typer.echo(quality.model_dump_json(indent=2))
         return
+    from cosmicai_workbench.results.table import FIGURES
+
     typer.echo(f"{model}: {quality.num_galaxies:,} galaxies")
-    for name, label in (
-        ("r2", "R²"),
-        ("nmad", "NMAD"),
-        ("mae", "MAE"),
-        ("bias", "bias"),
-        ("outlier_fraction", f"outliers, |Δz|/(1+z) > {OUTLIER_LIMIT}"),
-    ):
+    for name, (heading, form) in FIGURES.items():
         value = getattr(quality, name)
-        typer.echo(f"  {label:<28} {'–' if value is None else f'{value:.5f}'}")
+        if value is not None:
+            typer.echo(f"  {heading:<16} {format(value, form)}")

@@ -1,6 +1,5 @@
 """``cosmicai results``: look at a run, and export it."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -19,39 +18,25 @@ def results() -> None:
 @app.command()
 def show(
     run: RunFolder = Path("runs/latest"),
-    bins: Annotated[int, typer.Option(help="Bins, of equally many galaxies.", min=1, max=50)] = 6,
+    bins: Annotated[
+        int | None,
+        typer.Option(help="So many bins of equally many galaxies, not fixed ones.", min=1, max=50),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print the redshift quality of a run by bins of redshift and of magnitude.
+    """Print the redshift quality of a run, and by bins of predicted redshift and of magnitude.
 
     Example: `cosmicai results show runs/latest --bins 8`
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from cosmicai_workbench.results.binned import quality_by_bin
     from cosmicai_workbench.results.run_folder import load_run
+    from cosmicai_workbench.results.table import print_quality
 
-    found = quality_by_bin(load_run(run), bins)
+    quality = quality_by_bin(load_run(run), bins)
     if as_json:
-        rows = {name: [bin_.document() for bin_ in binned] for name, binned in found.items()}
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    for name, binned in found.items():
-        table = Table(title=f"Quality by {name}")
-        for column in (name, "galaxies", "bias", "σ NMAD", "MAE", "outliers"):
-            table.add_column(column, justify="right")
-        for bin_ in binned:
-            quality = bin_.quality
-            table.add_row(
-                f"{bin_.low:.3f} – {bin_.high:.3f}",
-                f"{quality.num_galaxies:,}",
-                _figure(quality.bias, "+.4f"),
-                _figure(quality.nmad, ".4f"),
-                _figure(quality.mae, ".4f"),
-                _figure(quality.outlier_fraction, ".2%"),
-            )
-        Console().print(table)
+        typer.echo(quality.model_dump_json(indent=2))
+    else:
+        print_quality(quality)
 
 
 @app.command()
@@ -119,7 +104,3 @@ def get(
     if found.status == RUNNING:
         raise InvalidInput(f"execution {execution} is still running: there is no result yet")
     raise typer.Exit(report(collect(place, found, bar=progress_bar, runs=runs), as_json=as_json))
-
-
-def _figure(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from cosmicai.engines.base import load_engine
+from cosmicai.facts import R_BAND
 from cosmicai.quality import figures, statistics
 from cosmicai.schema import Quality
 
@@ -36,8 +37,9 @@ def evaluate(
         The bundle cannot be used.
     """
     model = load_engine(engine, bundle, threads=threads)
-    predicted, true = [], []
-    for block in galaxies:
-        predicted.append(model.predict(block.image, block.magnitude))
-        true.append(block.redshift)
-    return figures(statistics(np.concatenate(predicted), np.concatenate(true)))
+    parts = [
+        (model.predict(block.image, block.magnitude), block.redshift, block.magnitude[:, R_BAND])
+        for block in galaxies
+    ]
+    predicted, true, magnitude = map(np.concatenate, zip(*parts, strict=True))
+    return figures(statistics(predicted, true, magnitude))

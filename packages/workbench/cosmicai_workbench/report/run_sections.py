@@ -120,7 +120,7 @@ def _headline(run: "Run", prefix: str) -> Section:
     if quality:
         cards += [
             Card("σ NMAD", text.figure(quality.nmad), "scatter of Δz / (1 + z)"),
-            Card("Bias", text.figure(quality.bias, sign=True), "mean Δz"),
+            Card("Bias", text.figure(quality.bias, sign=True), "mean Δz / (1 + z)"),
             Card(
                 "Outliers",
                 text.share(quality.outlier_fraction),

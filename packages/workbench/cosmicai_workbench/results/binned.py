@@ -1,11 +1,10 @@
-"""Redshift quality by bins of true redshift and of magnitude."""
+"""Redshift quality of a run, overall and by bins of predicted redshift and of magnitude."""
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from cosmicai.errors import InvalidInput
-from cosmicai.quality import figures, statistics
+from cosmicai.quality import figures, merge, statistics_of
 
 if TYPE_CHECKING:
     from cosmicai.schema import Quality
@@ -14,26 +13,14 @@ if TYPE_CHECKING:
     from cosmicai_workbench.results.run_folder import Run
 
 
-@dataclass(frozen=True)
-class Bin:
-    """Quality of the galaxies from ``low`` to ``high``."""
+def quality_by_bin(run: "Run", bins: int | None = None) -> "Quality":
+    """Return the quality of a run's galaxies.
 
-    low: float
-    high: float
-    quality: "Quality"
-
-    def document(self) -> dict[str, Any]:
-        """Return the bin as JSON would have it."""
-        return {k: v for k, v in asdict(self).items() if k != "quality"} | self.quality.model_dump()
-
-
-def quality_by_bin(run: "Run", bins: int = 6) -> dict[str, list[Bin]]:
-    """Return the quality in ``bins`` bins of about equally many galaxies each.
-
-    Returns
-    -------
-    dict
-        ``"true redshift"`` and ``"r magnitude"`` → bins from low to high.
+    Parameters
+    ----------
+    bins
+        So many bins of about equally many galaxies each, from the predictions; by default the
+        fixed bins of the ranks' records.
 
     Raises
     ------
@@ -44,29 +31,21 @@ def quality_by_bin(run: "Run", bins: int = 6) -> dict[str, list[Bin]]:
     known = predictions.known
     if not known.any():
         raise InvalidInput(f"{run.path}: no galaxy has a known redshift to compare with")
-    true, predicted = predictions.true_redshift[known], predictions.redshift[known]
-    magnitude = predictions.magnitude_r[known]
-    return {
-        "true redshift": _bins(true, predicted, true, bins),
-        "r magnitude": _bins(magnitude, predicted, true, bins),
+    if bins is None:
+        recorded = figures(merge(record.quality for record in run.records))
+        if recorded.by_redshift:  # otherwise the records are older than the bins
+            return recorded
+        return figures(statistics_of(predictions.stored))
+    edges = {
+        "redshift_edges": _edges(predictions.redshift[known], bins),
+        "magnitude_edges": _edges(predictions.magnitude_r[known], bins),
     }
+    return figures(statistics_of(predictions.stored, **edges), **edges)
 
 
-def _bins(
-    values: "NDArray[np.float32]",
-    predicted: "NDArray[np.float32]",
-    true: "NDArray[np.float32]",
-    bins: int,
-) -> list[Bin]:
-    finite = np.isfinite(values)
-    if not finite.any():
+def _edges(values: "NDArray[np.float32]", bins: int) -> list[float]:
+    finite = values[np.isfinite(values)]
+    if not finite.size:
         return []
-    edges = np.unique(np.quantile(values[finite].astype(float), np.linspace(0, 1, bins + 1)))
-    which = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(edges.size - 2, 0))
-    found = []
-    for i in range(max(edges.size - 1, 1)):
-        here = finite & (which == i)
-        if here.any():
-            quality = figures(statistics(predicted[here], true[here]))
-            found.append(Bin(float(edges[i]), float(edges[min(i + 1, edges.size - 1)]), quality))
-    return found
+    inner = np.quantile(finite, np.linspace(0, 1, bins + 1)[1:-1], method="nearest")
+    return [float(edge) for edge in np.unique(inner) if edge > finite.min()]

@@ -14,7 +14,7 @@ from cosmicai.inference import measured_fields
 from cosmicai.keys import folder
 from cosmicai.models import open_model
 from cosmicai.prediction import npz_bytes
-from cosmicai.quality import figures
+from cosmicai.quality import figures, warnings
 from cosmicai.schema import Execution, RankRecord, Summary
 from cosmicai.sharing import is_partition, natural_key, partition_files
 from cosmicai.storage import store
@@ -167,6 +167,7 @@ def as_catalogue_format(name: str) -> "Format | None":
 
 def _summary(record: RankRecord, began: datetime, *, model: str) -> Summary:
     wall = (record.finished_at - began).total_seconds()
+    quality = figures(record.quality)
     return Summary(
         status="SUCCEEDED",
         execution=Execution(id=record.execution, name=record.result_path, start_time=began),
@@ -193,7 +194,8 @@ def _summary(record: RankRecord, began: datetime, *, model: str) -> Summary:
         billed_seconds=0.0,
         engine=record.engine,
         model_digest=record.model_digest,
-        quality=figures(record.quality),
+        quality=quality,
+        warnings=warnings(quality),
         finished_at=record.finished_at,
     )
 

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cosmicai.facts import MB
+from cosmicai.facts import MB, OUTLIER_LIMIT, WIDE_OUTLIER_LIMIT
+from cosmicai.quality import range_of
 
 if TYPE_CHECKING:
-    from cosmicai.schema import Summary
+    from cosmicai.schema import Figures, Quality, Summary
+    from rich.table import Table
+
+FIGURES = {
+    "r2": ("R²", ".4f"),
+    "nmad": ("σ NMAD", ".4f"),
+    "bias": ("bias", "+.4f"),
+    "mae": ("MAE", ".4f"),
+    "outlier_fraction": (f"outliers > {OUTLIER_LIMIT}", ".2%"),
+    "outlier_fraction_15": (f"> {WIDE_OUTLIER_LIMIT}", ".2%"),
+    "outlier_fraction_3sigma": ("> 3 σ", ".2%"),
+    "coverage_68": ("in 68 %", ".1%"),
+    "coverage_95": ("in 95 %", ".1%"),
+    "pit_ks": ("PIT KS", ".3f"),
+    "pit_cvm": ("PIT CvM", ".3g"),
+    "crps": ("CRPS", ".4f"),
+    "cde_loss": ("CDE loss", "+.3f"),
+}
+"""Figure of merit → its heading, and how its value is written."""
 
 
 def summary_rows(summary: Summary) -> list[tuple[str, str]]:
@@ -33,14 +52,11 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         rows.append(("AWS cost", f"${summary.cost.total:,.6f} (estimate; {basis})"))
     quality = summary.quality
     if quality is not None and quality.num_galaxies:
-        figures = {
-            "R²": quality.r2,
-            "NMAD": quality.nmad,
-            "bias": quality.bias,
-            "MAE": quality.mae,
-            "outliers": quality.outlier_fraction,
-        }
-        text = ", ".join(f"{name} {_figure(value)}" for name, value in figures.items())
+        text = ", ".join(
+            f"{heading} {_figure(quality, name)}"
+            for name, (heading, _) in FIGURES.items()
+            if getattr(quality, name) is not None
+        )
         rows.append(("Redshifts", text))
     if summary.num_unpredicted:
         rows.append(("Unpredicted", f"{summary.num_unpredicted:,} galaxies (NaN in, NaN out)"))
@@ -62,5 +78,31 @@ def print_summary(summary: Summary) -> None:
     Console(markup=False).print(table)  # paths and reasons are not markup
 
 
-def _figure(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
+def print_quality(quality: Quality) -> None:
+    """Print figures of merit and their bins as tables, on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = [name for name in FIGURES if getattr(quality, name) is not None]
+    for title, bins in (
+        ("predicted redshift", quality.by_redshift),
+        ("r magnitude", quality.by_magnitude),
+    ):
+        table = Table(title=f"Quality by {title}")
+        for heading in (title, "galaxies", *(FIGURES[name][0] for name in shown)):
+            table.add_column(heading, justify="right")
+        for part in bins:
+            _add(table, range_of(part), part, shown)
+        table.add_section()
+        _add(table, "all", quality, shown)
+        Console().print(table)
+
+
+def _add(table: Table, label: str, part: Figures, shown: list[str]) -> None:
+    cells = (_figure(part, name) for name in shown)
+    table.add_row(label, f"{part.num_galaxies:,}", *cells)
+
+
+def _figure(part: Figures, name: str) -> str:
+    value = getattr(part, name)
+    return "–" if value is None else format(value, FIGURES[name][1])
