@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from cosmicai import inference, keys, model_cache, storage
 from cosmicai.initialize import initialize
-from cosmicai.model.layout import MODEL_FILES
+from cosmicai.model.architectures import bundle_files
 from cosmicai.prediction import Predictor
 from cosmicai.schema import InitializeEvent, ManifestItem, Plan, SummarizeEvent, Summary, parse
 from cosmicai.summarize import summarize
@@ -69,10 +69,8 @@ class Stack:
 
     def put_model(self) -> None:
         filled_bundle(SMALL, self.folder / "model")
-        for name in MODEL_FILES:
-            storage.store(BUCKET).write(
-                f"Anomaly Detection/{name}", (self.folder / "model" / name).read_bytes()
-            )
+        for file in bundle_files(self.folder / "model"):
+            storage.store(BUCKET).write(f"Anomaly Detection/{file.name}", file.read_bytes())
 
     def put_partitions(self, names: list[str], galaxies: int = 6, **change: Any) -> None:
         for number, name in enumerate(names):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cosmicai import keys
-from cosmicai.model.layout import MODEL_FILES
+from cosmicai.model.architectures import bundle_files
 from cosmicai_workbench.cloud.local import LocalCloud
 from cosmicai_workbench.cloud.session import local_session
 from cosmicai_workbench.cloud.state import Limits
@@ -127,8 +127,8 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
             status.process_id,
         )
         model = filled_bundle(SMALL, folder / "model").path
-        for name in MODEL_FILES:
-            cloud.s3.upload_file(str(model / name), BUCKET, f"Anomaly Detection/{name}")
+        for file in bundle_files(model):
+            cloud.s3.upload_file(str(file), BUCKET, f"Anomaly Detection/{file.name}")
         for number in range(1, PARTITIONS + 1):
             path = folder / f"{number}.pt"
             write_partition(path, make_galaxies(400, seed=number), {})

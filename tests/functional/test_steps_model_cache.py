@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from cosmicai import model_cache, storage
 from cosmicai.errors import ModelMismatch, ModelNotFound
+from cosmicai.model.architectures import bundle_files
 from cosmicai.model.bundle import Bundle
-from cosmicai.model.layout import MODEL_FILES
 from cosmicai.schema import ManifestItem, parse
 from model_fill import SMALL, filled_bundle
 from s3_stack import BUCKET, ROOT, MeanEngine, Stack, running_stack
@@ -70,8 +70,8 @@ def test_another_version_is_loaded_when_it_is_planned(
     first, _ = model_cache.load(item, 1)
     config = SMALL.model_copy(update={"norm_eps": 1e-5})
     path = filled_bundle(config, tmp_path / "new").path
-    for name in MODEL_FILES:
-        storage.store(BUCKET).write(f"Anomaly Detection/{name}", (path / name).read_bytes())
+    for file in bundle_files(path):
+        storage.store(BUCKET).write(f"Anomaly Detection/{file.name}", file.read_bytes())
     second, _ = model_cache.load(planned(), 1)
     assert second.digest != first.digest
     assert len(loaded) == 2
@@ -132,7 +132,7 @@ def test_sandboxes_on_one_machine_share_one_whole_copy(
     for thread in threads:
         thread.join()
     assert len(set(found)) == 1
-    assert sorted(path.name for path in found[0].iterdir()) == sorted(MODEL_FILES)
+    assert sorted(found[0].iterdir()) == sorted(bundle_files(found[0]))
     assert len(list(found[0].parent.iterdir())) == 1
 
 

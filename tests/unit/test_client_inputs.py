@@ -66,8 +66,9 @@ def test_names_of_executions_differ_and_suit_step_functions() -> None:
 
 def test_files_go_where_the_input_looks_for_them(tmp_path: Path) -> None:
     content = ExecutionInput.model_validate_json(SEED.read_text())
-    for name in ("config.json", "model.safetensors", "1.pt", "10.pt"):
+    for name in ("model.safetensors", "1.pt", "10.pt"):
         (tmp_path / name).touch()
+    (tmp_path / "config.json").write_text("{}")
     files = files_to_upload(content, model=tmp_path, data=tmp_path)
     assert {f"{bucket}/{key}" for bucket, key in files} == {
         "cosmicai-data/Anomaly Detection/config.json",
@@ -75,6 +76,13 @@ def test_files_go_where_the_input_looks_for_them(tmp_path: Path) -> None:
         "cosmicai-data/100MB/1.pt",
         "cosmicai-data/100MB/10.pt",
     }
+    (tmp_path / "calibration.json").touch()
+    files = files_to_upload(content, model=tmp_path, data=None)
+    assert [key.rpartition("/")[2] for _, key in files] == [
+        "config.json",
+        "model.safetensors",
+        "calibration.json",
+    ]
 
 
 def test_folders_that_hold_nothing_of_use_are_refused(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """The catalogue's columns: each declared once, and stored by whoever predicts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cosmicai import columns
 from cosmicai.columns import Column, PredictedBatch, StoredColumn
 from cosmicai.errors import InvalidInput
+from cosmicai.model.interface import Interface, NormalOutput
 
 
 def batch(count: int = 3) -> PredictedBatch:
@@ -15,16 +18,33 @@ def batch(count: int = 3) -> PredictedBatch:
         image=np.zeros((count, 5, 32, 32), np.float32),
         magnitude=magnitude,
         true_redshift=np.full(count, 0.1, np.float32),
-        redshift=np.full(count, 0.2, np.float32),
+        estimates={"redshift": np.full(count, 0.2, np.float32)},
+        model=Interface(),
     )
 
 
 def test_stored_columns_compute_what_they_describe() -> None:
-    values = {name: column.value(batch()) for name, column in columns.stored_columns().items()}
+    known = columns.columns_of(Interface())
+    values = {name: column.value(batch()) for name, column in known.items()}
     assert values["index"].tolist() == [10, 11, 12]
     assert values["magnitude_r"].tolist() == [2, 7, 12]
     assert values["redshift"].tolist() == pytest.approx([0.2] * 3)
     assert values["true_redshift"].tolist() == pytest.approx([0.1] * 3)
+
+
+def test_a_model_has_the_columns_that_its_output_gives() -> None:
+    with_distribution = columns.columns_of(Interface(output=NormalOutput())).keys()
+    assert columns.columns_of(Interface()).keys() == columns.columns_of(None).keys()
+    intervals = {"z_lo68", "z_hi68", "z_lo95", "z_hi95"}
+    estimates = {"z_mode", "z_median", "z_mean", "odds"}
+    assert with_distribution - columns.columns_of(None).keys() == intervals | estimates
+
+
+def test_the_r_magnitude_is_unknown_where_there_is_none() -> None:
+    other = replace(batch(), magnitude_bands=("g", "i", "z", "y", "w"))
+    assert np.isnan(columns.COLUMNS["magnitude_r"].value(other)).all()
+    none = replace(batch(), magnitude=np.empty((3, 0), np.float32))
+    assert np.isnan(columns.COLUMNS["magnitude_r"].value(none)).all()
 
 
 def test_every_column_says_what_it_holds() -> None:

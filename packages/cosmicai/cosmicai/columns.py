@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cosmicai.errors import InvalidInput
-from cosmicai.facts import R_BAND
+from cosmicai.facts import BAND_NAMES, INTERVAL_PERCENT, ODDS_WIDTH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from cosmicai.model.interface import Interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +30,43 @@ class PredictedBatch:
     start: int
     """Index in the partition of the first galaxy."""
     image: NDArray[np.float32]
-    """(b, 5, 32, 32)."""
+    """(b, bands, side, side)."""
     magnitude: NDArray[np.float32]
-    """(b, 5)."""
+    """(b, magnitudes), or (b, 0) where the partition has none."""
     true_redshift: NDArray[np.float32]
     """(b,), NaN where unknown."""
-    redshift: NDArray[np.float32]
-    """(b,), NaN where there is no prediction."""
+    estimates: Mapping[str, NDArray[np.float32]]
+    """What the model's output says (``cosmicai.outputs.estimate``), (b,) each."""
+    model: Interface
+    """What the model takes and gives."""
+    magnitude_bands: tuple[str, ...] = BAND_NAMES
+    """Empty where nobody says."""
 
     def __len__(self) -> int:
         return len(self.redshift)
+
+    @property
+    def redshift(self) -> NDArray[np.float32]:
+        """Predicted redshifts (b,), NaN where there is no prediction."""
+        return self.estimates["redshift"]
+
+
+def magnitude_in(
+    band: str, magnitude: NDArray[np.float32], bands: tuple[str, ...]
+) -> NDArray[np.float32]:
+    """Return the magnitudes (b,) in a band; NaN where the partition has none.
+
+    Parameters
+    ----------
+    magnitude, bands
+        As ``magnitude`` and ``magnitude_bands`` of :class:`PredictedBatch`.
+    """
+    import numpy as np
+
+    if band not in bands or not magnitude.shape[1]:
+        return np.full(len(magnitude), np.nan, np.float32)
+    found: NDArray[np.float32] = magnitude[:, bands.index(band)]
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +92,22 @@ class StoredColumn(Column):
 
     value: Callable[[PredictedBatch], NDArray[Any]]
     """Computes the values (b,) of a batch."""
+    when: Callable[[Interface], bool] | None = None
+    """Says of a model whether its predictions have the column; None: those of every model."""
+
+
+def _estimated(
+    name: str, description: str, ucd: str, when: Callable[[Interface], bool]
+) -> StoredColumn:
+    """Return a column of what ``cosmicai.outputs.estimate`` gives under its name."""
+    return StoredColumn(
+        name=name,
+        dtype="float32",
+        description=description,
+        ucd=ucd,
+        value=lambda batch: batch.estimates[name],
+        when=when,
+    )
 
 
 def _index(batch: PredictedBatch) -> NDArray[Any]:
@@ -112,6 +157,34 @@ _DECLARED = (
         ucd="src.redshift.phot",
         value=lambda batch: batch.redshift,
     ),
+    *(
+        _estimated(
+            name,
+            f"{end} end of the interval that holds the redshift with a probability of {level} %",
+            f"stat.error;stat.{ucd};src.redshift.phot",
+            lambda model: model.has_intervals,
+        )
+        for level in INTERVAL_PERCENT
+        for name, end, ucd in (
+            (f"z_lo{level}", "lower", "min"),
+            (f"z_hi{level}", "upper", "max"),
+        )
+    ),
+    *(
+        _estimated(
+            f"z_{name}",
+            f"{name} of the redshift's probability distribution",
+            f"src.redshift.phot;stat.{ucd}",
+            lambda model: model.distribution is not None,
+        )
+        for name, ucd in (("mode", "mode"), ("median", "median"), ("mean", "mean"))
+    ),
+    _estimated(
+        "odds",
+        f"probability that the redshift is within {ODDS_WIDTH} (1 + z_mode) of z_mode",
+        "stat.probability;src.redshift.phot",
+        lambda model: model.distribution is not None,
+    ),
     StoredColumn(
         name="true_redshift",
         dtype="float32",
@@ -125,7 +198,7 @@ _DECLARED = (
         description="r magnitude as given to the model",
         ucd="phot.mag;em.opt.R",
         unit="mag",
-        value=lambda batch: batch.magnitude[:, R_BAND],
+        value=lambda batch: magnitude_in("r", batch.magnitude, batch.magnitude_bands),
     ),
     Column(
         name="rank",
@@ -164,3 +237,12 @@ def register(column: Column) -> None:
 def stored_columns() -> dict[str, StoredColumn]:
     """Return the columns whose values are computed where galaxies are predicted, by name."""
     return {name: column for name, column in COLUMNS.items() if isinstance(column, StoredColumn)}
+
+
+def columns_of(model: Interface | None) -> dict[str, StoredColumn]:
+    """Return the stored columns of a model's predictions; of None, those that every model has."""
+    return {
+        name: column
+        for name, column in stored_columns().items()
+        if column.when is None or (model is not None and column.when(model))
+    }

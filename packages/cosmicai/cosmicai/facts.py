@@ -40,6 +40,11 @@ OUTLIER_LIMIT: Final = 0.05
 WIDE_OUTLIER_LIMIT: Final = 0.15
 """The limit of surveys with broad-band photometry, reported beside the narrower one."""
 
+INTERVAL_PERCENT: Final = (68, 95)
+"""How much of the probability the intervals of a redshift hold."""
+ODDS_WIDTH: Final = 0.06
+"""A redshift's odds are the probability within ± this, times 1 + z_mode, of z_mode."""
+
 MIN_MEMORY_MB: Final = 128
 MAX_MEMORY_MB: Final = 10_240
 """Lambda's smallest and largest memory size."""

@@ -12,7 +12,7 @@ import stat
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from cosmicai import keys, storage
 from cosmicai.engines.registry import find_engine
@@ -24,15 +24,16 @@ from cosmicai.errors import (
     load_json,
 )
 from cosmicai.facts import MB
-from cosmicai.model.architectures import check_layout, read_config
-from cosmicai.model.layout import MODEL_FILES, SAFETENSORS_DTYPES, TensorSpec
 from cosmicai.observability import logger
 from cosmicai.prediction import Predictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cosmicai.model.architectures import Architecture
     from cosmicai.model.bundle import Bundle
+    from cosmicai.model.interface import ArchitectureConfig
+    from cosmicai.model.layout import TensorSpec
     from cosmicai.schema import ManifestItem
 
 Built = TypeVar("Built")
@@ -97,19 +98,27 @@ def check(bucket: str, folder: str, engine: str | None = None) -> str:
         If the config is not valid, the weights are not a safetensors file, or the tensors do not
         match the config; each is named. Or the engine does not run such a model.
     """
-    config_file, *others = _files(bucket, folder)
-    content = storage.store(bucket).read(config_file.key, if_match=config_file.etag)
-    architecture, config = read_config(content, f"s3://{bucket}/{config_file.key}")
+    from cosmicai.model.architectures import check_layout
+    from cosmicai.model.layout import CALIBRATION_NAME, WEIGHTS_NAME
+
+    found = _look_up(bucket, folder)
     if engine is not None:
-        find_engine(engine).check_model(architecture.name)
-    (weights,) = others
-    where = f"s3://{bucket}/{weights.key}"
-    check_layout(_layout(bucket, weights, where), config, where)
-    return _version([config_file, weights])
+        find_engine(engine).check_model(found.architecture.name)
+    if found.architecture.layout:
+        weights = found.files[WEIGHTS_NAME]
+        where = f"s3://{bucket}/{weights.key}"
+        check_layout(_layout(bucket, weights, where), found.config, where)
+    if file := found.files.get(CALIBRATION_NAME):
+        from cosmicai.calibration import read_calibration
+
+        content = storage.store(bucket).read(file.key, if_match=file.etag)
+        read_calibration(content, f"s3://{bucket}/{file.key}")
+    return found.version
 
 
 def _layout(bucket: str, file: storage.StoredObject, where: str) -> dict[str, TensorSpec]:
     """Read the header of a safetensors file: 8 bytes of its length, then JSON."""
+    from cosmicai.model.layout import SAFETENSORS_DTYPES, TensorSpec
 
     def check_size(expected: int) -> None:
         if expected > file.size:
@@ -150,26 +159,48 @@ def current_version(bucket: str, folder: str) -> str:
     ModelNotFound
         If a file of the bundle is missing.
     """
-    return _version(_files(bucket, folder))
+    return _look_up(bucket, folder).version
 
 
-def _version(files: list[storage.StoredObject]) -> str:
-    return " ".join(file.etag for file in files)
+class _Found(NamedTuple):
+    """A bundle in S3."""
+
+    architecture: Architecture
+    config: ArchitectureConfig
+    files: dict[str, storage.StoredObject]
+    """By name, in the order of the architecture's files."""
+
+    @property
+    def version(self) -> str:
+        return " ".join(file.etag for file in self.files.values())
 
 
-def _files(bucket: str, folder: str) -> list[storage.StoredObject]:
-    """Look the bundle's files up, in the order of ``MODEL_FILES``."""
-    files = []
-    for name in MODEL_FILES:
+def _look_up(bucket: str, folder: str) -> _Found:
+    """Read a bundle's config and look its other files up."""
+    from cosmicai.model.architectures import ARCHITECTURES, DEFAULT, read_config
+    from cosmicai.model.layout import CONFIG_NAME
+
+    store, key = storage.store(bucket), keys.model_file(folder, CONFIG_NAME)
+
+    def missing(key: str, architecture: Architecture) -> ModelNotFound:
+        return ModelNotFound(
+            f"key 'S3_object_name': {store.address(key)} does not exist; upload a model "
+            f"bundle ({' and '.join(architecture.files)}) there"
+        )
+
+    try:
+        content = store.read_content(key)
+    except ObjectNotFound as error:
+        raise missing(key, ARCHITECTURES[DEFAULT]) from error
+    architecture, config = read_config(content.body, store.address(key))
+    files = {CONFIG_NAME: storage.StoredObject(key, len(content.body), content.etag)}
+    for name in (*architecture.files[1:], *architecture.optional_files):
         key = keys.model_file(folder, name)
-        try:
-            files.append(storage.store(bucket).head(key))
-        except ObjectNotFound as error:
-            raise ModelNotFound(
-                f"key 'S3_object_name': s3://{bucket}/{key} does not exist; upload a model "
-                f"bundle ({' and '.join(MODEL_FILES)}) there"
-            ) from error
-    return files
+        if file := store.find(key):
+            files[name] = file
+        elif name in architecture.files:
+            raise missing(key, architecture)
+    return _Found(architecture, config, files)
 
 
 @functools.lru_cache(maxsize=1)  # a second model would not fit beside the first
@@ -180,7 +211,13 @@ def _load(
 
     def build(bundle: Bundle) -> Predictor:
         loaded = load_engine(engine, bundle, threads=threads, precision=precision)
-        return Predictor(loaded, digest=bundle.digest, precision=precision, threads=threads)
+        return Predictor(
+            loaded,
+            digest=bundle.digest,
+            interface=bundle.interface,
+            precision=precision,
+            threads=threads,
+        )
 
     return with_bundle(bucket, folder, version, build)
 
@@ -240,20 +277,30 @@ def _own_folder() -> Path:
 
 def _download(root: Path, name: str, bucket: str, folder: str, version: str) -> Path:
     """Download this version of the bundle into a folder below ``root``, and return that."""
+    from cosmicai.model.architectures import load_config
     from cosmicai.model.bundle import Bundle
+    from cosmicai.model.layout import CONFIG_NAME
 
+    config_etag, *etags = version.split()
     partial = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=root))
+
+    def download(file: str, etag: str) -> None:
+        key = keys.model_file(folder, file)
+        try:
+            storage.store(bucket).download(key, partial / file, if_match=etag)
+        except ObjectNotFound as error:
+            raise ModelNotFound(f"s3://{bucket}/{key} does not exist any more") from error
+        except PreconditionFailed as error:
+            raise ModelMismatch(
+                f"s3://{bucket}/{key} changed since this execution was planned; start another"
+            ) from error
+
     try:
-        for file, etag in zip(MODEL_FILES, version.split(), strict=True):
-            key = keys.model_file(folder, file)
-            try:
-                storage.store(bucket).download(key, partial / file, if_match=etag)
-            except ObjectNotFound as error:
-                raise ModelNotFound(f"s3://{bucket}/{key} does not exist any more") from error
-            except PreconditionFailed as error:
-                raise ModelMismatch(
-                    f"s3://{bucket}/{key} changed since this execution was planned; start another"
-                ) from error
+        download(CONFIG_NAME, config_etag)
+        architecture, _ = load_config(partial)
+        names = (*architecture.files[1:], *architecture.optional_files)
+        for file, etag in zip(names, etags, strict=False):  # it may lack the optional one
+            download(file, etag)
         target = root / f"{name}-{Bundle(partial).digest}"
         try:
             partial.rename(target)

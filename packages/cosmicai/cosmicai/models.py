@@ -56,7 +56,13 @@ def open_model(
     def load(bundle: Bundle) -> Predictor:
         name = engine or installed_engine(bundle.architecture.name, precision, device).name
         loaded = load_engine(name, bundle, threads=count, precision=precision, device=device)
-        return Predictor(loaded, digest=bundle.digest, precision=precision, threads=count)
+        return Predictor(
+            loaded,
+            digest=bundle.digest,
+            interface=bundle.interface,
+            precision=precision,
+            threads=count,
+        )
 
     if not isinstance(where, str) or not where.startswith("s3://"):
         return load(Bundle(Path(where)))

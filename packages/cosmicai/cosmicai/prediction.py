@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from cosmicai.columns import COLUMNS, PredictedBatch, stored_columns
+from cosmicai.columns import COLUMNS, PredictedBatch, columns_of, magnitude_in
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import INPUT_LIMIT
 
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from cosmicai.engines.base import Engine
+    from cosmicai.model.interface import Distribution, Interface
     from cosmicai.partition.catalogue import Catalogue
-    from cosmicai.partition.reader import PartitionReader
+    from cosmicai.partition.imaging import Imaging
+    from cosmicai.partition.reader import Batch, PartitionReader
     from cosmicai.partition.sources import RequestStatistics, S3Object
     from cosmicai.schema import Quality
 
@@ -45,6 +47,8 @@ class Predictions:
     hold.
     """
 
+    model: Interface | None = None
+    """What the model takes and gives; None before anything is predicted."""
     num_samples: int = 0
     """Galaxies predicted."""
     num_bytes: int = 0
@@ -84,7 +88,7 @@ class Predictions:
     @property
     def columns(self) -> list[str]:
         """Names of the columns, in the catalogue's order; of arrays, without ``partition``."""
-        stored = stored_columns()
+        stored = columns_of(self.model)
         return [
             name for name in COLUMNS if name in stored or (name == "partition" and self.partitions)
         ]
@@ -94,11 +98,68 @@ class Predictions:
         """Predicted redshifts (N,); NaN where there is no prediction."""
         return self._stored("redshift")
 
+    @property
+    def grid(self) -> NDArray[np.float64]:
+        """Redshifts (G,) of the columns of :attr:`pdf`: the model's own bins, or fitting ones.
+
+        Raises
+        ------
+        InvalidInput
+            The model gives redshifts alone.
+        """
+        from cosmicai.outputs import default_grid
+
+        return default_grid(*self._distributions())
+
+    @property
+    def pdf(self) -> NDArray[np.float32]:
+        """Probability densities of the redshifts, (N, G); NaN where there is no prediction.
+
+        Raises
+        ------
+        InvalidInput
+            The model gives redshifts alone.
+        """
+        return self.pdf_on(self.grid)
+
+    def pdf_on(self, grid: ArrayLike) -> NDArray[np.float32]:
+        """Return the probability densities (N, G) on a grid (G,) of one's own.
+
+        Raises
+        ------
+        InvalidInput
+            The model gives redshifts alone.
+        """
+        from cosmicai.outputs import pdf
+
+        return pdf(*self._distributions(), grid)
+
+    def _distributions(self) -> tuple[Distribution, NDArray[np.floating[Any]]]:
+        """Return what is kept of each galaxy's distribution, and what it means."""
+        import numpy as np
+
+        from cosmicai.outputs import stored_form
+
+        output = self.model.distribution if self.model else None
+        if output is None:
+            raise InvalidInput("no p(z): the model gives redshifts alone")
+        meaning, none = stored_form(output, np.empty((0, output.values)))
+        self._parts.setdefault("pdf", [none])
+        return meaning, self._stored("pdf")
+
+    def _distribution_arrays(self) -> dict[str, NDArray[Any]]:
+        import numpy as np
+
+        if not (self.model and self.model.distribution):
+            return {}
+        meaning, kept = self._distributions()
+        return {"pdf": kept, "output": np.array(meaning.model_dump_json())}
+
     def quality(self) -> Quality:
         """Return the figures of merit over the galaxies whose redshift is known."""
         from cosmicai.quality import figures, statistics_of
 
-        return figures(statistics_of(self.to_dict()))
+        return figures(statistics_of(self.to_dict() | self._distribution_arrays()))
 
     def to_dict(self) -> dict[str, NDArray[Any]]:
         """Return the columns by name."""
@@ -125,7 +186,9 @@ class Predictions:
     def arrays(self, data_paths: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return the arrays of a predictions file.
 
-        The columns that the partitions carry are under ``catalogue`` and ``rejected``, as
+        Of models with distributions, ``pdf`` holds them, as the JSON text ``output`` says
+        (``cosmicai.outputs.stored_form``). The columns that the partitions carry are under
+        ``catalogue`` and ``rejected``, as
         :meth:`~cosmicai.partition.catalogue.Catalogue.to_arrays` writes them.
 
         Parameters
@@ -137,25 +200,40 @@ class Predictions:
 
         from cosmicai.partition.catalogue import concatenate
 
-        arrays = {name: self._stored(name) for name in ("partition", *stored_columns())}
+        arrays = {name: self._stored(name) for name in ("partition", *columns_of(self.model))}
         arrays["data_paths"] = np.array(data_paths, dtype=np.str_)
+        arrays |= self._distribution_arrays()
         for name, parts in (("catalogue", self.catalogues), ("rejected", self.rejected)):
             carried = concatenate(parts)
             if carried.columns:
                 arrays |= carried.to_arrays(name)
         return arrays
 
-    def append(self, batch: PredictedBatch, batch_size: int) -> None:
-        """Add a batch, which counts as so many batches of ``batch_size``."""
+    def append(
+        self,
+        batch: PredictedBatch,
+        batch_size: int,
+        pdf: NDArray[np.floating[Any]] | None = None,
+    ) -> None:
+        """Add a batch, which counts as so many batches of ``batch_size``.
+
+        Parameters
+        ----------
+        pdf
+            (b, n): what is kept of its distributions.
+        """
         import numpy as np
 
         count = len(batch)
         self.num_samples += count
         self.num_batches += math.ceil(count / batch_size)
         self.input_bytes += batch.image.nbytes + batch.magnitude.nbytes
+        self.model = batch.model
         parts = self._parts
+        if pdf is not None:
+            parts.setdefault("pdf", []).append(pdf)
         parts.setdefault("partition", []).append(np.full(count, batch.partition, np.int32))
-        for name, column in stored_columns().items():
+        for name, column in columns_of(batch.model).items():
             # Copied, because a view would keep the whole batch in memory.
             parts.setdefault(name, []).append(np.array(column.value(batch), column.dtype))
 
@@ -178,14 +256,25 @@ class Predictor:
         The loaded engine.
     digest
         SHA-256 of the model bundle.
+    interface
+        What the model takes and gives; by default, as AstroMAE.
     precision, threads
         What the engine computes with.
     """
 
     def __init__(
-        self, engine: Engine, *, digest: str, precision: str = "float32", threads: int = 1
+        self,
+        engine: Engine,
+        *,
+        digest: str,
+        interface: Interface | None = None,
+        precision: str = "float32",
+        threads: int = 1,
     ) -> None:
+        from cosmicai.model.interface import Interface
+
         self._engine = engine
+        self.interface = interface or Interface()
         self.digest = digest
         self.precision = precision
         self.threads = threads
@@ -224,17 +313,18 @@ class Predictor:
         import numpy as np
 
         from cosmicai.engines.base import check_batch
+        from cosmicai.partition.reader import Batch
 
         images, magnitudes = _float32(image, "image"), _float32(magnitude, "magnitude")
-        check_batch(images, magnitudes)
+        check_batch(images, magnitudes, self.interface.inputs)
         predictions = Predictions()
         step = self._galaxies_at_once(BATCH_SIZE)
         for start in range(0, len(images), step):
             part = slice(start, start + step)
             unknown = np.full(len(images[part]), np.nan, np.float32)
-            self._predict(
-                predictions, 0, start, images[part], magnitudes[part], unknown, BATCH_SIZE
-            )
+            none = np.empty((len(unknown), 0), np.float32)
+            galaxies = Batch(start, images[part], magnitudes[part], unknown, none)
+            self._predict(predictions, 0, galaxies, BATCH_SIZE)
         return predictions
 
     def predict_partitions(
@@ -259,6 +349,8 @@ class Predictor:
         ------
         PartitionNotFound, CorruptPartition, UnsafePickle, TransientStorageError
             From reading a partition.
+        PartitionMismatch
+            A partition is not what the model takes; a ``CorruptPartition``, too.
         InvalidInput
             No partition is named, or an address is not one.
         """
@@ -286,23 +378,16 @@ class Predictor:
 
         Raises
         ------
-        CorruptPartition, TransientStorageError
+        PartitionMismatch, CorruptPartition, TransientStorageError
             From reading them.
         """
         from cosmicai.partition.catalogue import Catalogue
 
         for reader in readers:
+            reader.require(self.interface.inputs)
             position = len(predictions.partitions)
             for batch in reader:
-                self._predict(
-                    predictions,
-                    position,
-                    batch.start,
-                    batch.image,
-                    batch.magnitude,
-                    batch.redshift,
-                    batch_size,
-                )
+                self._predict(predictions, position, batch, batch_size, reader.imaging)
             predictions.partitions.append(reader.name)
             predictions.catalogues.append(reader.catalogue() or Catalogue((), reader.num_samples))
             if rejected := reader.rejected():
@@ -323,11 +408,9 @@ class Predictor:
         self,
         predictions: Predictions,
         partition: int,
-        start: int,
-        image: NDArray[np.float32],
-        magnitude: NDArray[np.float32],
-        true_redshift: NDArray[np.float32],
+        galaxies: Batch,
         batch_size: int,
+        imaging: Imaging | None = None,
     ) -> None:
         """Predict a batch; galaxies with unusable input are counted and predicted as NaN.
 
@@ -336,26 +419,39 @@ class Predictor:
         """
         import numpy as np
 
+        from cosmicai.outputs import estimate, stored_form
+
         started = time.perf_counter()
-        given_image, given_magnitude = image, magnitude
-        bad = ~(_usable(image) & _usable(magnitude))
+        model, image = self.interface, galaxies.image
+        values = galaxies.values(model.inputs)
+        given_image, given_values = image, values
+        bad = ~(_usable(image) & _usable(values))
         if bad.any():
             predictions.nonfinite_pixels += _count_unusable(image[bad])
-            predictions.nonfinite_magnitudes += _count_unusable(magnitude[bad])
-            given_image, given_magnitude = image.copy(), magnitude.copy()
-            given_image[bad], given_magnitude[bad] = 0, 0
-        redshift = self._engine.predict(given_image, given_magnitude)
-        redshift = np.where(bad | ~np.isfinite(redshift), np.float32(np.nan), redshift)
+            predictions.nonfinite_magnitudes += _count_unusable(values[bad])
+            given_image, given_values = image.copy(), values.copy()
+            given_image[bad], given_values[bad] = 0, 0
+        raw = self._engine.predict(given_image, given_values)
+        if bad.any():
+            raw = np.where(bad.reshape(-1, *(1,) * (raw.ndim - 1)), np.float32(np.nan), raw)
+        taken = model.inputs.magnitude
+        bands = (imaging and imaging.magnitude_bands) or (taken.bands if taken else ())
+        magnitude_r = magnitude_in("r", galaxies.magnitude, bands)
+        estimates = estimate(model.output, raw, model.calibration, magnitude_r)
+        distribution = model.distribution
+        pdf = None if distribution is None else stored_form(distribution, raw)[1]
         predictions.predict_seconds += time.perf_counter() - started
         batch = PredictedBatch(
             partition=partition,
-            start=start,
+            start=galaxies.start,
             image=image,
-            magnitude=magnitude,
-            true_redshift=true_redshift,
-            redshift=redshift,
+            magnitude=galaxies.magnitude,
+            true_redshift=galaxies.redshift,
+            estimates=estimates,
+            model=model,
+            magnitude_bands=bands,
         )
-        predictions.append(batch, batch_size)
+        predictions.append(batch, batch_size, pdf)
 
 
 def opened_for(
@@ -378,6 +474,8 @@ def _usable(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Say of each galaxy whether all its values are numbers within ``INPUT_LIMIT``."""
     import numpy as np
 
+    if not values.size:
+        return np.ones(len(values), np.bool_)
     rows = values.reshape(len(values), math.prod(values.shape[1:]))
     with np.errstate(invalid="ignore"):  # NaN compares as false
         usable: NDArray[np.bool_] = (rows.max(axis=1) <= INPUT_LIMIT) & (

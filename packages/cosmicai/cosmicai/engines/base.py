@@ -8,7 +8,6 @@ import numpy as np
 
 from cosmicai.engines.registry import find_engine
 from cosmicai.errors import InvalidInput
-from cosmicai.facts import BANDS, IMAGE_SIZE
 from cosmicai.machine import architecture
 from cosmicai.model.bundle import Bundle
 
@@ -18,30 +17,39 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from cosmicai.model.interface import Inputs
+
 
 class Engine(Protocol):
-    """A loaded model that predicts redshifts; NumPy in, NumPy out."""
+    """A loaded model that predicts redshifts; NumPy in, NumPy out.
+
+    What it takes and what its numbers mean, the bundle's config declares
+    (``cosmicai.model.interface``).
+    """
 
     @property
     def name(self) -> str:
         """The engine's name in the registry."""
 
     def predict(
-        self, image: NDArray[np.float32], magnitude: NDArray[np.float32]
+        self, image: NDArray[np.float32], values: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Predict the redshifts of a batch of any size.
+        """Compute the raw output of a batch of any size.
 
         Parameters
         ----------
         image
-            float32 (B, 5, 32, 32).
-        magnitude
-            float32 (B, 5).
+            float32 (B, bands, side, side), in the units that the config declares; the engine
+            applies the config's offsets and scales.
+        values
+            float32 (B, m + s): the magnitudes, then the scalars, in the config's order; (B, 0)
+            where the model takes none.
 
         Returns
         -------
         NDArray[np.float32]
-            (B,).
+            (B,) if the model's output has one value, else (B, n). Where a number is not finite,
+            the galaxy has no prediction.
 
         Raises
         ------
@@ -103,19 +111,20 @@ def load_engine(
     return engine
 
 
-def check_batch(image: NDArray[np.float32], magnitude: NDArray[np.float32]) -> None:
-    """Raise InvalidInput unless the two arrays are a batch in the contract's shapes and dtypes."""
+def check_batch(image: NDArray[np.float32], values: NDArray[np.float32], inputs: Inputs) -> None:
+    """Raise InvalidInput unless the arrays are a batch as the contract and ``inputs`` say."""
+    beside = "values" if inputs.scalars else "magnitude"
     for label, array, shape in (
-        ("image", image, (BANDS, IMAGE_SIZE, IMAGE_SIZE)),
-        ("magnitude", magnitude, (BANDS,)),
+        ("image", image, inputs.image_shape),
+        (beside, values, (inputs.num_values,)),
     ):
         if array.dtype != np.float32 or array.shape[1:] != shape:
             expected = ", ".join(map(str, shape))
             raise InvalidInput(
                 f"{label} must be float32 (B, {expected}), not {array.dtype} {array.shape}"
             )
-    if len(image) != len(magnitude):
-        raise InvalidInput(f"{len(image)} images but {len(magnitude)} magnitude vectors")
+    if len(image) != len(values):
+        raise InvalidInput(f"{len(image)} images but {len(values)} {beside} vectors")
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

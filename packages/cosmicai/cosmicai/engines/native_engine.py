@@ -106,12 +106,12 @@ class _Marshalling:
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         self._arrays: list[NDArray[np.float32]] = []
-        preparation = Preparation(bundle.tensors(), bundle.config, np.float32)
+        preparation = Preparation(bundle.tensors(), bundle.astromae, np.float32)
         # A BLAS of one thread in each of ours, as in cosmicai.model.prepare.
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
             parts: list[Tensors] = list(pool.map(dict, preparation.ends()))
         self._tensors = {name: array for part in parts for name, array in part.items()}
-        self.struct = self._struct(preparation, bundle.config)
+        self.struct = self._struct(preparation, bundle.astromae)
 
     def _struct(self, preparation: Preparation, config: ModelConfig) -> _Tensors:
         struct = _Tensors(*(getattr(config, name) for name in _SIZES))
@@ -209,6 +209,7 @@ class NativeEngine:
         if not model:
             raise MemoryError(f"engine 'native': no memory for the model in {bundle.path}")
         self._model = model
+        self._inputs = bundle.config.inputs
         weakref.finalize(self, native.library.cosmicai_destroy, native.pointer, model)
 
     @property
@@ -217,11 +218,11 @@ class NativeEngine:
         return self._native.name
 
     def predict(
-        self, image: NDArray[np.float32], magnitude: NDArray[np.float32]
+        self, image: NDArray[np.float32], values: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """See ``cosmicai.engines.base.Engine.predict``."""
-        check_batch(image, magnitude)
-        contiguous = (np.require(array, requirements=("C", "A")) for array in (image, magnitude))
+        check_batch(image, values, self._inputs)
+        contiguous = (np.require(array, requirements=("C", "A")) for array in (image, values))
         redshift = np.empty(len(image), np.float32)
         arrays = (*contiguous, redshift)
         arguments = (array.ctypes.data_as(_Floats) for array in arrays)

@@ -41,6 +41,7 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(self, tensors: Tensors, config: ModelConfig, threads: int) -> None:
+        self._inputs = config.inputs
         self._tensors = tensors  # the requests share them, so they must live
         builder = GraphBuilder(tensors, config)
         core = ov.Core()
@@ -69,15 +70,15 @@ class OpenVinoEngine:
         self._magnitude = aligned((CHUNK, BANDS))
 
     def predict(
-        self, image: NDArray[np.float32], magnitude: NDArray[np.float32]
+        self, image: NDArray[np.float32], values: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """See ``cosmicai.engines.base.Engine.predict``."""
-        check_batch(image, magnitude)
+        check_batch(image, values, self._inputs)
         redshift = np.empty(len(image), np.float32)
         for part in chunks(len(image), CHUNK):
             count = part.stop - part.start
             self._image[:count] = image[part]
-            self._magnitude[:count] = magnitude[part]
+            self._magnitude[:count] = values[part]
             redshift[part] = self._predict_chunk(count)
         return redshift
 
@@ -106,7 +107,7 @@ def create(bundle: Bundle, threads: int, _precision: str) -> OpenVinoEngine:
     """Build the engine."""
     return build_prepared(
         bundle,
-        lambda tensors: OpenVinoEngine(tensors, bundle.config, threads),
+        lambda tensors: OpenVinoEngine(tensors, bundle.astromae, threads),
         threads=threads,
     )
 

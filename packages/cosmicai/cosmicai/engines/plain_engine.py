@@ -22,16 +22,17 @@ class PlainEngine:
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         torch.set_num_threads(threads)
+        self._inputs = bundle.config.inputs
         self._module = bundle.module()
 
     def predict(
-        self, image: NDArray[np.float32], magnitude: NDArray[np.float32]
+        self, image: NDArray[np.float32], values: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """See ``cosmicai.engines.base.Engine.predict``."""
-        check_batch(image, magnitude)
+        check_batch(image, values, self._inputs)
         with torch.inference_mode():
             # Copies, because kernels are chosen by alignment and differ in the last bit.
-            redshift = self._module(torch.tensor(image), torch.tensor(magnitude))
+            redshift = self._module(torch.tensor(image), torch.tensor(values))
         predicted: NDArray[np.float32] = redshift[:, 0].numpy()
         return predicted
 

@@ -49,23 +49,24 @@ class TorchEngine:
         self._device = device
         self._chunk = CHUNK if device.type == "cpu" else GPU_CHUNK
         self._config = config
+        self._inputs = config.inputs
         self._dtype = dtype
         self._tensors = _as_tensors(tensors, dtype, device)
 
     def predict(
-        self, image: NDArray[np.float32], magnitude: NDArray[np.float32]
+        self, image: NDArray[np.float32], values: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """See ``cosmicai.engines.base.Engine.predict``."""
-        check_batch(image, magnitude)
+        check_batch(image, values, self._inputs)
         redshift = np.empty(len(image), np.float32)
         # Convolutions on a GPU would otherwise be rounded to ten bits (TF32).
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             for part in chunks(len(image), self._chunk):
                 # Copies, because kernels are chosen by alignment and differ in the last bit.
-                values = (
-                    torch.tensor(array[part], device=self._device) for array in (image, magnitude)
+                given = (
+                    torch.tensor(array[part], device=self._device) for array in (image, values)
                 )
-                redshift[part] = self._forward(*values).cpu().numpy()
+                redshift[part] = self._forward(*given).cpu().numpy()
         return redshift
 
     def _forward(self, image: Tensor, magnitude: Tensor) -> Tensor:
@@ -184,7 +185,7 @@ def create(bundle: Bundle, threads: int, precision: str, device: str = "cpu") ->
     dtype: torch.dtype = getattr(torch, precision)
     return build_prepared(
         bundle,
-        lambda tensors: TorchEngine(tensors, bundle.config, threads, dtype, torch.device(device)),
+        lambda tensors: TorchEngine(tensors, bundle.astromae, threads, dtype, torch.device(device)),
         threads=threads,
     )
 

@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from cosmicai.errors import ModelMismatch, load_json
+from cosmicai.errors import ModelMismatch, ModelNotFound, load_json
 from cosmicai.model.config import ModelConfig
-from cosmicai.model.layout import CONFIG_NAME, TensorSpec, state_dict_layout
+from cosmicai.model.layout import (
+    CALIBRATION_NAME,
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    TensorSpec,
+    state_dict_layout,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from cosmicai.model.interface import ArchitectureConfig
 
 _NAMES_SHOWN: Final = 8
 DEFAULT: Final = "AstroMAE"
@@ -27,10 +36,14 @@ class Architecture:
     """What is known of an architecture without PyTorch."""
 
     name: str
-    config: type[ModelConfig]
+    config: type[ArchitectureConfig]
     """Model of ``config.json``."""
-    layout: Callable[[Any], dict[str, TensorSpec]]
-    """Maps a config to the name, shape and dtype of every tensor."""
+    files: tuple[str, ...] = (CONFIG_NAME, WEIGHTS_NAME)
+    """The files of a bundle, the config first; its digest is over them in this order."""
+    optional_files: tuple[str, ...] = (CALIBRATION_NAME,)
+    """Files that a bundle may have behind those."""
+    layout: Callable[[Any], dict[str, TensorSpec]] | None = None
+    """Maps a config to the name, shape and dtype of every tensor in ``model.safetensors``."""
 
 
 _DECLARED: Final = (
@@ -43,7 +56,7 @@ _DECLARED: Final = (
 ARCHITECTURES: Final = {architecture.name: architecture for architecture in _DECLARED}
 
 
-def read_config(content: bytes, where: str) -> tuple[Architecture, ModelConfig]:
+def read_config(content: bytes, where: str) -> tuple[Architecture, ArchitectureConfig]:
     """Read a bundle's ``config.json``.
 
     Parameters
@@ -75,9 +88,64 @@ def read_config(content: bytes, where: str) -> tuple[Architecture, ModelConfig]:
         raise ModelMismatch(f"{where} does not describe an architecture: {error}") from None
 
 
-def check_layout(found: Mapping[str, TensorSpec], config: ModelConfig, source: str) -> None:
+def files_of(path: Path, architecture: Architecture) -> tuple[str, ...]:
+    """Return the names of a bundle's files, those of its optional ones that folder ``path`` has.
+
+    Raises
+    ------
+    ModelNotFound
+        A file is absent.
+    """
+    if missing := [name for name in architecture.files if not (path / name).is_file()]:
+        raise ModelNotFound(
+            f"{path} holds no model: expected {' and '.join(architecture.files)}, found no "
+            f"{' and no '.join(missing)}"
+        )
+    optional = (name for name in architecture.optional_files if (path / name).is_file())
+    return (*architecture.files, *optional)
+
+
+def load_config(path: Path) -> tuple[Architecture, ArchitectureConfig]:
+    """Read the architecture and the config of the bundle in folder ``path``.
+
+    Raises
+    ------
+    ModelNotFound
+        There is no ``config.json``.
+    ModelMismatch
+        It does not describe a model of a known architecture.
+    """
+    file, files = path / CONFIG_NAME, " and ".join(ARCHITECTURES[DEFAULT].files)
+    try:
+        content = file.read_bytes()
+    except NotADirectoryError:
+        raise ModelNotFound(
+            f"{path} is a file, and a model is a folder of {files}; `cosmicai model import {path} "
+            "FOLDER` makes one of a checkpoint"
+        ) from None
+    except FileNotFoundError:
+        raise ModelNotFound(
+            f"{path} holds no model: expected {files}, found no {CONFIG_NAME}"
+        ) from None
+    return read_config(content, str(file))
+
+
+def bundle_files(path: Path) -> list[Path]:
+    """Return the files of the bundle in folder ``path``, in the order of its digest.
+
+    Raises
+    ------
+    ModelNotFound, ModelMismatch
+        As :func:`load_config` and :func:`files_of`.
+    """
+    architecture, _ = load_config(path)
+    return [path / name for name in files_of(path, architecture)]
+
+
+def check_layout(found: Mapping[str, TensorSpec], config: ArchitectureConfig, source: str) -> None:
     """Raise ModelMismatch, naming every difference, unless ``found`` is what ``config`` says."""
-    expected = ARCHITECTURES[config.architecture].layout(config)
+    layout = ARCHITECTURES[config.architecture].layout
+    expected = layout(config) if layout else {}
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     different = [
@@ -91,9 +159,8 @@ def check_layout(found: Mapping[str, TensorSpec], config: ModelConfig, source: s
             f"{len(names)} {label}: {_shorten(names)}" for label, names in findings if names
         )
         raise ModelMismatch(
-            f"the tensors in {source} do not match the architecture (depth {config.depth}, "
-            f"width {config.width}): {details}. Correct {CONFIG_NAME} or use the weights it "
-            "was written for"
+            f"the tensors in {source} do not match the architecture ({config}): {details}. "
+            f"Correct {CONFIG_NAME} or use the weights it was written for"
         )
 
 

@@ -1,4 +1,7 @@
-"""A model on disk: ``config.json`` (the architecture) and ``model.safetensors`` (its tensors).
+"""A model on disk: ``config.json`` (the architecture) and the files that it declares.
+
+AstroMAE's tensors are in ``model.safetensors``; a ``calibration.json`` may give any model's
+redshifts their intervals.
 
 Nothing in a bundle is executable, and reading one needs no PyTorch.
 """
@@ -10,6 +13,7 @@ import json
 import math
 import mmap
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 
 from cosmicai.errors import ModelMismatch, ModelNotFound
 from cosmicai.facts import INPUT_LIMIT
-from cosmicai.model.architectures import check_layout, read_config
+from cosmicai.model.architectures import check_layout, files_of, load_config
 from cosmicai.model.layout import (
+    CALIBRATION_NAME,
     CONFIG_NAME,
-    MODEL_FILES,
     SAFETENSORS_DTYPES,
     WEIGHTS_NAME,
     TensorSpec,
@@ -32,9 +36,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cosmicai.model.architectures import Architecture
     from cosmicai.model.astromae import AstroMAE
     from cosmicai.model.config import ModelConfig
+    from cosmicai.model.interface import Interface
 
 
 class Bundle:
@@ -58,8 +62,45 @@ class Bundle:
         self.path = path
         self.architecture, self.config = load_config(path)
         self.weights_path = path / WEIGHTS_NAME
+        self.files = files_of(path, self.architecture)
         self._digest: Future[str] | None = None
-        check_layout(_read_layout(self.weights_path), self.config, str(self.weights_path))
+        if self.architecture.layout:
+            check_layout(_read_layout(self.weights_path), self.config, str(self.weights_path))
+
+    @property
+    def astromae(self) -> ModelConfig:
+        """The config of an AstroMAE.
+
+        Raises
+        ------
+        ModelMismatch
+            The model is another one.
+        """
+        from cosmicai.model.config import ModelConfig
+
+        if not isinstance(self.config, ModelConfig):
+            raise ModelMismatch(f"{self.path}: an AstroMAE expected, found {self.config}")
+        return self.config
+
+    @cached_property
+    def interface(self) -> Interface:
+        """What the model takes and gives, and its calibration.
+
+        Raises
+        ------
+        ModelMismatch
+            ``calibration.json`` is none.
+        """
+        from cosmicai.model.interface import Interface
+
+        calibration = None
+        if CALIBRATION_NAME in self.files:
+            from cosmicai.calibration import read_calibration
+
+            file = self.path / CALIBRATION_NAME
+            calibration = read_calibration(file.read_bytes(), str(file))
+        config = self.config
+        return Interface(config.inputs, config.output, config.training, calibration)
 
     def start_digest(self) -> Future[str]:
         """Compute the digest in the background, for when it is asked for."""
@@ -82,7 +123,7 @@ class Bundle:
 
     def _hash(self) -> str:
         digest = hashlib.sha256()
-        for name in MODEL_FILES:
+        for name in self.files:
             # Mapped, not read: one call for the whole file needs Python's lock once, which the
             # engine's imports hold meanwhile.
             with (
@@ -90,7 +131,8 @@ class Bundle:
                 mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
             ):
                 digest.update(hashlib.sha256(content).digest())
-        self._check_values()
+        if self.architecture.layout:
+            self._check_values()
         return digest.hexdigest()
 
     def _check_values(self) -> None:
@@ -132,35 +174,9 @@ class Bundle:
         from cosmicai.model.astromae import AstroMAE
 
         with torch.device("meta"):
-            module = AstroMAE(self.config)
+            module = AstroMAE(self.astromae)
         module.load_state_dict(load_file(self.weights_path), assign=True)
         return module.eval()
-
-
-def load_config(path: Path) -> tuple[Architecture, ModelConfig]:
-    """Read the architecture and the config of the bundle in folder ``path``.
-
-    Raises
-    ------
-    ModelNotFound
-        There is no ``config.json``.
-    ModelMismatch
-        It does not describe a model of a known architecture.
-    """
-    file = path / CONFIG_NAME
-    try:
-        content = file.read_bytes()
-    except NotADirectoryError:
-        raise ModelNotFound(
-            f"{path} is a file, and a model is a folder of {CONFIG_NAME} and {WEIGHTS_NAME}; "
-            f"`cosmicai model import {path} FOLDER` makes one of a checkpoint"
-        ) from None
-    except FileNotFoundError:
-        raise ModelNotFound(
-            f"{path} holds no model: expected {CONFIG_NAME} and {WEIGHTS_NAME}, "
-            f"found no {CONFIG_NAME}"
-        ) from None
-    return read_config(content, str(file))
 
 
 def save_bundle(module: AstroMAE, path: Path) -> Bundle:
@@ -190,9 +206,10 @@ def save_tensors(config: ModelConfig, state: Mapping[str, NDArray[Any]], path: P
     path.mkdir(parents=True, exist_ok=True)
     weights = path / f"{WEIGHTS_NAME}.partial"
     save_file(dict(state), weights)
+    (path / CALIBRATION_NAME).unlink(missing_ok=True)  # it was another model's
     weights.replace(path / WEIGHTS_NAME)
     text = path / f"{CONFIG_NAME}.partial"
-    text.write_text(config.model_dump_json(indent=2) + "\n")
+    text.write_text(config.to_json())
     text.replace(path / CONFIG_NAME)
     return Bundle(path)
 
@@ -209,9 +226,6 @@ def _read_layout(weights: Path) -> dict[str, TensorSpec]:
                 for name, part in slices.items()
             }
     except FileNotFoundError:
-        raise ModelNotFound(
-            f"{weights.parent} holds no model: expected {CONFIG_NAME} and {WEIGHTS_NAME}, "
-            f"found no {WEIGHTS_NAME}"
-        ) from None
+        raise ModelNotFound(f"{weights} was removed while it was read") from None
     except SafetensorError as error:
         raise ModelMismatch(f"{weights} is not a whole safetensors file: {error}") from None

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from cosmicai.facts import IMAGE_SIZE
+from cosmicai.model.interface import ArchitectureConfig, Inputs, sdss_inputs
 
 PATCH_SIZE = 8
 """Pixels on a side of a patch, which becomes one token."""
@@ -21,15 +22,14 @@ Size = Annotated[int, Field(ge=1, le=65_536)]
 """Far above any model that fits a function; it keeps a hostile config from taking minutes."""
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(ArchitectureConfig):
     """Sizes of an AstroMAE; the defaults are the published, full-size architecture.
 
     The image is always 32×32 pixels in 5 bands, cut into 4×4 patches.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     architecture: Literal["AstroMAE"] = "AstroMAE"
+    inputs: Inputs = Field(default_factory=sdss_inputs)
     depth: PositiveInt = Field(default=12, le=128, description="Transformer blocks of the encoder.")
     width: Size = Field(default=192, description="Values of a token.")
     heads: Size = Field(default=4, description="Attention heads of a block.")
@@ -56,10 +56,17 @@ class ModelConfig(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        if self.inputs != sdss_inputs():
+            raise ValueError(
+                f"inputs: an AstroMAE takes {sdss_inputs().model_dump_json()} and nothing else"
+            )
         return self
+
+    def __str__(self) -> str:
+        return f"depth {self.depth}, width {self.width}"
 
     @property
     def head_dim(self) -> int:

@@ -12,8 +12,8 @@ from cosmicai.model.config import MAGNITUDE_LAYERS, PATCH_SIZE, TOKENS, ModelCon
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
-MODEL_FILES = (CONFIG_NAME, WEIGHTS_NAME)
-"""The files of a bundle, of whatever architecture."""
+CALIBRATION_NAME = "calibration.json"
+"""An optional file of a bundle, of whatever architecture."""
 
 SAFETENSORS_DTYPES = {
     "F32": "float32",

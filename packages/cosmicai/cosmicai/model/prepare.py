@@ -92,7 +92,7 @@ def prepare(bundle: Bundle, *, threads: int = 1) -> Tensors:
     ``joint``, ``redshift``
         The joint head.
     """
-    parts = Preparation(bundle.tensors(), bundle.config).parts()
+    parts = Preparation(bundle.tensors(), bundle.astromae).parts()
     # The threads are ours, each with a BLAS of one: OpenBLAS's own spin while they wait, which on
     # a machine with other work takes four times as long, and once hung.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
@@ -129,7 +129,7 @@ def build_prepared(bundle: Bundle, build: Callable[[Tensors], Built], *, threads
 
 
 def _config(bundle: Bundle) -> str:
-    return bundle.config.model_dump_json()
+    return bundle.astromae.model_dump_json()
 
 
 def write_prepared(bundle: Bundle, out: Path) -> Path:

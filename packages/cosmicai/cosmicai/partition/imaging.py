@@ -17,9 +17,8 @@ from cosmicai.facts import BAND_NAMES, BANDS, IMAGE_SIZE, PIXEL_SCALE
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from cosmicai.model.interface import Inputs
     from cosmicai.partition.catalogue import ColumnInfo
-
-    Inputs = Any
 
 METADATA_RECORD: Final = "extra/metadata.json"
 METADATA_BYTES: Final = 1024 * 1024

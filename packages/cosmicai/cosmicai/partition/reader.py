@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from cosmicai.model.interface import Inputs
     from cosmicai.partition.catalogue import Catalogue
-    from cosmicai.partition.imaging import Inputs
 
 _PICKLE_BYTES: Final = 64 * 1024  # that of a partition has about 340
 DATASET_CLASS: Final = "torch.utils.data.dataset.TensorDataset"
@@ -276,7 +276,7 @@ class PartitionReader:
         self.batch_size = batch_size or max(1, _BLOCK_BYTES // self.shape.nbytes)
         self._scalars: NDArray[np.float32] | None = None
         if inputs is not None:
-            self._take(inputs)
+            self.require(inputs)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="partition")
         self._columns: dict[str, _Column] = {}  # of the iteration to come, or the last one
         self._begun = False
@@ -375,8 +375,16 @@ class PartitionReader:
         except (CorruptArchive, catalogue.CatalogueError) as error:
             raise CorruptPartition(f"{self.name}: {name}: {error}") from error
 
-    def _take(self, inputs: Inputs) -> None:
-        """Check that the partition has what a model takes, and look up its scalars."""
+    def require(self, inputs: Inputs) -> None:
+        """Check that the partition has what a model takes, and look up its scalars.
+
+        Raises
+        ------
+        PartitionMismatch
+            It has not.
+        CorruptPartition
+            Its catalogue, which the scalars are in, is damaged.
+        """
         columns = {}
         if inputs.scalars and (found := self.catalogue()) is not None:
             columns = dict(found.columns)

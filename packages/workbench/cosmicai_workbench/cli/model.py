@@ -60,9 +60,10 @@ def import_(
         digest = {"path": str(bundle.path), "digest": bundle.digest}
         typer.echo(json.dumps({**digest, **facts, "config": config}, indent=2))
         return
+    sizes = bundle.astromae
     typer.echo(
-        f"{bundle.path}: {bundle.config.architecture}, depth {bundle.config.depth}, "
-        f"{bundle.config.heads} heads, {imported.parameters:,} values in {imported.tensors} tensors"
+        f"{bundle.path}: {sizes.architecture}, depth {sizes.depth}, "
+        f"{sizes.heads} heads, {imported.parameters:,} values in {imported.tensors} tensors"
     )
     typer.echo(f"SHA-256 {bundle.digest}")
 

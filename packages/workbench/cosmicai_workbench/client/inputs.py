@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cosmicai.errors import InvalidInput, load_json
 from cosmicai.keys import folder
-from cosmicai.model.layout import MODEL_FILES
+from cosmicai.model.architectures import bundle_files
 from cosmicai.sharing import is_partition, partition_files
 
 if TYPE_CHECKING:
@@ -159,12 +159,10 @@ def _digest(value: object) -> str:
 
 
 def _digest_of_contents(model: Path) -> str:
-    files = [model / name for name in MODEL_FILES]
     found = []
-    for path in files:
-        if path.is_file():  # a missing one is named when it is uploaded
-            with path.open("rb") as file:
-                found.append(hashlib.file_digest(file, "sha256").hexdigest())
+    for path in bundle_files(model):
+        with path.open("rb") as file:
+            found.append(hashlib.file_digest(file, "sha256").hexdigest())
     return _digest(found)
 
 

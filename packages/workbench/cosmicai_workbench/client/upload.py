@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cosmicai.errors import InvalidInput, ModelNotFound
+from cosmicai.errors import InvalidInput
 from cosmicai.keys import folder, model_file
-from cosmicai.model.layout import MODEL_FILES
+from cosmicai.model.architectures import bundle_files
 from cosmicai.sharing import partition_files
 
 from cosmicai_workbench.data.uploading import upload_files
@@ -34,16 +34,13 @@ def files_to_upload(
 
     Raises
     ------
-    ModelNotFound, InvalidInput
+    ModelNotFound, ModelMismatch, InvalidInput
         If a folder does not hold what it should.
     """
     files: dict[tuple[str, str], Path] = {}
     if model is not None:
-        for name in MODEL_FILES:
-            path = model / name
-            if not path.is_file():
-                raise ModelNotFound(f"{model} is no model bundle: it has no {name}")
-            files[content.bucket, model_file(content.S3_object_name, name)] = path
+        for path in bundle_files(model):
+            files[content.bucket, model_file(content.S3_object_name, path.name)] = path
     if data is not None:
         partitions = partition_files(data)
         if not partitions:

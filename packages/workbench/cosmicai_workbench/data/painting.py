@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from cosmicai.facts import BANDS, IMAGE_SIZE
+from cosmicai.facts import BANDS, IMAGE_SIZE, PIXEL_SCALE
 from numpy.typing import NDArray
 
 from cosmicai_workbench.data.sersic import sersic_mixture
@@ -17,7 +17,7 @@ from cosmicai_workbench.data.sersic import sersic_mixture
 if TYPE_CHECKING:
     from cosmicai_workbench.data.morphology import Morphology
 
-PIXEL = 0.396
+PIXEL = PIXEL_SCALE
 """Arcseconds on a side of an SDSS pixel."""
 
 _DISK_GAUSSIANS = 6

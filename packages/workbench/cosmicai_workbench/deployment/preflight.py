@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cosmicai import keys, sharing
-from cosmicai.errors import CosmicAIError, InvalidInput, PartitionNotFound
+from cosmicai.errors import CosmicAIError, InvalidInput, ModelMismatch, PartitionNotFound
 from cosmicai.facts import ARCHIVE_BYTES, GALAXY_BYTES, MB, NEW_ACCOUNT_MEMORY_MB
-from cosmicai.model.layout import MODEL_FILES
+from cosmicai.model.architectures import ARCHITECTURES, DEFAULT, read_config
+from cosmicai.model.layout import CONFIG_NAME
 
 from cosmicai_workbench.deployment.account import (
     CONCURRENCY_QUOTA,
@@ -187,8 +188,15 @@ def _partition_sizes(connection: Connection, content: ExecutionInput) -> Mapping
 
 def _model(connection: Connection, content: ExecutionInput) -> Check:
     prefix = keys.folder(content.S3_object_name)
-    found = {item.key for item in connection.store(content.bucket).list(prefix)}
-    wanted = [keys.model_file(content.S3_object_name, name) for name in MODEL_FILES]
+    store = connection.store(content.bucket)
+    found = {item.key for item in store.list(prefix)}
+    config, architecture = prefix + CONFIG_NAME, ARCHITECTURES[DEFAULT]
+    if config in found:
+        try:
+            architecture, _ = read_config(store.read(config), store.address(config))
+        except ModelMismatch as error:
+            return Check("model", "error", str(error))
+    wanted = [prefix + name for name in architecture.files]
     if missing := [key for key in wanted if key not in found]:
         return Check("model", "error", f"not in s3://{content.bucket}: {', '.join(missing)}")
     return Check("model", "ok", f"s3://{content.bucket}/{prefix}")

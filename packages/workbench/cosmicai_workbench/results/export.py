@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import cosmicai
 import numpy as np
-from cosmicai.columns import COLUMNS, Column
+from cosmicai.columns import COLUMNS, Column, StoredColumn
 from cosmicai.errors import InvalidInput
 from cosmicai.partition.catalogue import REASON, Catalogue, concatenate, named
 from cosmicai.partition.reader import open_partition
@@ -79,8 +79,12 @@ def catalogue_of(run: "Run", data: Path | None = None) -> CatalogueTable:
         "reason": _reasons(found, sum(len(part) for _, part in failed)),
         **found.stored,
     }
-    columns = dict(COLUMNS)
-    values = {name: _value(name, known, carried) for name in COLUMNS}
+    columns = {
+        name: column
+        for name, column in COLUMNS.items()
+        if name in known or not isinstance(column, StoredColumn)
+    }
+    values = {name: _value(name, known, carried) for name in columns}
     for name, own in carried.columns.items():
         if name == REASON.name:
             continue

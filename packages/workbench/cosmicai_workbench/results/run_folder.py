@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from cosmicai.columns import COLUMNS, Column, stored_columns
+from cosmicai.columns import COLUMNS, StoredColumn, stored_columns
 from cosmicai.errors import InvalidInput, load_json
 from cosmicai.partition.catalogue import (
     Catalogue,
@@ -41,7 +41,8 @@ class Predictions:
     partition, rank
         int32: which partition, and which rank predicted it.
     stored
-        Name → values of the columns that ranks store (``cosmicai.columns``), as those declare them.
+        Name → values of the columns that ranks store (``cosmicai.columns``), as those declare them:
+        those of every model, and those that the predictions of this one have.
     catalogue
         What the partitions say of each galaxy: object id, position, columns of the user's.
     rejected
@@ -155,6 +156,7 @@ def _read_predictions(path: "Path", ranks: list[int]) -> Predictions:
     partitions: list[NDArray[np.int32]] = []
     numbers: list[NDArray[np.int32]] = []
     stored: dict[str, list[NDArray[Any]]] = {name: [] for name in stored_columns()}
+    present = {name for name, column in stored_columns().items() if column.when is None}
     catalogues: list[Catalogue] = []
     rejected: list[Catalogue] = []
     for rank in ranks:
@@ -162,6 +164,7 @@ def _read_predictions(path: "Path", ranks: list[int]) -> Predictions:
         try:
             arrays = npz_columns(source.read_bytes())
             found = {name: _column(arrays, column) for name, column in stored_columns().items()}
+            present |= arrays.keys()
             partition = arrays["partition"].astype(np.int32, copy=False)
             paths = [str(key) for key in arrays["data_paths"]]
             catalogue = from_arrays(arrays, "catalogue") or named(
@@ -189,14 +192,18 @@ def _read_predictions(path: "Path", ranks: list[int]) -> Predictions:
         data_paths=tuple(positions),
         partition=joined(partitions),
         rank=joined(numbers),
-        stored={name: joined(parts, COLUMNS[name].dtype) for name, parts in stored.items()},
+        stored={
+            name: joined(parts, COLUMNS[name].dtype)
+            for name, parts in stored.items()
+            if name in present
+        },
         catalogue=concatenate(catalogues),
         rejected=concatenate(rejected),
     )
 
 
-def _column(arrays: "Mapping[str, NDArray[Any]]", column: Column) -> "NDArray[Any]":
-    """Return a stored column; NaN where a run is older than a column of real numbers."""
+def _column(arrays: "Mapping[str, NDArray[Any]]", column: StoredColumn) -> "NDArray[Any]":
+    """Return a stored column; NaN where the rank has none of it, or is older than the column."""
     dtype = np.dtype(column.dtype)
     if column.name in arrays or column.name in _NEEDED or dtype.kind != "f":
         return arrays[column.name].astype(dtype, copy=False)

@@ -1,0 +1,497 @@
+"""From a model's raw numbers to redshifts, intervals and probability densities.
+
+A row of raw numbers is one galaxy's, as the model's output declares them
+(``cosmicai.model.interface``). Rows with a number that is not finite, or that describe no
+distribution, give NaN everywhere.
+
+Which distribution the numbers mean:
+
+``pdf``
+    A histogram: the density is constant within a bin.
+``normal``
+    A normal distribution of z.
+``quantiles``
+    The density is constant between neighbouring quantiles. Beyond the outer ones it goes on as in
+    the interval beside them, until the probability is used up. Quantiles that cross are sorted.
+``mixture``
+    A sum of normal distributions of ln(1+z).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from cosmicai.calibration import INTERVALS
+from cosmicai.facts import INTERVAL_PERCENT, ODDS_WIDTH
+from cosmicai.model.interface import (
+    MixtureOutput,
+    NormalOutput,
+    PdfOutput,
+    PointOutput,
+    QuantilesOutput,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from cosmicai.calibration import Calibration
+    from cosmicai.model.interface import Distribution
+
+    Array = NDArray[Any]
+
+GRID_POINTS: Final = 301
+"""Of the grid that fits distributions without one of their own."""
+_MEDIAN: Final = 0.5
+_BOUNDS: Final = tuple(
+    0.5 + side * percent / 200 for percent in INTERVAL_PERCENT for side in (-1, 1)
+)
+"""Levels of ``INTERVALS``: as much probability below as above."""
+_FLOAT16_MAX: Final = float(np.finfo(np.float16).max)
+_LEAST_WIDTH: Final = 1e-6
+"""In redshift, of what neighbouring quantiles that coincide would make infinitely dense."""
+_LARGEST_LOG: Final = 50.0
+"""Beyond ± this, the logarithm of a sigma is no number that a model means."""
+_TOLERANCE: Final = 1e-8
+_STEPS: Final = 60
+_BLOCK: Final = 2**22
+"""Comparisons at once, which bounds memory."""
+
+
+def estimate(
+    output: PointOutput | Distribution,
+    raw: NDArray[np.floating[Any]],
+    calibration: Calibration | None = None,
+    magnitude_r: NDArray[np.float32] | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """Return the columns that follow from a model's raw output.
+
+    Parameters
+    ----------
+    output
+        The model's.
+    raw
+        (b,) or (b, n), as its engine gives them.
+    calibration
+        Whose intervals replace the distribution's own: they were measured.
+    magnitude_r
+        (b,), for a calibration with bins of r magnitude.
+
+    Returns
+    -------
+    dict
+        float32 (b,) each: ``redshift``; of a distribution ``z_mode``, ``z_median``, ``z_mean`` and
+        ``odds``; with a distribution or a calibration the ``INTERVALS``. NaN where there is no
+        prediction.
+
+    Raises
+    ------
+    ModelMismatch
+        The calibration needs magnitudes that are not given.
+    """
+    rows = _rows(output, raw)
+    if isinstance(output, PointOutput):
+        found = {"redshift": rows[:, 0]}
+    else:
+        good = _usable(output, rows)
+        values = _estimates(output, _distribution(output, rows[good]))
+        lost = ~np.isfinite(np.stack(list(values.values()))).all(axis=0)
+        found = {
+            name: _scattered(np.where(lost, np.nan, value), good) for name, value in values.items()
+        }
+    result = {name: value.astype(np.float32) for name, value in found.items()}
+    # A float64 beyond float32 is none either.
+    result["redshift"][~np.isfinite(result["redshift"])] = np.nan
+    if calibration is not None:
+        bounds = calibration.intervals(result["redshift"], magnitude_r)
+        result |= dict(zip(INTERVALS, bounds, strict=True))
+    return result
+
+
+def pdf(
+    output: Distribution, raw: NDArray[np.floating[Any]], grid: ArrayLike
+) -> NDArray[np.float32]:
+    """Return the probability density of each galaxy's redshift on a grid.
+
+    Parameters
+    ----------
+    output
+        What the raw values mean.
+    raw
+        (N, n).
+    grid
+        (G,) redshifts.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        (N, G); NaN where there is no prediction.
+    """
+    rows = _rows(output, raw)
+    good = _usable(output, rows)
+    z = np.atleast_2d(np.asarray(grid, np.float64))
+    return _scattered(_distribution(output, rows[good]).density(z).astype(np.float32), good)
+
+
+def cdf_at(
+    output: Distribution, raw: NDArray[np.floating[Any]], z: NDArray[np.floating[Any]]
+) -> Array:
+    """Return the probability that each galaxy's redshift is below ``z``.
+
+    At the true redshift this is the probability integral transform (PIT).
+
+    Parameters
+    ----------
+    output, raw
+        As for :func:`pdf`.
+    z
+        (N,), or (N, k) for k redshifts of each galaxy.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        Of the shape of ``z``; NaN where there is no prediction.
+    """
+    rows = _rows(output, raw)
+    good = _usable(output, rows)
+    points = np.asarray(z, np.float64)
+    points = points if points.ndim == 2 else points[:, None]
+    found = _scattered(_distribution(output, rows[good]).cdf(points[good]), good)
+    return np.where(np.isnan(points), np.nan, found).reshape(np.shape(z))
+
+
+def quantiles(output: Distribution, raw: NDArray[np.floating[Any]], levels: ArrayLike) -> Array:
+    """Return the redshifts below which given parts of each galaxy's probability lie.
+
+    Parameters
+    ----------
+    output, raw
+        As for :func:`pdf`.
+    levels
+        (L,), above 0 and below 1.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        (N, L); NaN where there is no prediction.
+    """
+    rows = _rows(output, raw)
+    good = _usable(output, rows)
+    wanted = np.asarray(levels, np.float64)
+    return _scattered(_distribution(output, rows[good]).quantiles(wanted), good)
+
+
+def default_grid(output: Distribution, raw: NDArray[np.floating[Any]]) -> Array:
+    """Return a grid for :func:`pdf`: the bins' centres, or one on which nearly all p(z) lies."""
+    if isinstance(output, PdfOutput):
+        return np.linspace(output.start, output.stop, output.bins)
+    ends = quantiles(output, raw, (0.001, 0.999))
+    if np.isnan(ends).all():
+        return np.linspace(0.0, 1.0, GRID_POINTS)
+    return np.linspace(np.nanmin(ends), np.nanmax(ends), GRID_POINTS)
+
+
+def stored_form(
+    output: Distribution, raw: NDArray[np.floating[Any]]
+) -> tuple[Distribution, NDArray[np.floating[Any]]]:
+    """Return what a predictions file keeps of the raw output, and what that means.
+
+    Of a ``pdf`` the density in every bin, float16; of anything else the raw values, float32. NaN
+    where there is no prediction.
+    """
+    rows = _rows(output, raw)
+    good = _usable(output, rows)
+    if not isinstance(output, PdfOutput):
+        kept = output.model_copy(update={"tensors": ()})
+        return kept, np.where(good[:, None], rows, np.nan).astype(np.float32)
+    density = np.minimum(_probabilities(output, rows[good]) / output.width, _FLOAT16_MAX)
+    meaning = output.model_copy(update={"tensors": (), "logits": False})
+    return meaning, _scattered(density.astype(np.float16), good)
+
+
+def _rows(output: PointOutput | Distribution, raw: NDArray[np.floating[Any]]) -> Array:
+    return np.asarray(raw, np.float64).reshape(len(raw), output.values)
+
+
+def _scattered(values: NDArray[Any], good: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the values in the rows that are good, NaN in the others."""
+    result = np.full((len(good), *values.shape[1:]), np.nan, values.dtype)
+    result[good] = values
+    return result
+
+
+def _usable(output: Distribution, rows: Array) -> NDArray[np.bool_]:
+    """Say of each row whether it describes a distribution."""
+    good: Any = np.isfinite(rows).all(axis=1)
+    with np.errstate(invalid="ignore"):  # NaN compares as false
+        if isinstance(output, NormalOutput):
+            good = good & (rows[:, 1] > 0)
+        elif isinstance(output, MixtureOutput):
+            good = good & (np.abs(rows[:, 2 * output.components :]) < _LARGEST_LOG).all(axis=1)
+        elif isinstance(output, PdfOutput) and not output.logits:
+            good = good & (rows > 0).any(axis=1)
+    found: NDArray[np.bool_] = good
+    return found
+
+
+def _estimates(output: Distribution, found: _Found) -> dict[str, Array]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        mode, mean = found.mode(), found.mean()
+    values = found.quantiles(np.array((_MEDIAN, *_BOUNDS)))
+    reach = ODDS_WIDTH * (1 + mode)
+    around = found.cdf(np.stack((mode - reach, mode + reach), axis=1))
+    points = {"mode": mode, "median": values[:, 0], "mean": mean}
+    return {
+        "redshift": points[output.point],
+        **dict(zip(INTERVALS, values[:, 1:].T, strict=True)),
+        **{f"z_{name}": value for name, value in points.items()},
+        "odds": around[:, 1] - around[:, 0],
+    }
+
+
+# -- distributions of N galaxies ------------------------------------------------------------------
+
+
+class _Found(Protocol):
+    """The distributions of N galaxies; ``z`` is (N, k) or (1, k), results are (N, k)."""
+
+    def density(self, z: Array) -> Array: ...
+
+    def cdf(self, z: Array) -> Array: ...
+
+    def quantiles(self, levels: Array) -> Array: ...
+
+    def mean(self) -> Array: ...
+
+    def mode(self) -> Array: ...
+
+
+def _distribution(output: Distribution, rows: Array) -> _Found:
+    if isinstance(output, PdfOutput):
+        edges = output.start + output.width * (np.arange(output.bins + 1) - 0.5)
+        return _Steps(edges[None], _cumulative(_probabilities(output, rows)))
+    if isinstance(output, NormalOutput):
+        return _Normal(rows[:, 0], rows[:, 1])
+    if isinstance(output, QuantilesOutput):
+        return _between(output, rows)
+    logits, means, log_sigmas = np.split(rows, 3, axis=1)
+    return _Mixture(_softmax(logits), means, np.exp(log_sigmas))
+
+
+def _probabilities(output: PdfOutput, rows: Array) -> Array:
+    if output.logits:
+        return _softmax(rows)
+    positive = np.maximum(rows, 0)
+    probabilities: Array = positive / positive.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _softmax(logits: Array) -> Array:
+    if not len(logits):
+        return logits
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: Array = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _cumulative(probabilities: Array) -> Array:
+    return np.pad(np.minimum(np.cumsum(probabilities, axis=1), 1), ((0, 0), (1, 0)))
+
+
+def _between(output: QuantilesOutput, rows: Array) -> _Steps:
+    levels, z = np.array(output.levels), np.sort(rows, axis=1)
+    slopes = np.maximum(np.diff(z, axis=1), _LEAST_WIDTH) / np.diff(levels)
+    first = z[:, :1] - levels[0] * slopes[:, :1]
+    last = z[:, -1:] + (1 - levels[-1]) * slopes[:, -1:]
+    cumulative = np.tile(np.concatenate(([0.0], levels, [1.0])), (len(z), 1))
+    return _Steps(np.concatenate((first, z, last), axis=1), cumulative)
+
+
+class _Steps:
+    """A density that is constant between knots, (N, K) or (1, K) for all galaxies."""
+
+    def __init__(self, knots: Array, cumulative: Array) -> None:
+        self._knots = knots
+        self._cumulative = cumulative
+
+    def _heights(self) -> Array:
+        widths = np.maximum(np.diff(self._knots, axis=1), _LEAST_WIDTH)
+        return np.diff(self._cumulative, axis=1) / widths
+
+    def density(self, z: Array) -> Array:
+        at = _interval(z, self._knots)
+        inside = (z >= self._knots[:, :1]) & (z < self._knots[:, -1:])
+        heights = self._heights()
+        shape = (len(heights), z.shape[1])
+        return np.where(inside, np.take_along_axis(heights, np.broadcast_to(at, shape), 1), 0.0)
+
+    def cdf(self, z: Array) -> Array:
+        return _interpolate(z, self._knots, self._cumulative)
+
+    def quantiles(self, levels: Array) -> Array:
+        wanted = np.broadcast_to(levels, (len(self._cumulative), len(levels)))
+        return _interpolate(wanted, self._cumulative, self._knots)
+
+    def mean(self) -> Array:
+        middles = (self._knots[:, 1:] + self._knots[:, :-1]) / 2
+        mean: Array = (np.diff(self._cumulative, axis=1) * middles).sum(axis=1)
+        return mean
+
+    def mode(self) -> Array:
+        heights = self._heights()
+        middles = np.broadcast_to((self._knots[:, 1:] + self._knots[:, :-1]) / 2, heights.shape)
+        return np.take_along_axis(middles, heights.argmax(axis=1)[:, None], 1)[:, 0]
+
+
+def _interval(x: Array, knots: Array) -> NDArray[np.intp]:
+    """Return between which knots, (N or 1, K), each x, (N or 1, k), lies: 0 to K - 2."""
+    last = knots.shape[1] - 2
+    if len(knots) == 1:
+        at = np.searchsorted(knots[0], x, side="right") - 1
+    else:
+        shape = (len(knots), x.shape[1])
+        at, points = np.empty(shape, np.intp), np.broadcast_to(x, shape)
+        step = max(1, _BLOCK // max(1, x.shape[1] * knots.shape[1]))
+        for start in range(0, len(knots), step):
+            part = slice(start, start + step)
+            at[part] = (knots[part, None, :] <= points[part, :, None]).sum(axis=2) - 1
+    return np.clip(at, 0, last)
+
+
+def _interpolate(x: Array, knots: Array, values: Array) -> Array:
+    """Interpolate row by row; constant beyond the knots. Knots and values may be one row each."""
+    (count,) = np.broadcast_shapes((len(x),), (len(knots),), (len(values),))
+
+    def take(array: Array, at: NDArray[np.intp]) -> Array:
+        return np.take_along_axis(np.broadcast_to(array, (count, array.shape[1])), at, 1)
+
+    at = np.broadcast_to(_interval(x, knots), (count, x.shape[1]))
+    low, high = take(knots, at), take(knots, at + 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        part = np.where(high > low, np.clip((x - low) / (high - low), 0, 1), x >= high)
+    below, above = take(values, at), take(values, at + 1)
+    found: Array = below + part * (above - below)
+    return found
+
+
+def _normal_density(x: Array) -> Array:
+    density: Array = np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+    return density
+
+
+def _normal_cdf(x: Array, density: Array) -> Array:
+    """Return the standard normal CDF to 7.5e-8 (Abramowitz and Stegun, 26.2.17)."""
+    t = 1 / (1 + 0.2316419 * np.abs(x))
+    series = 1.330274429
+    polynomial = t * series
+    for coefficient in (-1.821255978, 1.781477937, -0.356563782, 0.319381530):
+        polynomial = t * (coefficient + polynomial)
+    tail = density * polynomial
+    return np.where(x >= 0, 1 - tail, tail)
+
+
+class _Mixture:
+    """A sum of normal distributions of t = ln(1+z); weights, means, sigmas are (N, components)."""
+
+    def __init__(self, weights: Array, means: Array, sigmas: Array) -> None:
+        self._weights, self._means, self._sigmas = weights, means, sigmas
+
+    def _in_t(self, t: Array) -> tuple[Array, Array]:
+        """Return CDF and density of t, (N, k)."""
+        shape = (len(self._means), t.shape[1])
+        cdf, density = np.zeros(shape), np.zeros(shape)
+        for weight, mean, sigma in zip(self._weights.T, self._means.T, self._sigmas.T, strict=True):
+            x = (t - mean[:, None]) / sigma[:, None]
+            part = _normal_density(x)
+            cdf += weight[:, None] * _normal_cdf(x, part)
+            density += (weight / sigma)[:, None] * part
+        return cdf, density
+
+    def density(self, z: Array) -> Array:
+        inside = z > -1
+        t = np.log1p(np.where(inside, z, 0.0))
+        return np.where(inside, self._in_t(t)[1] / (1 + z), 0.0)
+
+    def cdf(self, z: Array) -> Array:
+        inside = z > -1
+        t = np.log1p(np.where(inside, z, 0.0))
+        return np.where(inside, self._in_t(t)[0], 0.0)
+
+    def quantiles(self, levels: Array) -> Array:
+        shape = (len(self._means), len(levels))
+        reach = 9 * self._sigmas
+        low = np.broadcast_to((self._means - reach).min(axis=1, initial=np.inf)[:, None], shape)
+        high = np.broadcast_to((self._means + reach).max(axis=1, initial=-np.inf)[:, None], shape)
+        t = np.repeat((self._weights * self._means).sum(axis=1)[:, None], len(levels), axis=1)
+        for _ in range(_STEPS):  # Newton's method, or a bisection where that leaves the bracket
+            cdf, density = self._in_t(t)
+            below = cdf < levels
+            low, high = np.where(below, t, low), np.where(below, high, t)
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                following = t - (cdf - levels) / density
+            inside = (following > low) & (following < high)
+            following = np.where(inside, following, (low + high) / 2)
+            moved = np.abs(following - t).max(initial=0.0)
+            t = following
+            if moved < _TOLERANCE:
+                break
+        quantiles: Array = np.expm1(t)
+        return quantiles
+
+    def mean(self) -> Array:
+        logs = self._means + self._sigmas**2 / 2
+        mean: Array = (self._weights * np.expm1(logs)).sum(axis=1)
+        return mean
+
+    def mode(self) -> Array:
+        """Climb to a mode of p(z) from every component's own, and return the highest."""
+        precisions = 1 / self._sigmas**2
+        t = self._means - self._sigmas**2  # the mode of a log-normal distribution
+        for _ in range(_STEPS):
+            x = (t[:, :, None] - self._means[:, None, :]) / self._sigmas[:, None, :]
+            logs = np.log(np.maximum(self._weights, 1e-300)) - np.log(self._sigmas)
+            logs = logs[:, None, :] - 0.5 * x * x
+            shares = np.exp(logs - logs.max(axis=2, keepdims=True, initial=-np.inf))
+            shares *= precisions[:, None, :] / shares.sum(axis=2, keepdims=True)
+            pulls = (shares * self._means[:, None, :]).sum(axis=2) - 1
+            following = pulls / shares.sum(axis=2)
+            moved = np.abs(following - t).max(initial=0.0)
+            t = following
+            if moved < _TOLERANCE:
+                break
+        z = np.expm1(t)
+        best = self.density(z).argmax(axis=1)
+        return np.take_along_axis(z, best[:, None], 1)[:, 0]
+
+
+class _Normal:
+    """Normal distributions of z; means and sigmas are (N,)."""
+
+    def __init__(self, means: Array, sigmas: Array) -> None:
+        self._means, self._sigmas = means, sigmas
+
+    def _scaled(self, z: Array) -> Array:
+        scaled: Array = (z - self._means[:, None]) / self._sigmas[:, None]
+        return scaled
+
+    def density(self, z: Array) -> Array:
+        return _normal_density(self._scaled(z)) / self._sigmas[:, None]
+
+    def cdf(self, z: Array) -> Array:
+        x = self._scaled(z)
+        return _normal_cdf(x, _normal_density(x))
+
+    def quantiles(self, levels: Array) -> Array:
+        from statistics import NormalDist
+
+        scores = np.array([NormalDist().inv_cdf(level) for level in levels])
+        found: Array = self._means[:, None] + self._sigmas[:, None] * scores
+        return found
+
+    def mean(self) -> Array:
+        return self._means
+
+    def mode(self) -> Array:
+        return self._means
