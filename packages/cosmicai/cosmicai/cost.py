@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cosmicai.errors import InvalidInput
-from cosmicai.facts import FUNCTION_MEMORY_MB, MAX_MEMORY_MB, MIN_MEMORY_MB
+from cosmicai.facts import FUNCTION_MEMORY_MB, MAX_MEMORY_MB, MIN_MEMORY_MB, Architecture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Architecture = Literal["arm64", "x86_64"]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 

@@ -8,7 +8,7 @@ units, Mbit/s of 10^6 bits.
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, Literal
 
 MB: Final = 2**20
 """Bytes."""
@@ -45,6 +45,8 @@ INTERVAL_PERCENT: Final = (68, 95)
 ODDS_WIDTH: Final = 0.06
 """A redshift's odds are the probability within ± this, times 1 + z_mode, of z_mode."""
 
+Architecture = Literal["arm64", "x86_64"]
+"""Processors of Lambda, as AWS names them."""
 MIN_MEMORY_MB: Final = 128
 MAX_MEMORY_MB: Final = 10_240
 """Lambda's smallest and largest memory size."""

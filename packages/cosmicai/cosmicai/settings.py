@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from cosmicai.cost import Architecture
 from cosmicai.engines.registry import BUILT_IN, DEFAULT_ENGINE
-from cosmicai.facts import threads
+from cosmicai.facts import Architecture, threads
 from cosmicai.fmi_channels import DEFAULT_CHANNEL
 from cosmicai.machine import available_cores
 from cosmicai.schema import Contract, EngineName, FmiChannel, Integer, parse

@@ -14,9 +14,10 @@ from cosmicai_workbench.application import SMALL_MODEL
 from cosmicai_workbench.bars import no_bar, telling
 from cosmicai_workbench.client.execution import check_input, new_name
 from cosmicai_workbench.client.inputs import complete, located
+from cosmicai_workbench.client.upload import check_contents
 from cosmicai_workbench.deployment.preflight import Preflight, preflight
 from cosmicai_workbench.extras import libraries_named
-from cosmicai_workbench.performing import Outcome, attach, begin
+from cosmicai_workbench.performing import Outcome, again, attach, begin
 from cosmicai_workbench.place import existing_place, own_cloud
 from cosmicai_workbench.results.fetch import RUNS, reserve
 
@@ -269,6 +270,12 @@ class StartedRun:
     arn: str
     runs: Path
 
+    def goes_on(self) -> str:
+        """Say what becomes of the execution if nobody waits for its end."""
+        if self.place.temporary:
+            return "the execution ends with its local cloud; nothing is left of it"
+        return f"the execution goes on; {again(self.place, self.arn)}"
+
     def finish(self, bar: Bar = no_bar) -> FinishedRun:
         """Wait for its end, however it ends, and fetch what it left.
 
@@ -314,6 +321,7 @@ def started(
     if runs is not None:
         reserve(runs, name)  # before a cloud is started
     given, bundle, partitions = located(settings, model=model, data=data)
+    check_contents(model=bundle, data=partitions)
     with ExitStack() as cleanup:
         place = existing_place(on, profile=profile, region=region)
         if model is None and data is not None and (place is None or "S3_object_name" not in given):

@@ -5,8 +5,6 @@ from importlib.metadata import PackageNotFoundError, metadata, requires
 from typing import TYPE_CHECKING
 
 from cosmicai.errors import CosmicAIError
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +57,9 @@ def extras_with(module: str) -> list[str]:
     They are read from the metadata of the installed packages, the workbench's first; a package
     counts only if those before it do not declare the library.
     """
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
     library = canonicalize_name(_DISTRIBUTIONS.get(module, module))
     for package in _PACKAGES:
         try:

@@ -128,12 +128,17 @@ def attach(place: Place, arn: str, *, bar: Bar, runs: Path = RUNS) -> Outcome:
             lambda: executions.ended(place.connection, arn), f"execution {arn}", place.patience
         )
     except LookupRefused as error:
-        where = f" --stack {place.stack}" if place.stack else ""
         raise WatchLost(
-            f"{error}. The execution goes on without this command; to watch it again and fetch "
-            f"its results: cosmicai run --attach {arn.rsplit(':', 1)[-1]}{where}"
+            f"{error}. The execution goes on without this command; {again(place, arn)}"
         ) from error
     return collect(place, execution, runs=runs, bar=bar)
+
+
+def again(place: Place, arn: str) -> str:
+    """Say how an execution is watched again."""
+    where = f" --stack {place.stack}" if place.stack else ""
+    name = arn.rsplit(":", 1)[-1]
+    return f"to watch it again and fetch its results: cosmicai run --attach {name}{where}"
 
 
 def follow(place: Place, arn: str, *, bar: Bar) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cosmicai.errors import InvalidInput
@@ -33,7 +33,7 @@ class Place:
 
     ``logs`` is the folder of a local cloud's log streams; ``interval`` the seconds between two
     looks at an execution, and ``patience`` those to wait for an answer that does not come;
-    ``stack`` the name of a stack on AWS.
+    ``stack`` the name of a stack on AWS; ``temporary`` whether it ends with the run.
     """
 
     connection: Connection
@@ -41,6 +41,7 @@ class Place:
     logs: Path | None = None
     patience: float = 0.0
     stack: str | None = None
+    temporary: bool = False
 
 
 def on_aws(stack: str, *, profile: str | None = None, region: str | None = None) -> Place:
@@ -147,7 +148,7 @@ def own_cloud(
         with bar("starting", 1, "local cloud") as advance:
             status = cloud.start()
             advance(1)
-        yield _local(status, cloud.logs)
+        yield replace(_local(status, cloud.logs), temporary=True)
     finally:
         cloud.stop()
 

@@ -29,6 +29,7 @@ from cosmicai.model.layout import (
     WEIGHTS_NAME,
     TensorSpec,
 )
+from cosmicai.whole_files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -199,18 +200,16 @@ def save_tensors(config: ModelConfig, state: Mapping[str, NDArray[Any]], path: P
     ModelMismatch
         The tensors do not match ``config``; nothing is written.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     found = {name: TensorSpec(array.shape, str(array.dtype)) for name, array in state.items()}
     check_layout(found, config, "the state dict")
     path.mkdir(parents=True, exist_ok=True)
-    weights = path / f"{WEIGHTS_NAME}.partial"
-    save_file(dict(state), weights)
-    (path / CALIBRATION_NAME).unlink(missing_ok=True)  # it was another model's
-    weights.replace(path / WEIGHTS_NAME)
-    text = path / f"{CONFIG_NAME}.partial"
-    text.write_text(config.to_json())
-    text.replace(path / CONFIG_NAME)
+    with whole_file(path / WEIGHTS_NAME) as file:
+        file.write_bytes(save(dict(state)))
+        (path / CALIBRATION_NAME).unlink(missing_ok=True)  # it was another model's
+    with whole_file(path / CONFIG_NAME) as file:
+        file.write_text(config.to_json())
     return Bundle(path)
 
 

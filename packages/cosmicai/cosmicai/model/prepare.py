@@ -46,6 +46,7 @@ from cosmicai.model.rewrites import (
     stack,
 )
 from cosmicai.model.winograd import PRODUCTS, SIDE, transform_kernel
+from cosmicai.whole_files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -157,12 +158,10 @@ def write_prepared(bundle: Bundle, out: Path) -> Path:
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     out.mkdir(parents=True, exist_ok=True)
     path = out / PREPARED_NAME
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with whole_file(path) as partial, partial.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
             file.write(np.ascontiguousarray(tensors[name]).data)
-    partial.replace(path)
     return path
 
 

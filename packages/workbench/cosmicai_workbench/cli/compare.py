@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(rich_markup_mode="markdown")
+app = typer.Typer()
 
 
 @app.command()

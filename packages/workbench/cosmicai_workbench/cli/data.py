@@ -11,7 +11,6 @@ from cosmicai_workbench.cli.progress import progress_bar
 
 app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode="markdown",
     help="Make, split, inspect and upload data sets of galaxies.",
     epilog="Example: `cosmicai data make --galaxies 2000 survey.pt && "
     "cosmicai data split survey.pt partitions --size 25`",
@@ -40,7 +39,7 @@ def make(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Make a data set: real SDSS magnitudes and redshifts, **painted** images.
+    """Make a data set: real SDSS magnitudes and redshifts, painted images.
 
     Writes OUTPUT (a TensorDataset of image, magnitude, redshift), its metadata beside it
     (`.json`), and its catalogue (`.catalogue.csv`). Beyond the survey's rows (2,501 in `test`),
@@ -235,6 +234,7 @@ def upload(
     Files that are there with the same size and checksum are not sent again, and an interrupted
     upload goes on from its last part: run the same command again.
     """
+    from cosmicai_workbench.cli.interruption import if_interrupted
     from cosmicai_workbench.data.uploading import (
         Others,
         find_files,
@@ -247,7 +247,10 @@ def upload(
     files = {(bucket, prefix + path.name): path for path in find_files(source)}
     s3 = s3_client(endpoint=endpoint_url, profile=profile, region=region)
     total = sum(path.stat().st_size for path in files.values())
-    with progress_bar("uploading", total, "bytes") as advance:
+    with (
+        if_interrupted("the same command goes on where it was"),
+        progress_bar("uploading", total, "bytes") as advance,
+    ):
         others: Others = "keep" if source.is_file() else "remove" if replace else "refuse"
         uploads = upload_files(s3, files, advance, others=others)
     sent = sum(upload.sent for upload in uploads)

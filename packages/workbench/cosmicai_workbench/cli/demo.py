@@ -7,7 +7,7 @@ import typer
 
 from cosmicai_workbench.cli.approval import Json, MaxCost, Profile, Region, Runs, Yes
 
-app = typer.Typer(rich_markup_mode="markdown")
+app = typer.Typer()
 
 
 @app.command(

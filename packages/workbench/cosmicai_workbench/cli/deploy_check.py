@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from cosmicai_workbench.deployment.preflight import Preflight
 
-app = typer.Typer(rich_markup_mode="markdown")
+app = typer.Typer()
 
 _SIGNS = {"ok": "ok", "warning": "WARNING", "error": "ERROR"}
 

@@ -8,9 +8,8 @@ import typer
 
 app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode="markdown",
     help="Keep a local cloud up: the whole application on this machine.",
-    epilog="Example: `cosmicai local up && eval $(cosmicai local status --env) && aws s3 ls`",
+    epilog="Example: `cosmicai local up`, `eval $(cosmicai local status --env) && aws s3 ls`",
 )
 
 Name = Annotated[str, typer.Option("--name", help="Name of the cloud: several may be up.")]
@@ -86,7 +85,9 @@ def up(
     typer.echo("To use it from this shell: eval $(cosmicai local status --env)")
 
 
-@app.command()
+@app.command(
+    epilog="Examples: `cosmicai local status`, `eval $(cosmicai local status --env) && aws s3 ls`"
+)
 def status(
     name: Name = "local",
     env: Annotated[
@@ -113,7 +114,7 @@ def status(
         typer.echo(f"{name}: {found.endpoint}, stack {found.stack}, process {found.process_id}")
 
 
-@app.command()
+@app.command(epilog="Example: `cosmicai local down`")
 def down(name: Name = "local") -> None:
     """Stop a local cloud and all of its sandboxes; its logs stay."""
     from cosmicai_workbench.cloud.local import STATE_ROOT, stop

@@ -6,6 +6,8 @@ inside its commands only. A group of one command needs an ``@app.callback()`` if
 as ``cosmicai GROUP COMMAND``; without one it is called as ``cosmicai GROUP``.
 """
 
+import errno
+import io
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +22,8 @@ from cosmicai.errors import (
 )
 from typer.core import TyperGroup
 
+from cosmicai_workbench.cli.help_text import plain
+from cosmicai_workbench.cli.interruption import answering
 from cosmicai_workbench.extras import libraries_named
 
 if TYPE_CHECKING:
@@ -53,6 +57,20 @@ WATCH_LOST = 4
 _RUN_ERRORS = (IncompleteResults, FmiTimeout, TransientStorageError)
 
 
+_NAMED_WRONGLY = {
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+"""Errors of the operating system about files that somebody named."""
+
+
 class _LazyGroups(TyperGroup):
     """A group whose commands are the modules of ``GROUPS``, imported when they are looked up."""
 
@@ -69,6 +87,7 @@ class _LazyGroups(TyperGroup):
         group._add_completion = False
         command = typer.main.get_command(group)
         command.name = cmd_name
+        plain(command, ctx)
         return command
 
 
@@ -76,7 +95,6 @@ app = typer.Typer(
     cls=_LazyGroups,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -114,6 +132,14 @@ def exit_code(error: CosmicAIError) -> int:
     return RUN_FAILED if isinstance(error, _RUN_ERRORS) else BAD_INPUT
 
 
+def _system_error(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return f"a text is not in UTF-8, which was expected: {error}"
+    from cosmicai_workbench.data.files import explained
+
+    return explained(error)
+
+
 def main(arguments: "Sequence[str] | None" = None) -> int:
     """Run the command line and return its exit code.
 
@@ -122,18 +148,22 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     arguments
         Words of the command line; ``sys.argv[1:]`` by default.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no result is lost to an encoding
     command = typer.main.get_command(app)
+    plain(command)
     try:
-        with libraries_named():
+        with answering(), libraries_named():
             command.main(args=arguments, prog_name="cosmicai")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except CosmicAIError as error:
         typer.echo(f"cosmicai: {type(error).__name__}: {error}", err=True)
         return exit_code(error)
-    except KeyboardInterrupt:
-        typer.echo("cosmicai: interrupted", err=True)
-        return 130
+    except (OSError, UnicodeError) as error:
+        typer.echo(f"cosmicai: {_system_error(error)}", err=True)
+        return BAD_INPUT if getattr(error, "errno", None) in _NAMED_WRONGLY else RUN_FAILED
     return 0
 
 

@@ -93,13 +93,17 @@ def train(
     Interrupt it at any time: the state is saved after every epoch, and `--resume` ends with the
     same weights as a run without a break.
     """
+    from cosmicai_workbench.cli.interruption import if_interrupted
     from cosmicai_workbench.modeling.train import batches_per_epoch
     from cosmicai_workbench.modeling.train import train as run
 
     settings = _settings(config, epochs=epochs, seed=seed)
     batches = batches_per_epoch(settings)
 
-    with progress_bar("training", settings.epochs * batches, "batches") as advance:
+    with (
+        if_interrupted("--resume goes on from the last whole epoch"),
+        progress_bar("training", settings.epochs * batches, "batches") as advance,
+    ):
 
         def begin(trainer: "Trainer") -> None:
             advance(trainer.epoch * batches)

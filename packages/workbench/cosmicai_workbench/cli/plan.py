@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cosmicai_workbench.simulation.planning import Plan, Spread
     from cosmicai_workbench.simulation.published import Check
 
-app = typer.Typer(rich_markup_mode="markdown")
+app = typer.Typer()
 
 
 @app.command()

@@ -8,7 +8,7 @@ from cosmicai.engines.registry import BUILT_IN
 
 from cosmicai_workbench.cli.approval import Runs
 
-app = typer.Typer(rich_markup_mode="markdown")
+app = typer.Typer()
 
 INFER = "infer"
 """What the command was called once: the model came first then, and no catalogue was written."""

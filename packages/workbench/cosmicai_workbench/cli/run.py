@@ -12,7 +12,7 @@ from cosmicai_workbench.cli.approval import Json, MaxCost, Profile, Region, Runs
 if TYPE_CHECKING:
     from cosmicai_workbench.performing import Outcome
 
-app = typer.Typer(rich_markup_mode="markdown")
+app = typer.Typer()
 
 PARTIAL = 3
 NAMED_RANKS = 10
@@ -98,6 +98,7 @@ def run(
     from cosmicai_workbench import place as places
     from cosmicai_workbench.api import started
     from cosmicai_workbench.cli.approval import approve, tell_start
+    from cosmicai_workbench.cli.interruption import if_interrupted
     from cosmicai_workbench.cli.progress import progress_bar
     from cosmicai_workbench.client.execution import execution_arn
     from cosmicai_workbench.client.inputs import pairs, read_input
@@ -131,7 +132,8 @@ def run(
             return
         if stack is not None:
             tell_start(begun.arn)
-        finished = begun.finish(progress_bar)
+        with if_interrupted(begun.goes_on()):
+            finished = begun.finish(progress_bar)
     raise typer.Exit(report(finished.outcome, as_json=as_json))
 
 

@@ -9,11 +9,12 @@ import typer
 if TYPE_CHECKING:
     from cosmicai_workbench.sweep.runner import Executor, Progress
 
-app = typer.Typer(rich_markup_mode="markdown")
+app = typer.Typer()
 
 
 @app.command(
-    epilog="Exit codes: 0 every execution is done; 1 one failed, or the cost limit was reached; "
+    epilog="Example: `cosmicai sweep quick && cosmicai report runs/sweeps/quick`. "
+    "Exit codes: 0 every execution is done; 1 one failed, or the cost limit was reached; "
     "2 bad usage or input, nothing was computed; 130 interrupted: run the same command to go on."
 )
 def sweep(
@@ -21,7 +22,7 @@ def sweep(
         str, typer.Argument(help="TOML file, or the name of one that ships, e.g. quick.")
     ],
     local: Annotated[
-        bool, typer.Option("--local", help="Run on this machine, in a local cloud.")
+        bool, typer.Option("--local", help="Run on this machine, in a local cloud: the default.")
     ] = False,
     stack: Annotated[
         str | None, typer.Option("--stack", help="Run on AWS, in the stack of this name.")
@@ -50,22 +51,23 @@ def sweep(
     """Run an experiment: every combination of its grid, as often as it says.
 
     What is done is skipped, so an interrupted sweep goes on where it was, and ends with the same
-    table (table.csv, table.parquet). Example:
-    `cosmicai sweep quick --local && cosmicai report runs/sweeps/quick`
+    table (table.csv, table.parquet).
     """
     from cosmicai.errors import InvalidInput
     from rich.console import Console
 
+    from cosmicai_workbench.cli.interruption import if_interrupted
     from cosmicai_workbench.sweep.experiment import experiment_file, load_experiment
     from cosmicai_workbench.sweep.runner import estimate, run_sweep, tasks
 
-    if local == (stack is not None):
+    if local and stack is not None:
         raise InvalidInput("say where to run: either --local or --stack NAME")
     source = experiment_file(experiment)
     loaded = load_experiment(source)
     folder = output or Path("runs") / "sweeps" / loaded.name
     console = Console(stderr=True, markup=False)
     with ExitStack() as cleanup:
+        cleanup.enter_context(if_interrupted("the same command goes on with what is left"))
         executor: Executor
         if stack is None:
             from cosmicai_workbench.application import SMALL_MODEL

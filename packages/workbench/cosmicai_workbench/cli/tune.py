@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from cosmicai.cost import Architecture
 from cosmicai.engines.registry import DEFAULT_ENGINE
+from cosmicai.facts import Architecture
 
 if TYPE_CHECKING:
     from cosmicai_workbench.tuning.measure import Measurement

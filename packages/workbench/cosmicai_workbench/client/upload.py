@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from cosmicai.errors import InvalidInput
 from cosmicai.keys import folder, model_file
 from cosmicai.model.architectures import bundle_files
+from cosmicai.model.bundle import Bundle
+from cosmicai.partition.reader import open_partition
 from cosmicai.sharing import partition_files
 
 from cosmicai_workbench.data.uploading import upload_files
@@ -42,12 +44,37 @@ def files_to_upload(
         for path in bundle_files(model):
             files[content.bucket, model_file(content.S3_object_name, path.name)] = path
     if data is not None:
-        partitions = partition_files(data)
-        if not partitions:
-            raise InvalidInput(f"{data} holds no partitions (*.pt); make some by `cosmicai data`")
-        for path in partitions:
+        for path in _partitions(data):
             files[content.data_bucket, folder(content.data_prefix) + path.name] = path
     return files
+
+
+def check_contents(*, model: Path | None, data: Path | None) -> None:
+    """Make sure, before anything is spent, that folders hold a model and partitions.
+
+    The model's files and the first partition are opened; nothing is read whole.
+
+    Raises
+    ------
+    ModelNotFound, ModelMismatch
+        If ``model`` is no model bundle.
+    InvalidInput, CorruptPartition, UnsafePickle
+        If ``data`` holds no partitions, or the first cannot be read.
+    PartitionMismatch
+        If the first is not what the model takes.
+    """
+    inputs = Bundle(model).config.inputs if model is not None else None
+    if data is not None:
+        with open_partition(_partitions(data)[0], batch_size=1, inputs=inputs):
+            pass
+
+
+def _partitions(data: Path) -> list[Path]:
+    found = partition_files(data)
+    if not found:
+        what = "holds no partitions (*.pt)" if data.is_dir() else "is no folder of partitions"
+        raise InvalidInput(f"{data} {what}; make some by `cosmicai data split` or `from-fits`")
+    return found
 
 
 def upload(

@@ -163,12 +163,16 @@ class LocalCloud:
 
     def stop(self) -> None:
         """End the cloud and all of its sandboxes."""
+        came_up = self._status is not None
         process, self._process, self._status = self._process, None, None
         if process is None:
             return
         if process.stdin is not None:
             process.stdin.close()
-        process.terminate()
+        if came_up:
+            process.terminate()
+        else:
+            process.kill()  # it has no sandboxes yet, and would first finish coming up
         try:
             process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -1,6 +1,5 @@
 """Files and folders that change as a whole or not at all, and clear errors where they cannot."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,20 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import TextIO
 
 from cosmicai.errors import InvalidInput
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a path beside ``path`` to write to; it takes the place of ``path`` when the block ends.
-
-    An error in the block leaves what was there before, and nothing beside it.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+from cosmicai.whole_files import whole_file
 
 
 @contextmanager
@@ -29,22 +15,6 @@ def whole_text_file(path: Path) -> Iterator[TextIO]:
     """Open ``path`` for text (UTF-8, line ends as written), as :func:`whole_file` does."""
     with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         yield file
-
-
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder beside ``path``, which becomes ``path`` when the block ends.
-
-    An error in the block leaves nothing behind.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
@@ -64,8 +34,16 @@ def file_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename or target
-        raise InvalidInput(f"{where}: {error.strerror or error}") from error
+        raise InvalidInput(explained(error, target)) from error
+
+
+def explained(error: OSError, target: Path | None = None) -> str:
+    """Return what the operating system refused: the file, or else ``target``, and the reason."""
+    where = error.filename or target
+    reason = error.strerror or str(error)
+    if isinstance(error, FileExistsError):
+        reason = "a folder expected, found a file"
+    return f"{where}: {reason}" if where else reason
 
 
 def replace_files(staging: Path, folder: Path, replaced: list[Path]) -> None:

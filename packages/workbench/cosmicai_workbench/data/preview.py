@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 from cosmicai.errors import InvalidInput
 from cosmicai.partition.reader import open_partition
+from cosmicai.whole_files import whole_file
 from numpy.typing import NDArray
 
-from cosmicai_workbench.data.files import file_errors, whole_file
+from cosmicai_workbench.data.files import file_errors
 
 _COLUMNS = 10
 _STRETCH, _SOFTNESS = 0.5, 8

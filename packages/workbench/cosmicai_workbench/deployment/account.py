@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
-from cosmicai.cost import Architecture, kept_ready
+from cosmicai.cost import kept_ready
 from cosmicai.errors import InvalidInput
-from cosmicai.facts import DEFAULT_INFERENCE_MEMORY_MB, NEW_ACCOUNT_MEMORY_MB
+from cosmicai.facts import DEFAULT_INFERENCE_MEMORY_MB, NEW_ACCOUNT_MEMORY_MB, Architecture
 
 from cosmicai_workbench.deployment.checks import Check, asked
 

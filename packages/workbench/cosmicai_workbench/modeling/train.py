@@ -18,6 +18,7 @@ from cosmicai.errors import InvalidInput
 from cosmicai.model.astromae import AstroMAE
 from cosmicai.model.bundle import save_bundle
 from cosmicai.model.config import ModelConfig
+from cosmicai.whole_files import whole_file
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 from torch.nn import functional
@@ -160,20 +161,17 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write the state of the run; whole or not at all."""
-        partial = path.with_suffix(".partial")
-        torch.save(
-            {
-                "config": self.config.model_dump_json(),
-                "epoch": self.epoch,
-                "losses": self.losses,
-                "model": self._model.state_dict(),
-                "average": self._average.state_dict(),
-                "optimiser": self._optimiser.state_dict(),
-                "schedule": self._schedule.state_dict(),
-            },
-            partial,
-        )
-        partial.replace(path)
+        state = {
+            "config": self.config.model_dump_json(),
+            "epoch": self.epoch,
+            "losses": self.losses,
+            "model": self._model.state_dict(),
+            "average": self._average.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "schedule": self._schedule.state_dict(),
+        }
+        with whole_file(path) as partial:
+            torch.save(state, partial)
 
     def load(self, path: Path) -> None:
         """Go on from a saved state.

@@ -13,9 +13,10 @@ from cosmicai.errors import InvalidInput
 from cosmicai.partition.catalogue import REASON, Catalogue, concatenate, named
 from cosmicai.partition.reader import open_partition
 from cosmicai.tables import to_arrow, to_pandas, to_table
+from cosmicai.whole_files import whole_file
 
 from cosmicai_workbench.data.catalogue import spreadsheet_safe
-from cosmicai_workbench.data.files import file_errors, whole_file, whole_text_file
+from cosmicai_workbench.data.files import file_errors, whole_text_file
 from cosmicai_workbench.data.uploading import etag_of
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from cosmicai import keys
 from cosmicai.errors import InvalidInput, ResultPathInUse
 from cosmicai.schema import Claim, parse_json
+from cosmicai.whole_files import whole_folder
 
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.connection import PARALLEL_TRANSFERS
-from cosmicai_workbench.data.files import file_errors, whole_folder
+from cosmicai_workbench.data.files import file_errors
 
 if TYPE_CHECKING:
     from cosmicai.storage import Store

@@ -18,8 +18,9 @@ from cosmicai.quality import figures, warnings
 from cosmicai.schema import Execution, RankRecord, Summary
 from cosmicai.sharing import is_partition, natural_key, partition_files
 from cosmicai.storage import store
+from cosmicai.whole_files import whole_folder
 
-from cosmicai_workbench.data.files import file_errors, whole_folder
+from cosmicai_workbench.data.files import file_errors
 from cosmicai_workbench.results.fetch import reserve_folder
 
 if TYPE_CHECKING:
@@ -67,6 +68,11 @@ def infer(
         From loading the model.
     """
     paths = [str(path) for path in partitions]
+    for name in (*paths, str(output)):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InvalidInput(f"{name!a}: a name in UTF-8 expected; rename it") from None
     missing = [path for path in paths if not path.startswith("s3://") and not Path(path).is_file()]
     if missing:
         raise PartitionNotFound(f"no such file: {', '.join(missing)}")

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from cosmicai.cost import (
-    Architecture,
     CostBreakdown,
     Usage,
     cost,
@@ -13,7 +12,7 @@ from cosmicai.cost import (
     round_up_express,
 )
 from cosmicai.errors import InvalidInput
-from cosmicai.facts import ARCHIVE_BYTES, MB, vcpus
+from cosmicai.facts import ARCHIVE_BYTES, MB, Architecture, vcpus
 from pydantic import BaseModel, ConfigDict
 
 from cosmicai_workbench.simulation.events import Trace, simulate

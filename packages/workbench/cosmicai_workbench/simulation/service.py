@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from cosmicai.cost import Architecture
 from cosmicai.errors import InvalidInput
-from cosmicai.facts import DEFAULT_INFERENCE_MEMORY_MB, GALAXY_BYTES
+from cosmicai.facts import DEFAULT_INFERENCE_MEMORY_MB, GALAXY_BYTES, Architecture
 
 from cosmicai_workbench.simulation.calibration import profile_of
 from cosmicai_workbench.simulation.parameters import MAX_CHILDREN, Limits, Profile

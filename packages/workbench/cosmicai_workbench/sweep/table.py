@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cosmicai.errors import InvalidInput
+from cosmicai.whole_files import whole_file
 
-from cosmicai_workbench.data.files import whole_file
 from cosmicai_workbench.results.run_folder import load_run
 from cosmicai_workbench.sweep.axes import AXES
 from cosmicai_workbench.sweep.experiment import Experiment, Point, load_experiment

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, get_args
 
-from cosmicai.cost import Architecture, cost, execution_usage, round_up_express
+from cosmicai.cost import cost, execution_usage, round_up_express
 from cosmicai.facts import (
     GALAXY_BYTES,
     MAX_MEMORY_MB,
     MB,
     MIN_MEMORY_MB,
+    Architecture,
     galaxies_in,
 )
 from pydantic import BaseModel, ConfigDict, Field

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cosmicai.engines.registry import find_engine
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import vcpus
+from cosmicai.model.bundle import Bundle
 
 from cosmicai_workbench.data.files import whole_text_file
 from cosmicai_workbench.tuning.estimates import (
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from cosmicai.cost import Architecture
+    from cosmicai.facts import Architecture
 
 MEMORY_HEADROOM = 1.15
 """Least ratio of memory size to measured peak memory; the handler needs some as well."""
@@ -65,6 +66,7 @@ def tune(
         A measurement ended with an error.
     """
     find_engine(engine)
+    Bundle(bundle)
     measurements: dict[tuple[int, int], Measurement] = {}
     for memory_mb, batch_size in product(memory_sizes, batch_sizes):
         found = measure(bundle, engine, memory_mb=memory_mb, batch_size=batch_size, galaxies=sample)
