@@ -1,5 +1,8 @@
 """The report page says what happened, troubles first, and reads well in a real browser."""
 
+import base64
+import hashlib
+import html
 import json
 import os
 import re
@@ -12,6 +15,7 @@ import pytest
 from chromium import needs_chromium, printed_pages, screenshot, scroll_width
 from cosmicai.errors import InvalidInput
 from cosmicai_workbench.cli.main import main
+from cosmicai_workbench.report.page import PLOTLY, source
 from cosmicai_workbench.report.phases import phases, stragglers
 from cosmicai_workbench.report.service import write_report
 from cosmicai_workbench.results.run_folder import load_run
@@ -37,7 +41,7 @@ def troubled_page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     run = make_run(folder, cost=COST, failed=(2, 6), nan=17, name="troubled")
     page = folder / "report.html"
-    write_report([run], page)
+    write_report([run], page, published=True)
     return page
 
 
@@ -76,11 +80,32 @@ def outline(page: Path) -> _Outline:
     return found
 
 
-def test_fetches_nothing_and_runs_nothing(troubled_page):
+OWN_SCRIPTS = 3
+"""The data, Plotly, and the page's own."""
+
+
+def test_fetches_nothing_and_runs_its_own_scripts_only(troubled_page):
+    text = troubled_page.read_text()
     found = outline(troubled_page)
     assert found.fetched == []
-    assert found.scripts == 0
-    assert "@import" not in troubled_page.read_text()
+    assert found.scripts == OWN_SCRIPTS
+    assert "@import" not in text
+    policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]+)"', text)[1])
+    for each in re.findall(r"<script>(.*?)</script>", text, re.DOTALL):
+        digest = base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert "connect-src 'none'" in policy
+    assert "eval" not in policy
+    assert "script-src 'unsafe-inline'" not in policy
+
+
+def test_whole_page_is_below_five_megabytes_and_says_everything_in_tables(troubled_page):
+    assert troubled_page.stat().st_size < 5_000_000
+    text = troubled_page.read_text()
+    for figure in ("nz", "density", "residuals", "ranks", "cost-bars"):
+        assert f'aria-label="run-{figure}' not in text  # tables have names that people read
+    assert text.count("<summary>Numbers of this figure</summary>") >= 9
 
 
 def test_is_accessible(troubled_page):
@@ -147,13 +172,14 @@ def test_same_run_same_page(tmp_path):
 def test_names_are_escaped(tmp_path):
     run = make_run(tmp_path, name="a<script>b")
     write_report([run], tmp_path / "page.html")
-    assert outline(tmp_path / "page.html").scripts == 0
+    assert outline(tmp_path / "page.html").scripts == OWN_SCRIPTS
 
 
 def test_many_ranks_stay_a_small_page(tmp_path):
     run = make_run(tmp_path, ranks=1000, samples=5, slots=200, straggler=None)
     write_report([run], tmp_path / "page.html")
-    assert (tmp_path / "page.html").stat().st_size < 1_500_000
+    own = (tmp_path / "page.html").stat().st_size - len(source(PLOTLY))
+    assert own < 1_500_000
 
 
 def test_runs_of_one_model_side_by_side_of_two_refused(tmp_path):

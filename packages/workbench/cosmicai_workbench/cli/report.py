@@ -31,13 +31,30 @@ def report(
         Path | None,
         typer.Option(metavar="DIR", help="Write each figure as an SVG file there, too."),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run's partitions: the page then shows galaxies."),
+    ] = None,
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published",
+            help="The run used the published checkpoint: set its published figures beside it.",
+        ),
+    ] = False,
 ) -> None:
-    """Write one HTML page: headline figures, redshift quality, ranks in time, cost.
+    """Write one HTML page: redshifts, their quality, galaxies, ranks in time, cost.
 
-    The page holds its figures and style; it needs no network and no script. Example:
+    The page is one file that needs no network: hover over a figure for its values, click a rank or
+    a galaxy, draw a box around some. Every figure's numbers are there as a table, too. Examples:
+
     `cosmicai report runs/latest -o report.html`
+
+    `cosmicai report runs/latest --data partitions`
     """
     from cosmicai_workbench.report.service import write_report
 
-    title = write_report(folders or [Path("runs/latest")], output, estimate, figures)
+    title = write_report(
+        folders or [Path("runs/latest")], output, estimate, figures, data=data, published=published
+    )
     typer.echo(f"{output}: {title}")

@@ -1,15 +1,23 @@
 """Building blocks of a page, free of HTML."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cosmicai_workbench.report.plot import Plot
 
 
 @dataclass(frozen=True)
 class Alert:
-    """Something the reader must see first."""
+    """Something the reader must see first.
+
+    ``urgent`` is for what needs action, and only that: it is shown in red.
+    """
 
     title: str
     text: str
     items: tuple[str, ...] = ()
+    urgent: bool = True
 
 
 @dataclass(frozen=True)
@@ -23,11 +31,31 @@ class Card:
 
 @dataclass(frozen=True)
 class Picture:
-    """An inline SVG with its caption; ``wide`` takes the page's full width."""
+    """A figure with its caption."""
 
-    svg: str
+    plot: "Plot"
     caption: str
-    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """The picture of one galaxy: ``source`` is a PNG as a data address.
+
+    ``galaxy`` is its position in the page's sample, ``lines`` what stands below it.
+    """
+
+    source: str
+    galaxy: int
+    lines: tuple[str, ...]
+    alternative: str
+
+
+@dataclass(frozen=True)
+class Cutouts:
+    """A row of cutouts with a heading."""
+
+    caption: str
+    pictures: tuple[Cutout, ...]
 
 
 @dataclass(frozen=True)
@@ -51,3 +79,6 @@ class Section:
     cards: tuple[Card, ...] = ()
     pictures: tuple[Picture, ...] = ()
     tables: tuple[Table, ...] = field(default_factory=tuple)
+    cutouts: tuple[Cutouts, ...] = ()
+    explorer: str = ""
+    """``ranks`` or ``galaxies``: what of the page's data can be looked into here."""

@@ -1,238 +1,214 @@
-"""The figures of a run: arrays in, one SVG each out."""
+"""The figures about galaxies and their redshifts: arrays in, a plot out."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+from cosmicai.facts import OUTLIER_LIMIT
 
-from cosmicai_workbench.report import style
-from cosmicai_workbench.report.text import dollars as dollars_text
+from cosmicai_workbench.report import palette
+from cosmicai_workbench.report.plot import (
+    Axis,
+    Band,
+    Cells,
+    Line,
+    Mark,
+    Plot,
+    histogram,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from matplotlib.axes import Axes
     from numpy.typing import NDArray
+
+    from cosmicai_workbench.report.plot import Layer
+    from cosmicai_workbench.report.sample import Sample
 
     Floats = NDArray[np.floating]
 
-PHASES = {
-    "queue": "#C3C8D0",
-    "cold start": style.YELLOW,
-    "read": style.SKY,
-    "predict": style.BLUE,
-    "write": style.GREEN,
-    "barrier": style.PURPLE,
-}
-"""Phases of a rank in the order they happen, with their colours."""
-
-_RASTER_RANKS = 400
-"""More ranks than this are drawn as pixels: a page of 10,000 ranks stays below a megabyte."""
-
-_NOTED_RANKS = 10
+RESIDUAL = "Δz / (1 + z)"
+_BINS = 12
+_FEWEST_IN_BIN = 5
+_MOST_POINTS = 3000
+"""Above so many galaxies, a density is drawn below the sample's points."""
 
 
-def _legend_below(axes: "Axes", columns: int) -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=columns, borderaxespad=0)
+def reach(values: "Floats", spare: float = 0.04) -> tuple[float, float]:
+    """Return a range that holds all but a few values, and a little more."""
+    low, high = np.nanpercentile(values, [0.2, 99.8])
+    margin = spare * (high - low) or 0.05
+    return float(low - margin), float(high + margin)
 
 
-def _legend_above(axes: "Axes", columns: int) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
-
-
-def predicted_against_true(true: "Floats", predicted: "Floats", nmad: float) -> str:
-    """Density of predicted over true redshift."""
-    from matplotlib.colors import LogNorm
-
-    upper = float(np.nanpercentile(np.concatenate([true, predicted]), 99.8)) * 1.05 or 1.0
-    with style.figure(4.8, 4.4) as (drawn, axes):
-        bins = int(np.clip(np.sqrt(true.size) / 1.5, 20, 120))
-        density, x, y = np.histogram2d(true, predicted, bins=bins, range=[[0, upper], [0, upper]])
-        mesh = axes.pcolormesh(
-            x,
-            y,
-            np.ma.masked_equal(density.T, 0),
-            norm=LogNorm(vmin=1, vmax=max(2.0, density.max())),
-            cmap="viridis_r",
-            rasterized=True,
-        )
-        axes.plot([0, upper], [0, upper], color="#111827", lw=1, label="perfect")
-        for sign in (1, -1):
-            axes.plot(
-                [0, upper],
-                [sign * nmad, upper + sign * nmad * (1 + upper)],
-                color=style.RED,
-                lw=0.9,
-                ls="--",
-                label="± σ NMAD (1 + z)" if sign == 1 else None,
-            )
-        drawn.colorbar(mesh, ax=axes, label="galaxies in a cell", shrink=0.85)
-        axes.set(xlim=(0, upper), ylim=(0, upper), xlabel="true redshift")
-        axes.set_ylabel("predicted redshift")
-        axes.set_aspect("equal")
-        axes.legend(loc="upper left")
-        text = (
-            f"Density plot of predicted against true redshift for {true.size:,} galaxies between "
-            f"0 and {upper:.2f}; the scatter about the diagonal is {nmad:.4f} times (1 + z)."
-        )
-        return style.svg(drawn, "density", text)
-
-
-def residual_histogram(residual: "Floats", nmad: float, bias: float) -> str:
-    """Histogram of Δz / (1 + z)."""
-    reach = float(np.clip(6 * nmad, 0.01, 1.0))
-    outside = float(np.mean(np.abs(residual) > reach))
-    with style.figure() as (drawn, axes):
-        axes.hist(residual, bins=80, range=(-reach, reach), color=style.BLUE)
-        axes.axvline(0, color="#111827", lw=1)
-        axes.axvline(bias, color=style.ORANGE, lw=1.4, ls="--", label=f"bias {bias:+.4f}")
-        axes.axvspan(-nmad, nmad, color=style.SKY, alpha=0.25, label=f"± σ NMAD {nmad:.4f}")
-        axes.set(xlabel="Δz / (1 + z)", ylabel="galaxies")
-        _legend_above(axes, 2)
-        axes.annotate(
-            f"{outside:.1%} lie\noutside" if outside else "",
-            (0.99, 0.97),
-            xycoords="axes fraction",
-            ha="right",
-            va="top",
-            color=style.GREY,
-        )
-        text = (
-            f"Histogram of redshift residuals over one plus z: bias {bias:+.4f}, scatter "
-            f"{nmad:.4f}; {outside:.1%} lie beyond ±{reach:.3f}."
-        )
-        return style.svg(drawn, "residuals", text)
-
-
-def residual_against(values: "Floats", residual: "Floats", label: str, name: str) -> str:
-    """Median and 16th to 84th percentile of Δz / (1 + z) in bins of another quantity."""
-    low, high = np.nanpercentile(values, [0.5, 99.5])
-    edges = np.linspace(low, high, 13)
-    which = np.digitize(values, edges) - 1
-    rows = [
-        (0.5 * (edges[i] + edges[i + 1]), *np.percentile(residual[which == i], [16, 50, 84]))
-        for i in range(12)
-        if np.count_nonzero(which == i) >= 5
-    ]
-    with style.figure() as (drawn, axes):
-        centre, lower, median, upper = np.array(rows).reshape(-1, 4).T
-        axes.axhline(0, color="#111827", lw=1)
-        axes.fill_between(centre, lower, upper, color=style.SKY, alpha=0.4, label="16 to 84 %")
-        axes.plot(centre, median, color=style.BLUE, marker="o", ms=3.5, label="median")
-        axes.set(xlabel=label, ylabel="Δz / (1 + z)")
-        _legend_above(axes, 2)
-        worst = float(np.max(np.abs(median))) if len(rows) else 0.0
-        text = (
-            f"Median redshift residual with its 16 to 84 percent band in {len(rows)} bins of "
-            f"{label}; the largest median is {worst:.4f} away from zero."
-        )
-        return style.svg(drawn, name, text)
-
-
-def timeline(
-    segments: "Mapping[str, tuple[Floats, Floats]]",
-    ranks: "Sequence[int]",
-    stragglers: "Sequence[int]",
-    failed: "Sequence[int]",
-) -> str:
-    """Bars from start to end of every phase of every rank.
+def redshift_distribution(
+    predicted: "Floats",
+    true: "Floats",
+    name: str,
+    stacked: "tuple[Floats, Floats] | None" = None,
+) -> Plot:
+    """Draw n(z): galaxies per unit of redshift, of predictions, of true redshifts, of p(z).
 
     Parameters
     ----------
-    segments
-        Phase → (start, end) in seconds since the execution's start, in the order of ``ranks``.
-    stragglers, failed
-        Ranks to point at.
+    predicted, true
+        Finite redshifts; ``true`` may be empty.
+    stacked
+        Redshifts and the sum of all p(z) there.
     """
-    from matplotlib.collections import PolyCollection
-    from matplotlib.patches import Patch
-    from matplotlib.ticker import MaxNLocator
-
-    world = max([*ranks, *failed]) + 1
-    with style.figure(9.6, float(np.clip(1.6 + world * 0.09, 2.6, 7.0))) as (drawn, axes):
-        last = max(float(np.nanmax(end)) for _, end in segments.values())
-        thickness = 1.0 if world > 60 else 0.8
-        for phase, (start, end) in segments.items():
-            lower = np.asarray(ranks) - thickness / 2
-            corners = [(start, lower), (end, lower), (end, lower + thickness)]
-            corners.append((start, lower + thickness))
-            boxes = np.stack([np.stack(corner, axis=1) for corner in corners], axis=1)
-            # One collection a phase: a patch a bar takes minutes for 10,000 ranks.
-            bars = PolyCollection(list(boxes), facecolors=PHASES[phase], linewidths=0)
-            bars.set_rasterized(world > _RASTER_RANKS)
-            axes.add_collection(bars)
-        notes = [(rank, "slow") for rank in stragglers] + [(rank, "failed") for rank in failed]
-        for rank, why in notes[:_NOTED_RANKS]:
-            axes.annotate(
-                f" rank {rank} {why}",
-                (last, rank),
-                xytext=(3, 0),
-                textcoords="offset points",
-                color=style.RED,
-                fontsize=8,
-                va="center",
-                annotation_clip=False,
-            )
-        axes.set(xlim=(0, last), ylim=(world - 0.5, -0.5), ylabel="rank")
-        axes.set_xlabel("seconds since the execution started")
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(axis="y", visible=False)
-        axes.legend(
-            handles=[Patch(color=PHASES[phase], label=phase) for phase in segments],
-            loc="lower left",
-            bbox_to_anchor=(0, 1.0),
-            ncols=len(segments),
-            borderaxespad=0.2,
+    everything = np.concatenate([predicted, true])
+    low, high = reach(everything)
+    low = min(low, 0.0) if low < 0.1 else low
+    bins = int(np.clip(np.sqrt(predicted.size), 8, 60))
+    width = (high - low) / bins
+    counted = histogram(predicted, "predicted", bins, (low, high), "sky")
+    layers: list[Layer] = [
+        Line(
+            (counted.edges[1:] + counted.edges[:-1]) / 2,
+            counted.counts / width,
+            "predicted",
+            "blue",
+            steps=True,
+            fill=True,
         )
-        text = (
-            f"Timeline of {len(ranks)} ranks over {last:.1f} seconds, a bar for each of "
-            f"{', '.join(segments)}. Stragglers: {_named(stragglers)}. Failed: {_named(failed)}."
+    ]
+    if true.size:
+        found = histogram(true, "true", bins, (low, high))
+        centres = (found.edges[1:] + found.edges[:-1]) / 2
+        layers.append(Line(centres, found.counts / width, "true", "orange", steps=True))
+    if stacked is not None:
+        inside = (stacked[0] >= low) & (stacked[0] <= high)
+        layers.append(Line(stacked[0][inside], stacked[1][inside], "sum of p(z)", "purple"))
+    middle, spread = float(np.median(predicted)), np.percentile(predicted, [16, 84])
+    text = (
+        f"Redshift distribution of {predicted.size:,} galaxies: median {middle:.3f}, two thirds "
+        f"between {spread[0]:.3f} and {spread[1]:.3f}."
+    )
+    return Plot(
+        name,
+        Axis("redshift", (low, high)),
+        Axis("galaxies per unit redshift", from_zero=True),
+        tuple(layers),
+        text,
+    )
+
+
+def against(
+    values: "Floats",
+    redshift: "Floats",
+    sample: "Sample",
+    sample_values: "Floats",
+    title: str,
+    name: str,
+) -> Plot:
+    """Draw predicted redshift against a magnitude or a colour, with its median.
+
+    Parameters
+    ----------
+    values, redshift
+        (N,) of all galaxies, finite.
+    sample_values
+        Of the sample's galaxies, NaN where unknown.
+    title
+        Of the x axis, with its unit.
+    """
+    x_range, y_range = reach(values), reach(redshift)
+    layers = _density(values, redshift, x_range, y_range)
+    layers.append(sample.points(sample_values, sample.redshift, "galaxies"))
+    centre, _, median, _ = _in_bins(values, redshift)
+    layers.append(Line(centre, median, "median", "ink", marker="o"))
+    slope = f"from {median[0]:.3f} to {median[-1]:.3f}" if median.size else "unknown"
+    text = (
+        f"Predicted redshift of {values.size:,} galaxies against {title}; the median goes {slope} "
+        f"as it rises from {x_range[0]:.2f} to {x_range[1]:.2f}."
+    )
+    return Plot(
+        name, Axis(title, x_range), Axis("predicted redshift", y_range), tuple(layers), text
+    )
+
+
+def predicted_against_true(
+    true: "Floats", predicted: "Floats", nmad: float, sample: "Sample", name: str
+) -> Plot:
+    """Draw predicted over true redshift, with error bars where the model gives intervals."""
+    upper = float(np.nanpercentile(np.concatenate([true, predicted]), 99.8)) * 1.05 or 1.0
+    lower = min(0.0, float(np.nanpercentile(predicted, 0.2)))
+    limits = (lower, upper)
+    ends = np.array(limits)
+    bars = "z_lo68" in sample.columns
+    layers: list[Layer] = [
+        *_density(true, predicted, limits, limits),
+        sample.points(
+            sample.true, sample.redshift, "galaxies, with 68 %" if bars else "galaxies", bars=True
+        ),
+        Line(ends, ends, "perfect", "ink"),
+    ]
+    layers += [
+        Line(
+            ends,
+            ends + sign * OUTLIER_LIMIT * (1 + ends),
+            f"|{RESIDUAL}| = {OUTLIER_LIMIT}" if sign == 1 else "",
+            "red",
+            dashed=True,
         )
-        return style.svg(drawn, "timeline", text)
+        for sign in (1, -1)
+    ]
+    text = (
+        f"Predicted against true redshift for {true.size:,} galaxies between "
+        f"{lower:.2f} and {upper:.2f}; the scatter about the diagonal is {nmad:.4f} times (1 + z)."
+    )
+    return Plot(
+        name,
+        Axis("true redshift", limits),
+        Axis("predicted redshift", limits),
+        tuple(layers),
+        text,
+        height=4.6,
+        square=True,
+    )
 
 
-def _named(ranks: "Sequence[int]") -> str:
-    shown = ", ".join(str(rank) for rank in ranks[:_NOTED_RANKS])
-    return (shown or "none") + (" and more" if len(ranks) > _NOTED_RANKS else "")
+def residual_histogram(residual: "Floats", nmad: float, bias: float, name: str) -> Plot:
+    """Draw the histogram of Δz / (1 + z)."""
+    far = float(np.clip(6 * nmad, 0.01, 1.0))
+    outside = float(np.mean(np.abs(residual) > far))
+    layers = (
+        histogram(residual, "galaxies", 80, (-far, far)),
+        Mark(0.0),
+        Mark(bias, f"bias {bias:+.4f}", "orange", dashed=True),
+        Mark(-nmad, f"± σ NMAD {nmad:.4f}", "green", dashed=True),
+        Mark(nmad, "", "green", dashed=True),
+    )
+    text = (
+        f"Histogram of redshift residuals over one plus z: bias {bias:+.4f}, scatter "
+        f"{nmad:.4f}; {outside:.1%} lie beyond ±{far:.3f}."
+    )
+    return Plot(name, Axis(RESIDUAL, (-far, far)), Axis("galaxies"), layers, text)
 
 
-def rank_histogram(values: "Floats", label: str, name: str, limit: float | None = None) -> str:
-    """Distribution of one figure over the ranks, with its median."""
-    from matplotlib.ticker import MaxNLocator
-
-    median = float(np.median(values))
-    with style.figure(4.8, 2.8) as (drawn, axes):
-        axes.hist(values, bins=int(np.clip(np.sqrt(values.size) * 2, 8, 40)), color=style.BLUE)
-        axes.axvline(median, color=style.ORANGE, lw=1.6, label=f"median {median:,.4g}")
-        if limit is not None:
-            axes.axvline(limit, color=style.RED, lw=1.6, ls="--", label=f"limit {limit:,.4g}")
-        axes.set(xlabel=label, ylabel="ranks")
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend_above(axes, 2)
-        text = (
-            f"Histogram of {label} over {values.size} ranks: median {median:,.4g}, from "
-            f"{values.min():,.4g} to {values.max():,.4g}."
-        )
-        return style.svg(drawn, name, text)
-
-
-def cost_bars(dollars: "Mapping[str, float]") -> str:
-    """Cost by service, largest first."""
-    from matplotlib.ticker import MaxNLocator
-
-    items = sorted(((n, d) for n, d in dollars.items() if d > 0), key=lambda item: item[1])
-    with style.figure(4.8, max(1.8, 0.9 + 0.34 * len(items))) as (drawn, axes):
-        names, values = [n for n, _ in items], [d for _, d in items]
-        axes.barh(names, values, color=style.BLUE)
-        for row, value in enumerate(values):
-            axes.annotate(" " + dollars_text(value), (value, row), va="center", fontsize=8)
-        axes.set_xlabel("US dollars")
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.margins(x=0.2)
-        axes.grid(axis="y", visible=False)
-        text = (
-            "Cost by item: " + "; ".join(f"{n} {dollars_text(d)}" for n, d in reversed(items)) + "."
-        )
-        return style.svg(drawn, "cost", text)
+def residual_against(
+    values: "Floats",
+    residual: "Floats",
+    title: str,
+    name: str,
+    sample: "Sample",
+    sample_values: "Floats",
+) -> Plot:
+    """Draw median and 16th to 84th percentile of Δz / (1 + z) in bins of another quantity."""
+    centre, lower, median, upper = _in_bins(values, residual)
+    worst = float(np.max(np.abs(median))) if median.size else 0.0
+    shown = sample.residual
+    width = 4 * float(np.nanpercentile(np.abs(residual), 75)) or 0.05
+    layers = (
+        sample.points(sample_values, shown, "galaxies", colour="grey"),
+        Band(centre, lower, upper, "16 to 84 %"),
+        Line(centre, median, "median", "blue", marker="o"),
+        Mark(0.0, level=True),
+    )
+    text = (
+        f"Median redshift residual with its 16 to 84 percent band in {median.size} bins of "
+        f"{title}; the largest median is {worst:.4f} away from zero."
+    )
+    return Plot(name, Axis(title, reach(values)), Axis(RESIDUAL, (-width, width)), layers, text)
 
 
 def series(
@@ -240,27 +216,47 @@ def series(
     x_label: str,
     y_label: str,
     name: str,
-) -> str:
-    """Lines of a sweep: label → (x, mean, half spread)."""
-    with style.figure(4.8, 3.7) as (drawn, axes):
-        for index, (label, (x, mean, spread)) in enumerate(lines.items()):
-            axes.errorbar(
-                x,
-                mean,
-                yerr=spread,
-                label=label,
-                color=style.SERIES[index % len(style.SERIES)],
-                marker=style.MARKERS[index % len(style.MARKERS)],
-                ms=4,
-                lw=1.4,
-                capsize=2,
-            )
-        axes.set(xlabel=x_label, ylabel=y_label)
-        axes.set_ylim(bottom=0)
-        if len(lines) > 1:
-            _legend_below(axes, 2)
-        parts = [
-            f"{label}: " + ", ".join(f"{a:g} → {b:.4g}" for a, b in zip(x, mean, strict=True))
-            for label, (x, mean, _) in lines.items()
-        ]
-        return style.svg(drawn, name, f"{y_label} against {x_label}. " + "; ".join(parts) + ".")
+) -> Plot:
+    """Draw lines of a sweep: label → (x, mean, half spread)."""
+    layers = tuple(
+        Line(
+            np.array(x, float),
+            np.array(mean, float),
+            label,
+            palette.SERIES[index % len(palette.SERIES)],
+            marker=palette.MARKERS[index % len(palette.MARKERS)],
+            spread=np.array(spread, float),
+        )
+        for index, (label, (x, mean, spread)) in enumerate(lines.items())
+    )
+    parts = [
+        f"{label}: " + ", ".join(f"{a:g} → {b:.4g}" for a, b in zip(x, mean, strict=True))
+        for label, (x, mean, _) in lines.items()
+    ]
+    text = f"{y_label} against {x_label}. " + "; ".join(parts) + "."
+    return Plot(name, Axis(x_label), Axis(y_label, from_zero=True), layers, text, height=3.7)
+
+
+def _density(
+    x: "Floats", y: "Floats", x_range: tuple[float, float], y_range: tuple[float, float]
+) -> "list[Layer]":
+    """Return the density of many galaxies; nothing of few, whose points tell more."""
+    if x.size <= _MOST_POINTS:
+        return []
+    bins = int(np.clip(np.sqrt(x.size) / 1.5, 20, 100))
+    counts, x_edges, y_edges = np.histogram2d(x, y, bins=bins, range=[x_range, y_range])
+    return [Cells(x_edges, y_edges, counts.T, "galaxies in a cell")]
+
+
+def _in_bins(values: "Floats", of: "Floats") -> "tuple[Floats, Floats, Floats, Floats]":
+    """Return centres of bins, and the 16th, 50th and 84th percentile in each."""
+    low, high = np.nanpercentile(values, [0.5, 99.5])
+    edges = np.linspace(low, high, _BINS + 1)
+    which = np.digitize(values, edges) - 1
+    rows = [
+        (0.5 * (edges[i] + edges[i + 1]), *np.percentile(of[which == i], [16, 50, 84]))
+        for i in range(_BINS)
+        if np.count_nonzero(which == i) >= _FEWEST_IN_BIN
+    ]
+    centre, lower, median, upper = np.array(rows).reshape(-1, 4).T
+    return centre, lower, median, upper

@@ -1,41 +1,76 @@
 """The report: one self-contained HTML page about a run, several runs, or a sweep."""
 
+import base64
+import hashlib
+import json
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cosmicai
 from cosmicai.errors import InvalidInput
 
 from cosmicai_workbench.data.files import whole_text_file
-from cosmicai_workbench.report import run_sections, sweep_sections
+from cosmicai_workbench.report import palette, rank_sections, run_sections, sweep_sections
 from cosmicai_workbench.report.content import Alert, Section
+from cosmicai_workbench.report.drawing import svg
+from cosmicai_workbench.report.interactive import plotly
+from cosmicai_workbench.report.plot import tabulated
+from cosmicai_workbench.report.sample import choose
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from jinja2 import Template
+
+    from cosmicai_workbench.report.content import Picture
+    from cosmicai_workbench.report.cutouts import Images
+    from cosmicai_workbench.report.sample import Sample
     from cosmicai_workbench.results.run_folder import Run
     from cosmicai_workbench.sweep.table import SweepTable
+
+PLOTLY = "vendor/plotly-cartesian.min.js"
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the template shows."""
+    """What the template shows.
+
+    ``data`` is what the page's script reads beside the figures: the sample of galaxies, the ranks.
+    """
 
     title: str
     subtitle: str
     alerts: list[Alert] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def pictures(self) -> "Iterator[Picture]":
+        """All figures of the page."""
+        for section in self.sections:
+            yield from section.pictures
 
 
-def run_page(runs: "Sequence[Run]", estimate: "Mapping[str, float] | None" = None) -> Page:
+def run_page(
+    runs: "Sequence[Run]",
+    estimate: "Mapping[str, float] | None" = None,
+    images: "Callable[[Run, Sample], Images] | None" = None,
+    *,
+    published: bool = False,
+) -> Page:
     """Lay out the page of one run, or of several side by side.
 
     Parameters
     ----------
     estimate
         Dollars by item expected before; for a page of one run.
+    images
+        Reads cutouts of a run's sample; for a page of one run.
+    published
+        Whether the runs used the published checkpoint, and are set beside the published figures.
 
     Raises
     ------
@@ -52,18 +87,28 @@ def run_page(runs: "Sequence[Run]", estimate: "Mapping[str, float] | None" = Non
             "report them apart, or set them side by side with `cosmicai compare`"
         )
     alerts = [alert for run in runs for alert in run_sections.alerts(run, named=len(runs) > 1)]
+    alerts.sort(key=lambda alert: not alert.urgent)
     if len(runs) == 1:
         (run,) = runs
-        return Page(
-            run.name,
-            run_sections.subtitle(run),
-            alerts,
-            run_sections.sections(run, estimate=estimate),
+        sample = choose(run.predictions) if run.records else None
+        pictures = images(run, sample) if images and sample else None
+        found = run_sections.sections(
+            run, sample, estimate=estimate, images=pictures, published=published
         )
+        return Page(run.name, run_sections.subtitle(run), alerts, found, _data(run, sample))
     sections = [run_sections.side_by_side(runs)]
     for position, run in enumerate(runs):
-        sections += run_sections.sections(run, prefix=f"run{position + 1}")
+        sample = choose(run.predictions) if run.records else None
+        sections += run_sections.sections(run, sample, f"run{position + 1}", published=published)
     return Page(f"{len(runs)} runs", ", ".join(run.name for run in runs), alerts, sections)
+
+
+def _data(run: "Run", sample: "Sample | None") -> dict[str, Any]:
+    """Return what can be looked into on a page of one run."""
+    found: dict[str, Any] = {"ranks": rank_sections.document(run)}
+    if sample is not None:
+        found["galaxies"] = sample.document()
+    return found
 
 
 def sweep_page(table: "SweepTable") -> Page:
@@ -76,17 +121,88 @@ def sweep_page(table: "SweepTable") -> Page:
     )
 
 
-def render(page: Page) -> str:
-    """Return the page as HTML: no script, nothing fetched, figures and style inside."""
-    from jinja2 import Environment, StrictUndefined
+def data_of(page: Page) -> dict[str, Any]:
+    """Return what the page's script reads: the figures as Plotly draws them, and the data."""
+    figures = {picture.plot.name: plotly(picture.plot) for picture in page.pictures}
+    return {"figures": figures, **page.data}
 
-    here = files(__package__)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+
+def render(page: Page, *, live: bool = False) -> str:
+    """Return the page as HTML: style, scripts and figures inside, nothing is fetched.
+
+    Parameters
+    ----------
+    live
+        Whether it is served while a run goes on, and asks its server for news.
+    """
+    scripts = [source(PLOTLY), source("page.js")]
+    return _template("page.html.j2").render(
+        page=page,
+        main=main(page, static=not live),
+        style=_style(),
+        scripts=scripts,
+        policy=policy(live=live),
+        data=_json(data_of(page)),
+        live=live,
+        version=cosmicai.__version__,
     )
-    template = environment.from_string(here.joinpath("page.html.j2").read_text(encoding="utf-8"))
-    style = here.joinpath("page.css").read_text(encoding="utf-8")
-    return template.render(page=page, style=style, version=cosmicai.__version__)
+
+
+def main(page: Page, *, static: bool = True) -> str:
+    """Return the content alone, which changes while a run goes on; ``static`` with drawings."""
+    return _template("main.html.j2").render(page=page, svg=svg, tabulated=tabulated, static=static)
+
+
+def policy(*, live: bool = False) -> str:
+    """Return the content security policy: the page's own scripts run, and nothing is fetched."""
+    hashes = " ".join(f"'sha256-{_sha256(source(name))}'" for name in (PLOTLY, "page.js"))
+    connect = "'self'" if live else "'none'"
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"connect-src {connect}; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _json(document: object) -> str:
+    """Return JSON that can stand in a page: nothing in it ends the element that holds it."""
+    text = json.dumps(document, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _style() -> str:
+    light, dark = palette.variables(palette.LIGHT), palette.variables(palette.DARK)
+    return (
+        f":root {{ color-scheme: light; {light} }}\n"
+        f"@media screen {{\n"
+        f":root[data-theme=dark] {{ color-scheme: dark; {dark} }}\n"
+        f"@media (prefers-color-scheme: dark) {{\n"
+        f":root:not([data-theme=light]) {{ color-scheme: dark; {dark} }}\n}}\n}}\n"
+        + source("page.css")
+    )
+
+
+@cache
+def source(name: str) -> str:
+    """Return the text of one of the files that a page is made of."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _template(name: str) -> "Template":
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(source),
+    )
+    return environment.get_template(name)
 
 
 def write_page(page: Page, output: "Path") -> None:
@@ -104,5 +220,5 @@ def write_figures(page: Page, folder: "Path") -> list["Path"]:
     for section in page.sections:
         for number, picture in enumerate(section.pictures, start=1):
             written.append(folder / f"{section.key}-{number}.svg")
-            written[-1].write_text(picture.svg, encoding="utf-8")
+            written[-1].write_text(svg(picture.plot), encoding="utf-8")
     return written

@@ -1,0 +1,144 @@
+"""Sections about galaxies: their redshifts, how good these are, their pictures."""
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+from cosmicai.facts import BAND_NAMES
+
+from cosmicai_workbench.report import figures, text
+from cosmicai_workbench.report.content import Picture, Section
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from cosmicai_workbench.report.cutouts import Images
+    from cosmicai_workbench.report.sample import Sample
+    from cosmicai_workbench.results.run_folder import Predictions, Run
+
+    Floats = NDArray[np.floating]
+
+_COLOURS = (("g", "r"), ("r", "i"), *itertools.pairwise(BAND_NAMES))
+"""Colours to draw redshift against, the most telling first."""
+_MAGNITUDE = "magnitude_"
+
+
+def sections(run: "Run", sample: "Sample", prefix: str) -> "Iterator[Section]":
+    """Yield the sections about redshifts, and about their quality where truth is known."""
+    predictions = run.predictions
+    if np.isfinite(predictions.redshift).any():
+        yield _redshifts(predictions, sample, prefix)
+    if predictions.known.any():
+        yield _quality(run, sample, prefix)
+
+
+def _redshifts(predictions: "Predictions", sample: "Sample", prefix: str) -> Section:
+    fine = np.isfinite(predictions.redshift)
+    redshift = predictions.redshift[fine].astype(float)
+    true = predictions.true_redshift[predictions.known].astype(float)
+    pictures = [
+        Picture(
+            figures.redshift_distribution(redshift, true, f"{prefix}-nz"),
+            "n(z): galaxies per unit of redshift.",
+        )
+    ]
+    for values, of_sample, title, key in _quantities(predictions, sample):
+        both = fine & np.isfinite(values)
+        if both.sum() < 2:
+            continue
+        plot = figures.against(
+            values[both].astype(float),
+            predictions.redshift[both].astype(float),
+            sample,
+            of_sample,
+            title,
+            f"{prefix}-z-{key}",
+        )
+        pictures.append(
+            Picture(plot, f"Predicted redshift against {title}. The line is the median.")
+        )
+    note = (
+        f"{text.count(redshift.size)} galaxies with a prediction. Points are a sample of at most "
+        f"{text.count(sample.positions.size)}: hover for values, click one to see it, draw a box "
+        "around some to see where they lie in every figure."
+    )
+    return Section(
+        f"{prefix}-redshifts", "Redshifts", note, pictures=tuple(pictures), explorer="galaxies"
+    )
+
+
+def _quantities(
+    predictions: "Predictions", sample: "Sample"
+) -> "Iterator[tuple[Floats, Floats, str, str]]":
+    """Yield what redshift is drawn against: values, the sample's, a title with unit, a key."""
+    stored = predictions.stored
+    bands = [name.removeprefix(_MAGNITUDE) for name in stored if name.startswith(_MAGNITUDE)]
+    at = sample.positions
+    band = "r" if "r" in bands else next(iter(bands), None)
+    if band is not None:
+        values = stored[f"{_MAGNITUDE}{band}"].astype(float)
+        yield values, values[at], f"{band} magnitude (mag)", "magnitude"
+    for one, other in _COLOURS:
+        if one in bands and other in bands:
+            values = stored[f"{_MAGNITUDE}{one}"] - stored[f"{_MAGNITUDE}{other}"].astype(float)
+            yield values, values[at], f"{one} − {other} colour (mag)", "colour"
+            return
+
+
+def _quality(run: "Run", sample: "Sample", prefix: str) -> Section:
+    predictions = run.predictions
+    known = predictions.known
+    true = predictions.true_redshift[known].astype(float)
+    predicted = predictions.redshift[known].astype(float)
+    residual = (predicted - true) / (1 + true)
+    quality = run.summary.quality
+    nmad = (quality.nmad if quality else None) or 0.0
+    magnitude = predictions.magnitude_r[known].astype(float)
+    pictures = [
+        Picture(
+            figures.predicted_against_true(true, predicted, nmad, sample, f"{prefix}-density"),
+            "Predicted against true redshift; beyond the dashed lines a galaxy is an outlier.",
+        ),
+        Picture(
+            figures.residual_histogram(
+                residual, nmad, float(np.mean(residual)), f"{prefix}-residuals"
+            ),
+            "Residuals Δz / (1 + z), Δz = predicted − true.",
+        ),
+        Picture(
+            figures.residual_against(
+                predicted,
+                residual,
+                "predicted redshift",
+                f"{prefix}-by-redshift",
+                sample,
+                sample.redshift,
+            ),
+            "Residuals against predicted redshift, in bins of at least five galaxies.",
+        ),
+    ]
+    if np.isfinite(magnitude).any():
+        of_sample = sample.columns["magnitude_r"].astype(float)
+        plot = figures.residual_against(
+            magnitude, residual, "r magnitude (mag)", f"{prefix}-by-magnitude", sample, of_sample
+        )
+        pictures.append(
+            Picture(plot, "Residuals against r magnitude, in bins of at least five galaxies.")
+        )
+    missing = known.size - int(known.sum())
+    note = f"{text.count(int(known.sum()))} galaxies have a known redshift to compare with"
+    note += f"; {text.count(missing)} have not, or no prediction." if missing else "."
+    return Section(f"{prefix}-quality", "Redshift quality", note, pictures=tuple(pictures))
+
+
+def cutouts(sample: "Sample", images: "Images", prefix: str) -> Section:
+    """Return the pictures of galaxies: at random, the extremes, the flagged."""
+    return Section(
+        f"{prefix}-cutouts",
+        "Galaxies",
+        images.note,
+        cutouts=images.rows(sample),
+        explorer="" if sample is None else "cutouts",
+    )
