@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARCHITECTURE ?= arm64
 PACKAGES := packages/fmilib packages/cosmicai packages/workbench
 
-.PHONY: audit build campaign campaign-short checkov definition lock test-deploy test-sam help setup system-packages run test test-slow lint types check figures format clean
+.PHONY: audit build campaign campaign-short checkov definition docs lock test-deploy test-sam help setup system-packages run test test-slow lint types check figures format clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -84,6 +84,13 @@ audit: ## our code by bandit, and what is pinned by pip-audit; in an environment
 	  echo "$$list"; .audit/bin/pip-audit --disable-pip --no-deps --progress-spinner off -r $$list; \
 	done
 
+docs: setup ## the documentation site, in build/site/html; in an environment of its own
+	test -x .docs/bin/mkdocs || { $(PYTHON) -m venv .docs && .docs/bin/pip install --quiet \
+	  --disable-pip-version-check --no-deps --require-hashes -r requirements-docs.txt; }
+	$(BIN)/python scripts/docs_site.py build/site
+	NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --quiet --config-file build/site/mkdocs.yml
+	@echo "build/site/html/index.html"
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -104,4 +111,4 @@ format: setup ## let ruff rewrite the code
 	$(BIN)/ruff format .
 
 clean: ## remove what the targets made, but never runs/
-	rm -rf $(VENV) .audit .checkov .uv .cosmicai .aws-sam build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .audit .checkov .docs .uv .cosmicai .aws-sam build dist .pytest_cache .mypy_cache .ruff_cache
