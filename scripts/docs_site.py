@@ -276,9 +276,7 @@ REFERENCE = {
 def configuration(pages: Path) -> dict[str, Any]:
     """Return mkdocs' settings: no fonts and no scripts from elsewhere; every doubt is an error."""
     named = {page for section in NAVIGATION.values() for _, page in section}
-    there = {
-        str(p.relative_to(pages)) for end in ("md", "ipynb") for p in pages.rglob(f"*.{end}")
-    }
+    there = {str(p.relative_to(pages)) for end in ("md", "ipynb") for p in pages.rglob(f"*.{end}")}
     if forgotten := there - named:
         raise SystemExit(f"scripts/docs_site.py: NAVIGATION lacks {', '.join(sorted(forgotten))}")
     navigation = [
