@@ -22,7 +22,9 @@ def test_first_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len([*(tmp_path / "partitions").glob("*.pt")]) == 4
 
 
-@pytest.mark.parametrize("command", ["make", "split", "inspect", "preview", "from-fits", "upload"])
+@pytest.mark.parametrize(
+    "command", ["make", "split", "inspect", "preview", "from-fits", "convert", "upload"]
+)
 def test_every_command_has_help_with_an_example_and_a_place_in_the_page(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -211,6 +211,90 @@ def from_fits(
         typer.echo(f"  note: {notice}")
 
 
+@app.command(
+    epilog="Example: `cosmicai data convert legacysurvey/ partitions --bands g,r,z --side 64`"
+)
+def convert(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="HDF5, Parquet, .npz files, Zarr stores, or folders of them."),
+    ],
+    folder: Annotated[Path, typer.Argument(help="Receives 1.pt, 1.catalogue.csv, …")],
+    size: Annotated[float, typer.Option(help="Size of a partition in MB (1024² bytes).")] = 25,
+    galaxies: Annotated[
+        int | None, typer.Option(help="Galaxies in a partition, instead of --size.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(help="Array of images.")] = None,
+    bands: Annotated[
+        str | None,
+        typer.Option(
+            help="Bands to take, in order: g,r,i. Where the files call them otherwise: "
+            "hsc-g=g,hsc-r=r."
+        ),
+    ] = None,
+    side: Annotated[
+        int | None, typer.Option(help="Pixels on a side to cut out of the middle; all by default.")
+    ] = None,
+    magnitude: Annotated[
+        list[str] | None,
+        typer.Option(help="Array of magnitudes (galaxies, bands); or one per band, in order."),
+    ] = None,
+    redshift: Annotated[str | None, typer.Option(help="Array of known redshifts.")] = None,
+    object_id: Annotated[str | None, typer.Option("--id", help="Array of object names.")] = None,
+    ra: Annotated[str | None, typer.Option(help="Array of right ascensions, degrees.")] = None,
+    dec: Annotated[str | None, typer.Option(help="Array of declinations, degrees.")] = None,
+    pixel_scale: Annotated[float | None, typer.Option(help="Arcseconds of a pixel.")] = None,
+    photometric_system: Annotated[str | None, typer.Option(help="Such as SDSS or DES.")] = None,
+    zero_point: Annotated[
+        float | None,
+        typer.Option(help="AB magnitude of one unit of the images, to turn them into nanomaggies."),
+    ] = None,
+    keep: Keep = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Turn arrays of galaxies in other files into partitions; memory stays flat.
+
+    The Multimodal Universe's layout is known: `image_array`, `image_band`, `object_id`, `ra`,
+    `dec`. So are usual names; options tell others. An error lists what a file holds.
+    """
+    from cosmicai_workbench.data.arrays.converting import convert_arrays
+    from cosmicai_workbench.data.arrays.layout import Choices
+
+    result = convert_arrays(
+        inputs,
+        folder,
+        Choices(
+            image=image,
+            magnitude=tuple(magnitude or ()),
+            redshift=redshift,
+            object_id=object_id,
+            ra=ra,
+            dec=dec,
+            keep=tuple(keep or ()),
+            bands=tuple(name.strip() for name in bands.split(",")) if bands else (),
+            side=side,
+            pixel_scale=pixel_scale,
+        ),
+        size=size,
+        galaxies=galaxies,
+        photometric_system=photometric_system,
+        zero_point=zero_point,
+        overwrite=overwrite,
+        bar=progress_bar,
+    )
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), indent=2))
+        return
+    typer.echo(
+        f"{folder}: {result.galaxies:,} galaxies in {len(result.partitions)} partition(s), "
+        f"{result.side} × {result.side} pixels in {', '.join(result.bands)}"
+    )
+    typer.echo(f"  taken: {', '.join(f'{a} from {b}' for a, b in result.columns.items())}")
+    for notice in result.notices:
+        typer.echo(f"  note: {notice}")
+
+
 @app.command(epilog="Example: `cosmicai data upload partitions s3://my-bucket/25MB`")
 def upload(
     source: Annotated[Path, typer.Argument(help="A folder of partitions, or one .pt file.")],

@@ -4,11 +4,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Generic, Protocol, Self, TypeVar
 
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import ARCHIVE_BYTES, GALAXY_BYTES, MB, galaxies_in
 from cosmicai.partition.catalogue import Catalogue
-from cosmicai.partition.reader import Batch, PartitionReader, open_partition
+from cosmicai.partition.reader import PartitionReader, open_partition
 
 from cosmicai_workbench.data.catalogue import write_text_catalogue
 from cosmicai_workbench.data.files import file_errors, replace_files, staging_folder
@@ -94,7 +95,7 @@ def split_dataset(
         total = reader.num_samples
         if not total:
             raise InvalidInput(f"{source} holds no galaxies, so there is nothing to split")
-        batches = _Rebatched(iter(reader))
+        batches = Rebatched(iter(reader))
         metadata = reader.metadata or {"split_from": source.name}
         catalogue = _catalogue(reader, objects, keep)
         rejected = reader.rejected()
@@ -153,26 +154,31 @@ def staged_partitions(folder: Path, *, overwrite: bool, keep: Path | None = None
             replace_files(staging, folder, there)
 
 
-class _Rebatched:
+class _Cuttable(Protocol):
+    """Consecutive galaxies."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Self: ...
+
+
+T = TypeVar("T", bound=_Cuttable)
+
+
+class Rebatched(Generic[T]):
     """Batches cut anew at the borders of partitions."""
 
-    def __init__(self, batches: Iterator[Batch]) -> None:
+    def __init__(self, batches: Iterator[T]) -> None:
         self._batches = batches
-        self._left: Batch | None = None
+        self._left: T | None = None
 
-    def take(self, count: int) -> Iterator[Batch]:
+    def take(self, count: int) -> Iterator[T]:
         """Yield the next ``count`` galaxies."""
         while count:
             batch = self._left or next(self._batches)
-            head, self._left = _cut(batch, count)
+            head, self._left = batch[:count], batch[count:]
             count -= len(head)
             yield head
-
-
-def _cut(batch: Batch, count: int) -> tuple[Batch, Batch | None]:
-    if count >= len(batch):
-        return batch, None
-    return batch[:count], batch[count:]
 
 
 def _catalogue(

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from cosmicai_workbench.data.fits.tables import Field, UserTable, read_table
 
-_RA_NAMES = ("ra", "ra_deg", "raj2000", "_raj2000", "ra_icrs", "alpha_j2000", "target_ra")
-_DEC_NAMES = (
+RA_NAMES = ("ra", "ra_deg", "raj2000", "_raj2000", "ra_icrs", "alpha_j2000", "target_ra")
+DEC_NAMES = (
     "dec", "dec_deg", "dej2000", "decj2000", "_dej2000", "de_icrs", "delta_j2000", "target_dec",
 )  # fmt: skip
-_ID_NAMES = ("object_id", "objid", "id", "name", "source_id", "targetid", "specobjid")
-_REDSHIFT_NAMES = ("redshift", "z_spec", "zspec", "specz", "spec_z", "zsp")
-_MAGNITUDE_NAMES = ("mag_{}", "magnitude_{}", "dered_{}", "{}_mag", "{}")
+ID_NAMES = ("object_id", "objid", "id", "name", "source_id", "targetid", "specobjid")
+REDSHIFT_NAMES = ("redshift", "z_spec", "zspec", "specz", "spec_z", "zsp")
+MAGNITUDE_NAMES = ("mag_{}", "magnitude_{}", "dered_{}", "{}_mag", "{}")
 _EXTINCTION_NAMES = ("extinction_{}", "a_{}")
 _FAINTEST = 50.0
 
@@ -97,19 +97,41 @@ def read_objects(path: Path, keep: Sequence[str] = ()) -> Objects:
         raise InvalidInput(
             f"{path}: columns ra and dec (degrees) expected, found {', '.join(table.fields)}"
         )
-    magnitude = _five(table, _MAGNITUDE_NAMES, "magnitude", lowest=0)
-    redshift = table.find(_REDSHIFT_NAMES)
+    magnitude = magnitudes(table, BANDS)
+    redshift = table.find(REDSHIFT_NAMES)
     if redshift is None and not _has_bare_bands(table):
         redshift = table.find(("z",))
-    z = np.full(len(table), np.nan)
-    if redshift is not None:
-        z = _single(table, redshift)
     return Objects(
         catalogue=carried,
-        redshift=np.where(z > 0, z, np.nan),  # surveys write -9999 or 0 for "none"
+        redshift=redshifts(table, redshift),
         magnitude=magnitude,
-        extinction=_five(table, _EXTINCTION_NAMES, "extinction", lowest=-1),
+        extinction=_banded(table, _EXTINCTION_NAMES, "extinction", BANDS, lowest=-1),
     )
+
+
+def redshifts(table: UserTable, field: Field | None) -> NDArray[np.float64]:
+    """Return the redshifts in a column, NaN where unknown, or where there is no column."""
+    if field is None:
+        return np.full(len(table), np.nan)
+    z = _single(table, field)
+    return np.where(z > 0, z, np.nan)  # surveys write -9999 or 0 for "none"
+
+
+def magnitudes(table: UserTable, bands: Sequence[str]) -> NDArray[np.float64] | None:
+    """Return the magnitudes (N, bands) of a table, NaN where missing; None where it has none.
+
+    Raises
+    ------
+    InvalidInput
+        It has them in some of the bands only.
+    """
+    return _banded(table, MAGNITUDE_NAMES, "magnitude", bands, lowest=0)
+
+
+def plausible(values: NDArray[np.float64], lowest: float = 0) -> NDArray[np.float64]:
+    """Return magnitudes with NaN in place of -9999, 99 and the like."""
+    values[(values <= lowest) | (values >= _FAINTEST)] = np.nan
+    return values
 
 
 def carried_columns(table: UserTable, keep: Sequence[str]) -> Catalogue:
@@ -123,13 +145,13 @@ def carried_columns(table: UserTable, keep: Sequence[str]) -> Catalogue:
         A column to keep is missing, or one of them cannot be used.
     """
     columns: list[Column] = []
-    identifier = table.find(_ID_NAMES)
+    identifier = table.find(ID_NAMES)
     if identifier is not None:
         columns.append(table.identifiers(identifier))
     else:
         info = ColumnInfo("object_id", "int64", "", f"row of {table.path.name}"[:256])
         columns.append(column_of(info, range(len(table))))
-    for info, names in ((RA, _RA_NAMES), (DEC, _DEC_NAMES)):
+    for info, names in ((RA, RA_NAMES), (DEC, DEC_NAMES)):
         field = table.find(names)
         if field is not None:
             columns.append(column_of(info, _degrees(table, field, info).tolist()))
@@ -221,25 +243,25 @@ def _is_scalar(table: UserTable, name: str) -> bool:
     return field is not None and field.values.ndim == 1
 
 
-def _five(
-    table: UserTable, patterns: Sequence[str], what: str, *, lowest: float
+def _banded(
+    table: UserTable, patterns: Sequence[str], what: str, bands: Sequence[str], *, lowest: float
 ) -> NDArray[np.float64] | None:
-    """Return the values of five columns of one pattern, or of one column of five values.
+    """Return the values of one column per band, or of one column of as many values.
 
     Some bands without the others are an error, but a lone ``z`` is a redshift, and ``u`` beside
     ``q`` is a Stokes parameter.
     """
     for pattern in patterns:
-        wanted = [pattern.format(band) for band in BANDS]
+        wanted = [pattern.format(band) for band in bands]
         found = [name for name in wanted if _is_scalar(table, name)]
-        if len(found) == len(BANDS):
+        if len(found) == len(bands):
             fields = [table.find((name,)) for name in wanted]
-            return _plausible(
+            return plausible(
                 np.stack([_single(table, field) for field in fields if field], axis=1), lowest
             )
         vector = table.find((pattern.format("").strip("_"),)) if pattern != "{}" else None
-        if vector is not None and vector.values.shape[1:] == (len(BANDS),):
-            return _plausible(table.numbers(vector), lowest)
+        if vector is not None and vector.values.shape[1:] == (len(bands),):
+            return plausible(table.numbers(vector), lowest)
         others = {"z", "u"} if table.find(("q",)) is not None else {"z"}
         if not others.issuperset(found):
             missing = sorted(set(wanted) - set(found))
@@ -248,8 +270,3 @@ def _five(
                 f"{', '.join(missing)} missing"
             )
     return None
-
-
-def _plausible(values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
-    values[(values <= lowest) | (values >= _FAINTEST)] = np.nan  # -9999, 99 and the like
-    return values

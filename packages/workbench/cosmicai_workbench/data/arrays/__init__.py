@@ -1,0 +1,1 @@
+"""Arrays of galaxies in HDF5, Zarr, NumPy and Parquet files, into partitions."""

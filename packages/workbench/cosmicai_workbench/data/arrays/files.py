@@ -1,0 +1,212 @@
+"""Files of arrays, whatever their format: columns with a row for each galaxy, read in blocks."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+from cosmicai.errors import CosmicAIError, InvalidInput
+from cosmicai.facts import MB
+from cosmicai.sharing import natural_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Values = NDArray[Any] | np.ma.MaskedArray[Any, Any]
+    Block = dict[str, Values]
+
+BLOCK_BYTES: Final = 8 * MB
+MAX_CHUNK_BYTES: Final = 256 * MB
+"""What a file's chunks may make us hold at once."""
+MAX_ARRAYS: Final = 10_000
+_SUFFIXES: Final = (".hdf5", ".h5", ".hdf", ".he5", ".parquet", ".npz", ".zarr", ".zarr.zip")
+
+
+@dataclass(frozen=True)
+class ArrayColumn:
+    """One array of a file.
+
+    Attributes
+    ----------
+    shape
+        The first axis counts galaxies.
+    dtype
+        NumPy's type; text is ``<U…``, of any length.
+    rows_at_once
+        Galaxies that the file stores, and so gives, together.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    rows_at_once: int = 1
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a galaxy."""
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        text = "text" if self.dtype.kind in "USOT" else str(self.dtype)
+        return f"({', '.join(map(str, self.shape))}) {text}"
+
+
+class ArrayFile(Protocol):
+    """An opened file."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+
+    @property
+    def columns(self) -> Mapping[str, ArrayColumn]:
+        """The arrays that can be used, by name."""
+
+    def read(self, names: Sequence[str], rows: int) -> Iterator[Block]:
+        """Yield all galaxies in order, ``rows`` at once; every column must have as many rows."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+@contextmanager
+def named_errors(path: Path, what: str = "it") -> Iterator[None]:
+    """Turn whatever a library raises over a damaged file into :class:`InvalidInput`.
+
+    Libraries for HDF5, Zarr and Parquet raise nearly every built-in exception over damaged files,
+    and document none.
+    """
+    try:
+        yield
+    except (CosmicAIError, ImportError):
+        raise
+    except MemoryError as error:
+        raise InvalidInput(f"{path}: {what} takes more memory than there is") from error
+    except Exception as error:
+        raise InvalidInput(
+            f"{path}: {what} cannot be read: {type(error).__name__}: {error}"
+        ) from error
+
+
+def open_arrays(path: Path) -> ArrayFile:
+    """Open a file, told by its content.
+
+    Raises
+    ------
+    InvalidInput
+        It is none of the known formats, or cannot be read.
+    """
+    if path.is_dir():
+        from cosmicai_workbench.data.arrays.zarr_store import ZarrFile
+
+        return ZarrFile(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
+    if start.startswith(b"PK"):
+        from cosmicai_workbench.data.arrays.npz import NpzFile, is_npz
+
+        if is_npz(path):
+            return NpzFile(path)
+        from cosmicai_workbench.data.arrays.zarr_store import ZarrFile
+
+        return ZarrFile(path)
+    if start.startswith(b"PAR1"):
+        from cosmicai_workbench.data.arrays.parquet import ParquetArrays
+
+        return ParquetArrays(path)
+    if start == b"\x89HDF\r\n\x1a\n":
+        from cosmicai_workbench.data.arrays.hdf5 import Hdf5File
+
+        return Hdf5File(path)
+    raise InvalidInput(
+        f"{path}: HDF5, Parquet, .npz or Zarr expected, found a file that starts with {start!r}"
+    )
+
+
+def find_arrays(inputs: Iterable[Path]) -> list[Path]:
+    """Return the files named, and those in the folders named, in natural order.
+
+    Raises
+    ------
+    InvalidInput
+        There are none.
+    """
+    found: list[Path] = []
+    for path in inputs:
+        if path.is_dir() and not is_zarr(path):
+            inside = _files_in(path)
+            if not inside:
+                raise InvalidInput(f"{path}: files in {', '.join(_SUFFIXES)} expected, found none")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise InvalidInput(f"{path}: there is no such file")
+    if not found:
+        raise InvalidInput("inputs: at least one file expected, found none")
+    return found
+
+
+def is_zarr(path: Path) -> bool:
+    """Say whether a folder is a Zarr store."""
+    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            found += [path] if is_zarr(path) else _files_in(path)
+        elif path.name.lower().endswith(_SUFFIXES):
+            found.append(path)
+    return sorted(found, key=lambda path: natural_key(str(path)))
+
+
+def rows_together(path: Path, name: str, column: ArrayColumn, rows: int) -> int:
+    """Return at least ``rows``, as a multiple of those that a column's chunks hold.
+
+    Raises
+    ------
+    InvalidInput
+        A chunk is too large.
+    """
+    together = max(1, column.rows_at_once)
+    if together > 1 and together * column.row_bytes > MAX_CHUNK_BYTES:
+        raise InvalidInput(
+            f"{path}: {name}: chunks of at most {MAX_CHUNK_BYTES // MB} MB of galaxies expected, "
+            f"found {together:,} galaxies of {column.row_bytes:,} bytes; write it again in smaller "
+            "chunks"
+        )
+    return together * max(1, -(-rows // together))
+
+
+def plain(values: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers as they are, and text of any representation as ``<U…``.
+
+    Raises
+    ------
+    InvalidInput
+        They are neither.
+    """
+    kind = values.dtype.kind
+    if kind in "biufU":
+        return values
+    if kind == "S":
+        return np.char.decode(values, "utf-8")
+    if kind in "OT":
+        texts = [
+            value.decode() if isinstance(value, bytes) else value
+            for value in values.ravel().tolist()
+        ]
+        if all(isinstance(text, str) for text in texts):
+            return np.array(texts, np.str_).reshape(values.shape)
+    raise InvalidInput(f"numbers or text expected, found {values.dtype}")
