@@ -16,8 +16,8 @@ from cosmicai.partition.imaging import Imaging
 from cosmicai.partition.reader import Batch
 
 from cosmicai_workbench.bars import no_bar
-from cosmicai_workbench.data.arrays.files import find_arrays, open_arrays
 from cosmicai_workbench.data.arrays.layout import Choices, Finder, Layout, blocks
+from cosmicai_workbench.data.arrays.opening import find_arrays, open_arrays
 from cosmicai_workbench.data.catalogue import write_text_catalogue
 from cosmicai_workbench.data.files import file_errors
 from cosmicai_workbench.data.fits.objects import carried_columns, plausible, redshifts

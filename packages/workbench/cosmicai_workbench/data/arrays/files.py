@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 from cosmicai.errors import CosmicAIError, InvalidInput
 from cosmicai.facts import MB
-from cosmicai.sharing import natural_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -24,7 +23,6 @@ BLOCK_BYTES: Final = 8 * MB
 MAX_CHUNK_BYTES: Final = 256 * MB
 """What a file's chunks may make us hold at once."""
 MAX_ARRAYS: Final = 10_000
-_SUFFIXES: Final = (".hdf5", ".h5", ".hdf", ".he5", ".parquet", ".npz", ".zarr", ".zarr.zip")
 
 
 @dataclass(frozen=True)
@@ -90,85 +88,6 @@ def named_errors(path: Path, what: str = "it") -> Iterator[None]:
         raise InvalidInput(
             f"{path}: {what} cannot be read: {type(error).__name__}: {error}"
         ) from error
-
-
-def open_arrays(path: Path) -> ArrayFile:
-    """Open a file, told by its content.
-
-    Raises
-    ------
-    InvalidInput
-        It is none of the known formats, or cannot be read.
-    """
-    if path.is_dir():
-        from cosmicai_workbench.data.arrays.zarr_store import ZarrFile
-
-        return ZarrFile(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(8)
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
-    if start.startswith(b"PK"):
-        from cosmicai_workbench.data.arrays.npz import NpzFile, is_npz
-
-        if is_npz(path):
-            return NpzFile(path)
-        from cosmicai_workbench.data.arrays.zarr_store import ZarrFile
-
-        return ZarrFile(path)
-    if start.startswith(b"PAR1"):
-        from cosmicai_workbench.data.arrays.parquet import ParquetArrays
-
-        return ParquetArrays(path)
-    if start == b"\x89HDF\r\n\x1a\n":
-        from cosmicai_workbench.data.arrays.hdf5 import Hdf5File
-
-        return Hdf5File(path)
-    raise InvalidInput(
-        f"{path}: HDF5, Parquet, .npz or Zarr expected, found a file that starts with {start!r}"
-    )
-
-
-def find_arrays(inputs: Iterable[Path]) -> list[Path]:
-    """Return the files named, and those in the folders named, in natural order.
-
-    Raises
-    ------
-    InvalidInput
-        There are none.
-    """
-    found: list[Path] = []
-    for path in inputs:
-        if path.is_dir() and not is_zarr(path):
-            inside = _files_in(path)
-            if not inside:
-                raise InvalidInput(f"{path}: files in {', '.join(_SUFFIXES)} expected, found none")
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            raise InvalidInput(f"{path}: there is no such file")
-    if not found:
-        raise InvalidInput("inputs: at least one file expected, found none")
-    return found
-
-
-def is_zarr(path: Path) -> bool:
-    """Say whether a folder is a Zarr store."""
-    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
-
-
-def _files_in(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            found += [path] if is_zarr(path) else _files_in(path)
-        elif path.name.lower().endswith(_SUFFIXES):
-            found.append(path)
-    return sorted(found, key=lambda path: natural_key(str(path)))
 
 
 def rows_together(path: Path, name: str, column: ArrayColumn, rows: int) -> int:
