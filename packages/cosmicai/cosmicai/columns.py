@@ -7,13 +7,14 @@ column, declare it: nothing else has to change.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import BAND_NAMES, INTERVAL_PERCENT, ODDS_WIDTH
+from cosmicai.flags import FLAGS, flags_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -110,11 +111,32 @@ def _estimated(
     )
 
 
+def _magnitude(band: str) -> StoredColumn:
+    """Return the column of the magnitudes in a band; every model has that of r."""
+
+    def taken(model: Interface) -> bool:
+        return model.inputs.magnitude is not None and band in model.inputs.magnitude.bands
+
+    return StoredColumn(
+        name=f"{MAGNITUDE}{band}",
+        dtype="float32",
+        description=f"{band} magnitude as given to the model",
+        ucd=f"phot.mag;em.opt{_UCD_BANDS.get(band, '')}",
+        unit="mag",
+        value=lambda batch: magnitude_in(band, batch.magnitude, batch.magnitude_bands),
+        when=None if band == "r" else taken,
+    )
+
+
 def _index(batch: PredictedBatch) -> NDArray[Any]:
     import numpy as np
 
     return np.arange(batch.start, batch.start + len(batch))
 
+
+MAGNITUDE: Final = "magnitude_"
+"""What the names of the columns of magnitudes begin with; the band follows."""
+_UCD_BANDS: Final = {band: f".{band.upper()}" for band in ("u", "r", "i")}
 
 _DECLARED = (
     Column(
@@ -192,18 +214,24 @@ _DECLARED = (
         ucd="src.redshift",
         value=lambda batch: batch.true_redshift,
     ),
+    *(_magnitude(band) for band in BAND_NAMES),
+    Column(
+        name="healpix",
+        dtype="int64",
+        description="HEALPix index of the position, order 29, nested scheme",
+        ucd="pos.healpix",
+    ),
     StoredColumn(
-        name="magnitude_r",
-        dtype="float32",
-        description="r magnitude as given to the model",
-        ucd="phot.mag;em.opt.R",
-        unit="mag",
-        value=lambda batch: magnitude_in("r", batch.magnitude, batch.magnitude_bands),
+        name="flags",
+        dtype="int32",
+        description="sum of " + ", ".join(f"{flag.value} {flag.name}" for flag in FLAGS),
+        ucd="meta.code.qual",
+        value=lambda batch: flags_of(batch, batch.model.inputs, batch.model.training),
     ),
     Column(
         name="rank",
         dtype="int32",
-        description="rank that predicted it",
+        description="rank that was to predict it",
         ucd="meta.number",
     ),
     Column(
@@ -241,8 +269,17 @@ def stored_columns() -> dict[str, StoredColumn]:
 
 def columns_of(model: Interface | None) -> dict[str, StoredColumn]:
     """Return the stored columns of a model's predictions; of None, those that every model has."""
+    if model is not None and model.inputs.magnitude is not None:
+        declare_magnitudes(f"{MAGNITUDE}{band}" for band in model.inputs.magnitude.bands)
     return {
         name: column
         for name, column in stored_columns().items()
         if column.when is None or (model is not None and column.when(model))
     }
+
+
+def declare_magnitudes(names: Iterable[str]) -> None:
+    """Add the columns of magnitudes among some names: models may take bands of their own."""
+    for name in names:
+        if name.startswith(MAGNITUDE) and name not in COLUMNS:
+            COLUMNS[name] = _magnitude(name.removeprefix(MAGNITUDE))

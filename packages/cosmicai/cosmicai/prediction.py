@@ -17,7 +17,7 @@ from cosmicai.errors import InvalidInput
 from cosmicai.facts import INPUT_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -513,8 +513,8 @@ def npz_bytes(columns: dict[str, NDArray[Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def npz_columns(body: bytes) -> dict[str, NDArray[Any]]:
-    """Read the arrays of an .npz file.
+def npz_columns(body: bytes, skip: Collection[str] = ()) -> dict[str, NDArray[Any]]:
+    """Read the arrays of an .npz file, but for those to ``skip``.
 
     Raises
     ------
@@ -530,6 +530,6 @@ def npz_columns(body: bytes) -> dict[str, NDArray[Any]]:
     damage = (OSError, EOFError, KeyError, TypeError, RuntimeError, MemoryError)
     try:
         with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
-            return dict(arrays)
+            return {name: arrays[name] for name in arrays.files if name not in skip}
     except (*damage, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"no .npz file: {error}") from error

@@ -27,15 +27,18 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder beside ``path``, which becomes ``path`` when the block ends.
+    """Give an empty folder beside ``path``, which takes its place when the block ends.
 
-    An error in the block leaves nothing behind.
+    An error in the block leaves what was there before, and nothing beside it.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial, old = (path.with_name(f".{path.name}.{state}") for state in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
+        if path.is_dir():
+            path.replace(old)
         partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

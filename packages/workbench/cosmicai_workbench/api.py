@@ -101,11 +101,12 @@ class FinishedRun:
         """
         from cosmicai.tables import to_table
 
-        from cosmicai_workbench.results.export import catalogue_of, provenance
+        from cosmicai_workbench.results.export import catalogue_of
+        from cosmicai_workbench.results.provenance import provenance_of
 
         with libraries_named():
             found = catalogue_of(self.results, None if data is None else Path(data))
-            return to_table(found.values, provenance(self.results), found.columns)
+            return to_table(found.values, provenance_of(self.results).facts, found.columns)
 
     def logs(self, rank: int | None = None) -> list[str]:
         """Return the log lines of the execution, in order; of one rank, if it is given.

@@ -42,36 +42,48 @@ def show(
 @app.command()
 def export(
     run: RunFolder = Path("runs/latest"),
-    to: Annotated[str, typer.Option(help="parquet, fits or csv.")] = "parquet",
+    to: Annotated[str, typer.Option(help="parquet, fits, csv, votable, qp or hats.")] = "parquet",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File to write; RUN/catalogue.<format> by default."),
+        typer.Option("--output", "-o", help="What to write; RUN/catalogue.(format) by default."),
     ] = None,
+    columns: Annotated[
+        str, typer.Option(help="all, or euclid: named as Euclid's photometric redshifts are.")
+    ] = "all",
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder with the partitions of failed ranks, to list their objects too."),
+        typer.Option(help="Folder with the partitions of failed ranks, if the run lists them not."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
-    """Write a run as a catalogue: one row per galaxy, with units, descriptions and provenance.
+    """Write a run as a catalogue: one row per object, with units, descriptions and provenance.
 
-    astropy and TOPCAT open it as it is. Example:
-    `cosmicai results export runs/latest --to fits --data data/partitions`
+    `hats` is a folder that LSDB opens, `qp` an ensemble of p(z) for RAIL; astropy, TOPCAT, pandas
+    and polars open the others as they are.
+
+    Example: `cosmicai results export runs/latest --to fits -o galaxies.fits`
     """
     from typing import cast
 
-    from cosmicai_workbench.results.export import Format, unlisted_partitions
-    from cosmicai_workbench.results.export import export as export_run
+    from cosmicai_workbench.results.export import Columns, Format, export_catalogue
     from cosmicai_workbench.results.run_folder import load_run
 
-    loaded = load_run(run)
-    target = output or run / f"catalogue.{to}"
-    count = export_run(loaded, target, cast("Format", to), data=data, overwrite=overwrite)
-    typer.echo(f"{target}: {count:,} rows, one per object")
-    if unlisted := unlisted_partitions(loaded, data):
+    done = export_catalogue(
+        load_run(run),
+        output,
+        cast("Format", to),
+        data=data,
+        overwrite=overwrite,
+        columns=cast("Columns", columns),
+    )
+    typer.echo(f"{done.path}: {done.rows:,} rows, one per object")
+    if done.left_out:
+        lacking = "a prediction" if to == "qp" else "a position"
+        typer.echo(f"  left out: {done.left_out:,} objects without {lacking}")
+    if done.unlisted:
         typer.echo(
-            f"  not listed: the objects of {len(unlisted)} partition(s) of failed ranks, such as "
-            f"{unlisted[0]}; --data FOLDER, with these partitions unchanged, lists them"
+            f"  not listed: the objects of {len(done.unlisted)} partition(s) of failed ranks, such "
+            f"as {done.unlisted[0]}; --data FOLDER, with these partitions unchanged, lists them"
         )
 
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from cosmicai import keys
 from cosmicai.errors import InvalidInput, ResultPathInUse
-from cosmicai.schema import Claim, parse_json
+from cosmicai.schema import Claim, Summary, parse_json
 from cosmicai.whole_files import whole_folder
 
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.connection import PARALLEL_TRANSFERS
 from cosmicai_workbench.data.files import file_errors
+from cosmicai_workbench.results.failed import store_failed
 
 if TYPE_CHECKING:
     from cosmicai.storage import Store
@@ -71,6 +72,7 @@ def fetch(
 
             list(pool.map(get, names))
         _require_claim(partial, execution)
+        _list_failed(partial, execution, connection)
         document = {
             "arn": execution.arn,
             "status": execution.status,
@@ -81,6 +83,23 @@ def fetch(
         (partial / "execution.json").write_text(json.dumps(document, indent=2))
     point_latest(target)
     return target
+
+
+def _list_failed(folder: Path, execution: Ended, connection: Connection) -> None:
+    """Look up the objects of the ranks that a partial result lacks."""
+    summary = folder / "summary.json"
+    if not summary.is_file():
+        return
+    found = parse_json(Summary, summary.read_bytes(), str(summary))
+    if found.status != "PARTIAL":
+        return  # whole, or no result
+    bucket = execution.input["data_bucket"]
+    with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
+        list(
+            pool.map(
+                lambda rank: store_failed(folder, rank, bucket, connection.s3), found.failed_ranks
+            )
+        )
 
 
 def reserve(runs: Path, name: str) -> Path:

@@ -6,8 +6,10 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from cosmicai.columns import COLUMNS, StoredColumn, stored_columns
+from cosmicai.columns import COLUMNS, Column, columns_of, declare_magnitudes, stored_columns
 from cosmicai.errors import InvalidInput, load_json
+from cosmicai.flags import NO_PREDICTION
+from cosmicai.model.interface import parse_output
 from cosmicai.partition.catalogue import (
     Catalogue,
     CatalogueError,
@@ -21,13 +23,14 @@ from cosmicai.schema import RankRecord, Summary, parse
 from cosmicai_workbench.results.invocations import Invocation, read_invocations
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from cosmicai.model.interface import Distribution
     from numpy.typing import NDArray
 
 
-_NEEDED = ("redshift", "true_redshift", "magnitude_r")
+_NEEDED = ("index", "redshift", "true_redshift", "magnitude_r")
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,13 @@ class Predictions:
         those of every model, and those that the predictions of this one have.
     catalogue
         What the partitions say of each galaxy: object id, position, columns of the user's.
+    nameless
+        bool: galaxies whose ``object_id`` is made up, since their partition names none.
     rejected
         Objects of the data set that are in no partition, with reasons.
+    output, raw
+        Of models with distributions: what their values mean (``cosmicai.outputs``), and the values
+        (N, n), where they were asked for; else None.
     """
 
     data_paths: tuple[str, ...]
@@ -54,7 +62,10 @@ class Predictions:
     rank: "NDArray[np.int32]"
     stored: "Mapping[str, NDArray[Any]]"
     catalogue: Catalogue
+    nameless: "NDArray[np.bool_]"
     rejected: Catalogue
+    output: "Distribution | None" = None
+    raw: "NDArray[Any] | None" = None
 
     @property
     def index(self) -> "NDArray[np.int32]":
@@ -114,7 +125,17 @@ class Run:
         InvalidInput
             If a file is missing or is not what the contract says.
         """
-        return _read_predictions(self.path, [record.rank for record in self.records])
+        return self.predictions_of([record.rank for record in self.records])
+
+    def predictions_of(self, ranks: "Sequence[int]", *, distributions: bool = False) -> Predictions:
+        """Return the predictions of some ranks; raises as :attr:`predictions` does.
+
+        Parameters
+        ----------
+        distributions
+            Read p(z), too, which takes more memory than all else.
+        """
+        return _read_predictions(self.path, ranks, distributions=distributions)
 
 
 def load_run(path: "Path") -> Run:
@@ -151,60 +172,113 @@ def _read_json(path: "Path") -> object:
         raise InvalidInput(f"{path}: not JSON ({error}); fetch the results again") from None
 
 
-def _read_predictions(path: "Path", ranks: list[int]) -> Predictions:
+def _read_predictions(
+    path: "Path", ranks: "Sequence[int]", *, distributions: bool = False
+) -> Predictions:
     positions: dict[str, int] = {}
-    partitions: list[NDArray[np.int32]] = []
-    numbers: list[NDArray[np.int32]] = []
-    stored: dict[str, list[NDArray[Any]]] = {name: [] for name in stored_columns()}
-    present = {name for name, column in stored_columns().items() if column.when is None}
-    catalogues: list[Catalogue] = []
-    rejected: list[Catalogue] = []
+    parts: list[_Part] = []
     for rank in ranks:
         source = path / "predictions" / f"{rank}.npz"
         try:
-            arrays = npz_columns(source.read_bytes())
-            found = {name: _column(arrays, column) for name, column in stored_columns().items()}
-            present |= arrays.keys()
-            partition = arrays["partition"].astype(np.int32, copy=False)
-            paths = [str(key) for key in arrays["data_paths"]]
-            catalogue = from_arrays(arrays, "catalogue") or named(
-                [
-                    f"{PurePosixPath(paths[position]).stem}#{index}"
-                    for position, index in zip(partition, found["index"], strict=True)
-                ]
-            )
-            rejected.append(from_arrays(arrays, "rejected") or Catalogue(()))
+            parts.append(_read_part(source, rank, positions, distributions=distributions))
         except FileNotFoundError:
             raise InvalidInput(f"{source}: missing, though rank {rank} has a record") from None
         except (OSError, ValueError, LookupError, CatalogueError) as error:
             raise InvalidInput(f"{source}: not a predictions file ({error})") from None
-        here = np.array([positions.setdefault(key, len(positions)) for key in paths], np.int32)
-        partitions.append(here[partition] if here.size else partition)
-        numbers.append(np.full(partition.size, rank, np.int32))
-        catalogues.append(catalogue)
-        for name, values in found.items():
-            stored[name].append(values)
+    outputs = {part.output for part in parts if part.output is not None}
+    if len(outputs) > 1:
+        raise InvalidInput(f"{path}: the ranks' models give different distributions")
+    output = next(iter(outputs), None)
+    present = dict.fromkeys(columns_of(None)) | {name: None for p in parts for name in p.stored}
 
-    def joined(parts: "list[NDArray[Any]]", dtype: Any = np.int32) -> Any:
-        return np.concatenate(parts) if parts else np.empty(0, dtype)
+    def joined(name: str) -> "NDArray[Any]":
+        found = [_column(part, COLUMNS[name]) for part in parts]
+        return np.concatenate(found) if found else np.empty(0, COLUMNS[name].dtype)
+
+    def of_each(values: "Iterable[NDArray[Any]]", dtype: Any) -> "NDArray[Any]":
+        return np.concatenate([np.empty(0, dtype), *values], dtype=dtype)
 
     return Predictions(
         data_paths=tuple(positions),
-        partition=joined(partitions),
-        rank=joined(numbers),
-        stored={
-            name: joined(parts, COLUMNS[name].dtype)
-            for name, parts in stored.items()
-            if name in present
-        },
-        catalogue=concatenate(catalogues),
-        rejected=concatenate(rejected),
+        partition=of_each((part.partition for part in parts), np.int32),
+        rank=of_each(
+            (np.full(len(part.partition), part.rank, np.int32) for part in parts), np.int32
+        ),
+        stored={name: joined(name) for name in COLUMNS if name in present},
+        catalogue=concatenate([part.catalogue for part in parts]),
+        nameless=of_each((np.full(len(p.partition), p.nameless) for p in parts), np.bool_),
+        rejected=concatenate([part.rejected for part in parts]),
+        output=output,
+        raw=np.concatenate([p.rows(output) for p in parts]) if output and distributions else None,
     )
 
 
-def _column(arrays: "Mapping[str, NDArray[Any]]", column: StoredColumn) -> "NDArray[Any]":
-    """Return a stored column; NaN where the rank has none of it, or is older than the column."""
-    dtype = np.dtype(column.dtype)
-    if column.name in arrays or column.name in _NEEDED or dtype.kind != "f":
-        return arrays[column.name].astype(dtype, copy=False)
-    return np.full(arrays["partition"].size, np.nan, dtype)
+@dataclass(frozen=True)
+class _Part:
+    """The predictions of one rank."""
+
+    rank: int
+    partition: "NDArray[np.int32]"
+    stored: "dict[str, NDArray[Any]]"
+    catalogue: Catalogue
+    nameless: bool
+    rejected: Catalogue
+    output: "Distribution | None"
+    raw: "NDArray[Any] | None"
+
+    def rows(self, output: "Distribution") -> "NDArray[Any]":
+        """Return the values of the distributions; none of a rank without galaxies."""
+        return np.empty((0, output.values), np.float16) if self.raw is None else self.raw
+
+
+def _read_part(
+    source: "Path", rank: int, positions: dict[str, int], *, distributions: bool
+) -> _Part:
+    arrays = npz_columns(source.read_bytes(), skip=() if distributions else ("pdf",))
+    declare_magnitudes(arrays)
+    stored = {
+        name: arrays[name].astype(column.dtype, copy=False)
+        for name, column in stored_columns().items()
+        if name in arrays
+    }
+    if missing := [name for name in _NEEDED if name not in stored]:
+        raise LookupError(f"no array {missing[0]!r}")
+    if "flags" not in stored:  # an earlier release wrote it
+        lost = np.isnan(stored["redshift"])
+        stored["flags"] = np.where(lost, NO_PREDICTION.value, 0).astype(np.int32)
+    partition = arrays["partition"].astype(np.int32, copy=False)
+    paths = [str(key) for key in arrays["data_paths"]]
+    here = np.array([positions.setdefault(key, len(positions)) for key in paths], np.int32)
+    carried = from_arrays(arrays, "catalogue")
+    output = arrays.get("output")
+    return _Part(
+        rank=rank,
+        partition=here[partition] if here.size else partition,
+        stored=stored,
+        catalogue=carried
+        or named(
+            [
+                f"{PurePosixPath(paths[position]).stem}#{index}"
+                for position, index in zip(partition, stored["index"], strict=True)
+            ]
+        ),
+        nameless=carried is None,
+        rejected=from_arrays(arrays, "rejected") or Catalogue(()),
+        output=None if output is None else _distribution(str(output)),
+        raw=arrays.get("pdf"),
+    )
+
+
+def _distribution(text: str) -> "Distribution":
+    output = parse_output(text)
+    if output.kind == "point":
+        raise ValueError("a distribution expected, found a point")
+    return output
+
+
+def _column(part: _Part, column: Column) -> "NDArray[Any]":
+    """Return a stored column; where the rank has none of it, or is older, NaN or 0."""
+    if column.name in part.stored:
+        return part.stored[column.name]
+    filler = np.nan if np.dtype(column.dtype).kind == "f" else 0
+    return np.full(len(part.partition), filler, column.dtype)
