@@ -33,6 +33,7 @@ GROUPS: tuple[str, ...] = (
     "demo",
     "predict",
     "run",
+    "watch",
     "deploy_check",
     "resume",
     "local",

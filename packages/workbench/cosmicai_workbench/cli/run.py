@@ -75,6 +75,12 @@ def run(
         ),
     ] = None,
     watch: Watch = True,
+    show: Annotated[
+        bool,
+        typer.Option(
+            "--report", help="Show the report in the browser while the run goes on, and keep it."
+        ),
+    ] = False,
     runs: Runs = Path("runs"),
     max_cost: MaxCost = 5.0,
     yes: Yes = False,
@@ -92,6 +98,8 @@ def run(
     On this machine: `cosmicai run --data partitions --model my-model`
 
     On AWS: `cosmicai run --stack cosmicai --data partitions --model my-model`
+
+    With its report in the browser as it goes on: `cosmicai run --data partitions --report`
     """
     from cosmicai.errors import InvalidInput
 
@@ -99,6 +107,7 @@ def run(
     from cosmicai_workbench.api import started
     from cosmicai_workbench.cli.approval import approve, tell_start
     from cosmicai_workbench.cli.interruption import if_interrupted
+    from cosmicai_workbench.cli.live_report import reported
     from cosmicai_workbench.cli.progress import progress_bar
     from cosmicai_workbench.client.execution import execution_arn
     from cosmicai_workbench.client.inputs import pairs, read_input
@@ -106,10 +115,14 @@ def run(
 
     if local and stack is not None:
         raise InvalidInput("say where to run: either --local or --stack NAME")
+    if show and not watch:
+        raise InvalidInput("--report shows a run that is watched: leave out --no-watch")
     if attach is not None:
         place = places.find(stack, cloud, profile=profile, region=region)
         arn = execution_arn(place.connection, attach)
-        outcome = attach_to(place, arn, bar=progress_bar, runs=runs)
+        with reported(place, arn, asked=show) as conclude:
+            outcome = attach_to(place, arn, bar=progress_bar, runs=runs)
+            conclude(outcome)
         raise typer.Exit(report(outcome, as_json=as_json))
     with started(
         data,
@@ -132,8 +145,12 @@ def run(
             return
         if stack is not None:
             tell_start(begun.arn)
-        with if_interrupted(begun.goes_on()):
+        with (
+            if_interrupted(begun.goes_on()),
+            reported(begun.place, begun.arn, data, asked=show) as conclude,
+        ):
             finished = begun.finish(progress_bar)
+            conclude(finished.outcome)
     raise typer.Exit(report(finished.outcome, as_json=as_json))
 
 

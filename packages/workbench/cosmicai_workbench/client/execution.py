@@ -118,6 +118,25 @@ def execution_arn(connection: Connection, name: str) -> str:
     return connection.state_machine.replace(":stateMachine:", ":execution:") + f":{name}"
 
 
+def latest_execution(connection: Connection) -> str:
+    """Return the ARN of the execution that started last.
+
+    Raises
+    ------
+    InvalidInput
+        If there is none.
+    LookupRefused
+        If AWS refuses to tell.
+    """
+    with lookups("the executions"):
+        found = connection.states.list_executions(
+            stateMachineArn=connection.state_machine, maxResults=100
+        )["executions"]
+    if not found:
+        raise InvalidInput("there is no execution to watch; start one by `cosmicai run`")
+    return max(found, key=lambda each: each["startDate"])["executionArn"]
+
+
 def resumed_input(connection: Connection, arn: str) -> dict[str, Any]:
     """Return the input of a new execution that resumes one which has ended.
 

@@ -80,5 +80,7 @@ class Section:
     pictures: tuple[Picture, ...] = ()
     tables: tuple[Table, ...] = field(default_factory=tuple)
     cutouts: tuple[Cutouts, ...] = ()
+    progress: tuple[int, int] | None = None
+    """How much is done, of how much."""
     explorer: str = ""
     """``ranks`` or ``galaxies``: what of the page's data can be looked into here."""

@@ -398,4 +398,66 @@
   }
 
   begin();
+
+  // ---- while a run goes on ------------------------------------------------------------------
+
+  const SOON = 1500;
+  const PATIENCE = 8;
+  let version = "";
+  let silent = 0;
+
+  async function ask() {
+    const said = document.getElementById("live");
+    let news;
+    try {
+      const answer = await fetch(`state?seen=${version}`, { cache: "no-store" });
+      if (!answer.ok) throw new Error(answer.statusText);
+      news = await answer.json();
+      silent = 0;
+    } catch {
+      silent += 1;
+      if (silent < PATIENCE) return setTimeout(ask, SOON);
+      said.textContent = "The command that showed this page has ended; this is what it showed last.";
+      return undefined;
+    }
+    const status = news.done ? "Finished: this is the final report." : `Live: ${news.status}`;
+    if (said.textContent !== status) said.textContent = status;
+    if (news.main !== undefined && String(news.version) !== version) renew(news);
+    version = String(news.version);
+    return news.done ? undefined : setTimeout(ask, SOON);
+  }
+
+  // Figures stay where they are and get new numbers, so that zoom, selection and scrolling last.
+  function renew(news) {
+    const before = new Map(plots().map((plot) => [plot.dataset.plot, plot]));
+    const open = new Set(plots().filter((plot) => plot.parentElement.querySelector("details[open]"))
+      .map((plot) => plot.dataset.plot));
+    const rank = main.querySelector("[data-part=choice]")?.value;
+    const { scrollX, scrollY } = window;
+    data = news.data;
+    document.getElementById("subtitle").textContent = news.subtitle;
+    main.innerHTML = news.main;
+    const kept = [];
+    for (const plot of plots()) {
+      const earlier = before.get(plot.dataset.plot);
+      if (open.has(plot.dataset.plot)) plot.parentElement.querySelector("details")?.setAttribute("open", "");
+      if (!earlier) continue;
+      earlier.setAttribute("aria-label", plot.getAttribute("aria-label"));
+      plot.replaceWith(earlier);
+      if (earlier.classList.contains("js-plotly-plot")) kept.push(earlier);
+    }
+    if (chosen && data.galaxies) chosen = null; // another sample
+    begin();
+    kept.forEach(draw);
+    if (rank) {
+      const choice = main.querySelector("[data-part=choice]");
+      if (choice) choice.value = rank;
+      for (const explorer of main.querySelectorAll("[data-explorer=ranks] [data-part=details]")) {
+        rankDetails(rank, explorer);
+      }
+    }
+    window.scrollTo({ left: scrollX, top: scrollY, behavior: "instant" });
+  }
+
+  if ("live" in document.body.dataset) ask();
 })();

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,11 @@ class Page:
     alerts: list[Alert] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def drawings(self) -> dict[str, str]:
+        """Name of each figure → its SVG."""
+        return {picture.plot.name: svg(picture.plot) for picture in self.pictures}
 
     @property
     def pictures(self) -> "Iterator[Picture]":
@@ -150,7 +155,9 @@ def render(page: Page, *, live: bool = False) -> str:
 
 def main(page: Page, *, static: bool = True) -> str:
     """Return the content alone, which changes while a run goes on; ``static`` with drawings."""
-    return _template("main.html.j2").render(page=page, svg=svg, tabulated=tabulated, static=static)
+    return _template("main.html.j2").render(
+        page=page, tabulated=tabulated, drawings=page.drawings if static else {}
+    )
 
 
 def policy(*, live: bool = False) -> str:
@@ -220,5 +227,5 @@ def write_figures(page: Page, folder: "Path") -> list["Path"]:
     for section in page.sections:
         for number, picture in enumerate(section.pictures, start=1):
             written.append(folder / f"{section.key}-{number}.svg")
-            written[-1].write_text(svg(picture.plot), encoding="utf-8")
+            written[-1].write_text(page.drawings[picture.plot.name], encoding="utf-8")
     return written

@@ -21,7 +21,7 @@ _MOST_DETAILED = 2000
 _FIELDS: "tuple[tuple[str, Callable[[RankRecord], float | str], str], ...]" = (
     ("galaxies", lambda r: r.num_samples, ""),
     ("without prediction", lambda r: r.num_unpredicted, ""),
-    ("galaxies per second", lambda r: r.sample_persec, "1/s"),
+    ("speed", lambda r: r.sample_persec, "galaxies/s"),
     ("predicting", lambda r: r.total_cpu_time, "s"),
     ("waiting for data", lambda r: r.wait_seconds, "s"),
     ("loading the model", lambda r: r.model_load_seconds, "s"),

@@ -131,6 +131,18 @@ def sections(
     return found
 
 
+def quality_cards(quality: Quality | None) -> list[Card]:
+    """Return the figures of merit that come first; none where no truth is known."""
+    if quality is None or not quality.num_galaxies:
+        return []
+    about = Quality.model_fields["bias"].description or ""
+    return [
+        Card("σ NMAD", text.figure(quality.nmad), "scatter of Δz/(1+z)"),
+        Card("Bias", text.figure(quality.bias, sign=True), about.rstrip(".").lower()),
+        Card("Outliers", text.share(quality.outlier_fraction), f"|Δz|/(1+z) > {OUTLIER_LIMIT}"),
+    ]
+
+
 def _headline(run: "Run", prefix: str) -> Section:
     summary, quality = run.summary, run.summary.quality
     limit = max((record.memory_limit_mb for record in run.records), default=0)
@@ -150,17 +162,7 @@ def _headline(run: "Run", prefix: str) -> Section:
     ]
     if summary.cost:
         cards.append(Card("Cost on AWS", text.dollars(cost_sections.total(run)), "estimated"))
-    if quality and quality.num_galaxies:
-        about = Quality.model_fields["bias"].description or ""
-        cards += [
-            Card("σ NMAD", text.figure(quality.nmad), "scatter of Δz / (1 + z)"),
-            Card("Bias", text.figure(quality.bias, sign=True), about.rstrip(".")),
-            Card(
-                "Outliers",
-                text.share(quality.outlier_fraction),
-                f"|Δz| / (1 + z) > {OUTLIER_LIMIT}",
-            ),
-        ]
+    cards += quality_cards(quality)
     title = "In short" if prefix == ALONE else f"{run.name}: in short"
     return Section(f"{prefix}-headline", title, cards=tuple(cards))
 

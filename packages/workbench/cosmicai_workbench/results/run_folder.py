@@ -95,11 +95,15 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, read; ``load_run`` makes one."""
+    """A run folder, read; ``load_run`` makes one.
+
+    ``predicted`` are the ranks whose predictions are there; None for all that have a record.
+    """
 
     path: "Path"
     summary: Summary
     records: tuple[RankRecord, ...] = field(repr=False)
+    predicted: frozenset[int] | None = None
 
     @property
     def name(self) -> str:
@@ -118,14 +122,17 @@ class Run:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """The predictions of every rank that has a record.
+        """The predictions of every rank that has them.
 
         Raises
         ------
         InvalidInput
             If a file is missing or is not what the contract says.
         """
-        return self.predictions_of([record.rank for record in self.records])
+        ranks = [record.rank for record in self.records]
+        if self.predicted is not None:
+            ranks = [rank for rank in ranks if rank in self.predicted]
+        return self.predictions_of(ranks)
 
     def predictions_of(self, ranks: "Sequence[int]", *, distributions: bool = False) -> Predictions:
         """Return the predictions of some ranks; raises as :attr:`predictions` does.
