@@ -39,7 +39,7 @@ def watch(
     The page renews itself every second or two: ranks done and failing, throughput, n(z) so far;
     it ends as the final report. It is served to this machine only, at an address that nobody can
     guess, and no longer than the command runs. Ctrl-C ends watching; the execution goes on.
-    Nothing is kept but what `--output` says: the option --attach of `cosmicai run` fetches the results.
+    Nothing is kept but what `--output` says; `cosmicai run` fetches results with --attach.
     """
     import tempfile
 
