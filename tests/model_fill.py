@@ -28,6 +28,27 @@ SMALL = ModelConfig(
 )
 """Every width another number, so that a mix-up of two cannot pass."""
 
+
+def calibrated_cell(lower: float, upper: float) -> dict[str, Any]:
+    return {
+        "galaxies": 500,
+        "level68": {"lower": lower, "upper": upper, "coverage": 0.68},
+        "level95": {"lower": 2 * lower, "upper": 2 * upper, "coverage": 0.95},
+    }
+
+
+CALIBRATION = {
+    "redshift_edges": [0.2],
+    "magnitude_edges": [17.0, 18.0],
+    "cell_of": [[0, 0, 0], [1, 1, 2]],
+    "cells": [
+        calibrated_cell(-0.01, 0.02),
+        calibrated_cell(-0.02, 0.02),
+        calibrated_cell(-0.03, 0.04),
+    ],
+    "labelled": {"galaxies": 1500},
+}
+
 SHARED_MODEL = Path(__file__).parents[1] / ".." / "shared" / "model"
 
 

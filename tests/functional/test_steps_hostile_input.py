@@ -95,7 +95,7 @@ BAD_PARTITIONS: dict[str, tuple[Callable[[bytes], bytes], type[Exception], str]]
     "other shapes": (
         with_pickle(lambda p: p.replace(b"K K ", b"K K\x10")),
         CorruptPartition,
-        r"\(60, 5, 32, 32\) expected, found \(60, 5, 32, 16\)",
+        r"\(galaxies, bands, side, side\) expected, found \(60, 5, 32, 16\)",
     ),
     "another class": (
         with_pickle(lambda p: p.replace(b"dataset\nTensorDataset", b"dataset\nUnknownDataset")),

@@ -46,7 +46,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def planned(**change: Any) -> ManifestItem:
     document = json.loads((ROOT / "events/model_inference.json").read_text())
-    version = model_cache.check(BUCKET, "Anomaly Detection")
+    version = model_cache.check(BUCKET, "Anomaly Detection").version
     return parse(ManifestItem, {**document, "MODEL_VERSION": version, **change})
 
 

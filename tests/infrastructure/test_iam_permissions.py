@@ -21,6 +21,7 @@ from cosmicai.collective import run_collective
 from cosmicai.errors import CosmicAIError
 from cosmicai.schema import CollectiveEvent, parse
 from cosmicai_workbench.cloud.template import _Reader
+from model_fill import CALIBRATION
 from s3_stack import BUCKET, ROOT, MeanEngine, Stack, running_stack
 from samcli.yamlhelper import yaml_parse
 
@@ -110,6 +111,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Record
         storage.client().create_bucket(Bucket=SURVEY)
         stack.input["data_bucket"] = SURVEY
         stack.put_model()
+        storage.store(BUCKET).write_json("Anomaly Detection/calibration.json", CALIBRATION)
         stack.put_partitions(["1.pt", "2.pt"])
         run_everything(stack, recorder)
         model_cache._load.cache_clear()
@@ -232,6 +234,7 @@ def test_every_call_is_allowed_and_every_permission_is_used(recorder: Recorder) 
         f"{BUCKET}/100MB/1.pt",
         f"{BUCKET}/Anomaly Detection/model.safetensors",
         f"{BUCKET}/Anomaly Detection/config.json",
+        f"{BUCKET}/Anomaly Detection/calibration.json",
     ],
 )
 def test_no_function_may_change_the_data_or_the_model(function: str, kept: str) -> None:

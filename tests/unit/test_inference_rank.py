@@ -111,6 +111,7 @@ def test_importing_the_handlers_modules_imports_neither_numpy_nor_torch() -> Non
 
     code = (
         "import sys, json, cosmicai.initialize, cosmicai.summarize, cosmicai.inference;"
+        "import cosmicai.calibration, cosmicai.model.architectures, cosmicai.partition.contents;"
         "heavy = {'numpy', 'torch', 'openvino', 'boto3'};"
         "print(json.dumps(sorted(heavy & set(sys.modules))))"
     )

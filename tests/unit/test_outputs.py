@@ -14,6 +14,7 @@ from cosmicai.model.interface import (
     parse_output,
 )
 from cosmicai.outputs import cdf_at, default_grid, estimate, pdf, quantiles, stored_form
+from model_fill import CALIBRATION, calibrated_cell
 from scipy import optimize, stats
 
 PDF = PdfOutput(start=0.005, stop=1.995, bins=200, logits=True)
@@ -196,23 +197,6 @@ def test_a_point_has_no_intervals_unless_it_is_calibrated() -> None:
     )
 
 
-def cell(lower: float, upper: float) -> dict:
-    return {
-        "galaxies": 500,
-        "level68": {"lower": lower, "upper": upper, "coverage": 0.68},
-        "level95": {"lower": 2 * lower, "upper": 2 * upper, "coverage": 0.95},
-    }
-
-
-CALIBRATION = {
-    "redshift_edges": [0.2],
-    "magnitude_edges": [17.0, 18.0],
-    "cell_of": [[0, 0, 0], [1, 1, 2]],
-    "cells": [cell(-0.01, 0.02), cell(-0.02, 0.02), cell(-0.03, 0.04)],
-    "labelled": {"galaxies": 1500},
-}
-
-
 def test_a_calibrations_cells_are_those_of_redshift_and_magnitude() -> None:
     calibration = Calibration.model_validate(CALIBRATION)
     redshift = np.array([0.1, 0.2, 0.3, 0.3, np.nan, 0.3], np.float32)
@@ -231,7 +215,7 @@ def test_a_calibrations_cells_are_those_of_redshift_and_magnitude() -> None:
         ({"redshift_edges": [0.2, 0.1], "cell_of": [[0] * 3] * 3}, "rising numbers expected"),
         ({"cell_of": [[0, 0, 0]]}, "2 rows of 3 cells expected"),
         ({"cell_of": [[0, 0, 0], [1, 1, 3]]}, "numbers below 3 expected"),
-        ({"cells": [cell(0.2, 0.1)] * 3}, "lower: at most upper"),
+        ({"cells": [calibrated_cell(0.2, 0.1)] * 3}, "lower: at most upper"),
         ({"cells": []}, "at least 1 item"),
         ({"spare": 1}, "Extra inputs"),
     ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cosmicai import keys, model_cache, sharing, storage
 from cosmicai.claim import claim, holder_of, plan_of
@@ -37,10 +37,15 @@ from cosmicai.schema import (
 )
 from cosmicai.settings import InitializeSettings
 
+if TYPE_CHECKING:
+    from cosmicai.model.interface import Inputs
+
 T = TypeVar("T")
 
 MAX_ITEM_CHARACTERS = 200_000
 """A child's input may have 256 KiB, and has to hold the error of a rank that fails, too."""
+MOST_LOOKED_AT = 16
+"""Partitions that are looked at before a rank starts: the first, and others evenly spaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,8 @@ def initialize(event: InitializeEvent) -> Plan:
         If the data bucket or folder does not exist or holds no partitions.
     CorruptPartition
         If a partition is empty.
+    PartitionMismatch
+        If a partition is not what the model takes.
     ModelNotFound
         If the model folder lacks a file of the bundle.
     ModelMismatch
@@ -160,12 +167,12 @@ def _decide(
             f"; deploy it with the parameter Engine={engine} to use {engine}"
         )
     find_engine(engine).check(request.precision, architecture())
-    model_version = model_cache.check(request.bucket, request.S3_object_name, engine)
+    model = model_cache.check(request.bucket, request.S3_object_name, engine)
     if earlier is None:
         shares, warnings = _shares(request)
         ranks, kept = list(range(len(shares))), frozenset[int]()
     else:
-        if model_version != earlier.plan.model_version:
+        if model.version != earlier.plan.model_version:
             raise ModelMismatch(
                 f"key 'resume': the model s3://{request.bucket}/{request.S3_object_name} is "
                 "another one than that of the results to keep; put that one back, or predict "
@@ -174,7 +181,9 @@ def _decide(
         shares, warnings = earlier.shares(_listing(request))
         ranks, kept = earlier.ranks_to_run, earlier.kept
     world_size = len(shares)
-    _require_content(request, [share for rank, share in enumerate(shares) if rank not in kept])
+    to_read = [item for rank, share in enumerate(shares) if rank not in kept for item in share]
+    _require_content(request, to_read)
+    _require_inputs(request, to_read, model.config.inputs)
     max_concurrency = min(
         request.max_concurrency or settings.max_concurrency, settings.max_concurrency
     )
@@ -201,7 +210,7 @@ def _decide(
         ),
         engine=engine,
         fmi_channel=_fmi_channel(request, settings),
-        model_version=model_version,
+        model_version=model.version,
         warnings=warnings,
     )
 
@@ -265,13 +274,32 @@ def _shares(request: ExecutionInput) -> tuple[list[list[storage.StoredObject]], 
     return [list(share) for share in sharing.share(chosen, world_size)], warnings
 
 
-def _require_content(request: ExecutionInput, shares: list[list[storage.StoredObject]]) -> None:
+def _require_content(request: ExecutionInput, partitions: list[storage.StoredObject]) -> None:
     """Refuse partitions that are empty files."""
-    if empty := [item.key for share in shares for item in share if item.size == 0]:
+    if empty := [item.key for item in partitions if item.size == 0]:
         raise CorruptPartition(
             f"{len(empty)} partitions are empty files, e.g. s3://{request.data_bucket}/{empty[0]}; "
             "upload them again"
         )
+
+
+def _require_inputs(
+    request: ExecutionInput, partitions: list[storage.StoredObject], inputs: Inputs
+) -> None:
+    """Refuse partitions that are not what the model takes, by a look at some of them.
+
+    Every rank checks its own. One that cannot be read is its rank's failure, which the execution
+    may tolerate.
+    """
+    from cosmicai.partition.contents import require_all
+    from cosmicai.partition.sources import S3Object
+
+    most, count = MOST_LOOKED_AT, len(partitions)
+    chosen = [partitions[count * n // most] for n in range(most)] if count > most else partitions
+    client = storage.client()
+    sources = [S3Object(request.data_bucket, item.key, client, item.etag) for item in chosen]
+    for error in require_all(sources, inputs):
+        logger.warning("a partition cannot be read", extra={"reason": str(error)})
 
 
 def _plan(

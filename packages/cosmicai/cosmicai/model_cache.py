@@ -79,8 +79,8 @@ def preload(bucket: str, folder: str, engine: str, precision: str, threads: int)
     _load(bucket, folder, current_version(bucket, folder), engine, precision, threads)
 
 
-def check(bucket: str, folder: str, engine: str | None = None) -> str:
-    """Make sure that the bundle is one, before any rank starts, and return its version.
+def check(bucket: str, folder: str, engine: str | None = None) -> StoredBundle:
+    """Make sure that the bundle is one, before any rank starts, and return it.
 
     Reads the config and the header of the weights, some 60 kB, and needs neither NumPy nor the
     weights themselves.
@@ -113,7 +113,7 @@ def check(bucket: str, folder: str, engine: str | None = None) -> str:
 
         content = storage.store(bucket).read(file.key, if_match=file.etag)
         read_calibration(content, f"s3://{bucket}/{file.key}")
-    return found.version
+    return found
 
 
 def _layout(bucket: str, file: storage.StoredObject, where: str) -> dict[str, TensorSpec]:
@@ -162,7 +162,7 @@ def current_version(bucket: str, folder: str) -> str:
     return _look_up(bucket, folder).version
 
 
-class _Found(NamedTuple):
+class StoredBundle(NamedTuple):
     """A bundle in S3."""
 
     architecture: Architecture
@@ -172,10 +172,11 @@ class _Found(NamedTuple):
 
     @property
     def version(self) -> str:
+        """ETags of the files, which name this version of it."""
         return " ".join(file.etag for file in self.files.values())
 
 
-def _look_up(bucket: str, folder: str) -> _Found:
+def _look_up(bucket: str, folder: str) -> StoredBundle:
     """Read a bundle's config and look its other files up."""
     from cosmicai.model.architectures import ARCHITECTURES, DEFAULT, read_config
     from cosmicai.model.layout import CONFIG_NAME
@@ -200,7 +201,7 @@ def _look_up(bucket: str, folder: str) -> _Found:
             files[name] = file
         elif name in architecture.files:
             raise missing(key, architecture)
-    return _Found(architecture, config, files)
+    return StoredBundle(architecture, config, files)
 
 
 @functools.lru_cache(maxsize=1)  # a second model would not fit beside the first

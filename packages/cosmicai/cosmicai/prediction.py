@@ -17,7 +17,7 @@ from cosmicai.errors import InvalidInput
 from cosmicai.facts import INPUT_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from cosmicai.engines.base import Engine
-    from cosmicai.model.interface import Distribution, Interface
+    from cosmicai.model.interface import Distribution, Inputs, Interface
     from cosmicai.partition.catalogue import Catalogue
     from cosmicai.partition.imaging import Imaging
     from cosmicai.partition.reader import Batch, PartitionReader
@@ -228,7 +228,6 @@ class Predictions:
         self.num_samples += count
         self.num_batches += math.ceil(count / batch_size)
         self.input_bytes += batch.image.nbytes + batch.magnitude.nbytes
-        self.model = batch.model
         parts = self._parts
         if pdf is not None:
             parts.setdefault("pdf", []).append(pdf)
@@ -240,10 +239,12 @@ class Predictions:
     def _stored(self, name: str) -> NDArray[Any]:
         import numpy as np
 
-        dtype = "int32" if name == "partition" else COLUMNS[name].dtype
         parts = self._parts.get(name, [])
-        if len(parts) != 1:
-            self._parts[name] = parts = [np.concatenate(parts) if parts else np.empty(0, dtype)]
+        if not parts:
+            parts = [np.empty(0, "int32" if name == "partition" else COLUMNS[name].dtype)]
+        if len(parts) > 1:
+            parts = [np.concatenate(parts)]
+        self._parts[name] = parts
         return parts[0]
 
 
@@ -290,15 +291,23 @@ class Predictor:
             f"model {self.digest[:12]}>"
         )
 
-    def predict(self, image: ArrayLike, magnitude: ArrayLike) -> Predictions:
+    def predict(
+        self,
+        image: ArrayLike,
+        magnitude: ArrayLike | None = None,
+        scalars: Mapping[str, ArrayLike] | None = None,
+    ) -> Predictions:
         """Predict galaxies in memory.
 
         Parameters
         ----------
         image
-            (N, 5, 32, 32): cutouts in u, g, r, i, z, nanomaggies.
+            (N, bands, side, side): cutouts as the model takes them (``interface.inputs``); an
+            AstroMAE's are 5 × 32 × 32, in u, g, r, i, z, nanomaggies.
         magnitude
-            (N, 5), in the same bands. Masked values count as unknown, as NaN does.
+            (N, bands), if the model takes magnitudes. Masked values count as unknown, as NaN does.
+        scalars
+            Name → (N,), if the model takes further numbers.
 
         Returns
         -------
@@ -308,23 +317,33 @@ class Predictor:
         Raises
         ------
         InvalidInput
-            The arrays have another shape, or do not hold numbers.
+            The arrays are not what the model takes, or do not hold numbers.
         """
         import numpy as np
 
         from cosmicai.engines.base import check_batch
         from cosmicai.partition.reader import Batch
 
-        images, magnitudes = _float32(image, "image"), _float32(magnitude, "magnitude")
-        check_batch(images, magnitudes, self.interface.inputs)
-        predictions = Predictions()
+        inputs = self.interface.inputs
+        bands = inputs.magnitude.bands if inputs.magnitude else ()
+        if bands and magnitude is None:
+            raise InvalidInput(
+                f"magnitude: the model takes {len(bands)} of a galaxy ({', '.join(bands)}), found "
+                "none"
+            )
+        if magnitude is not None and not bands:
+            raise InvalidInput("magnitude: the model takes none; leave it out")
+        images = _float32(image, "image")
+        none = np.empty((*images.shape[:1], 0), np.float32)
+        magnitudes = none if magnitude is None else _float32(magnitude, "magnitude")
+        check_batch(images, magnitudes, inputs.model_copy(update={"scalars": ()}))
+        unknown = np.full(len(images), np.nan, np.float32)
+        given = _scalars(inputs, scalars or {}, len(images))
+        whole = Batch(0, images, magnitudes, unknown, given)
+        predictions = Predictions(self.interface)
         step = self._galaxies_at_once(BATCH_SIZE)
         for start in range(0, len(images), step):
-            part = slice(start, start + step)
-            unknown = np.full(len(images[part]), np.nan, np.float32)
-            none = np.empty((len(unknown), 0), np.float32)
-            galaxies = Batch(start, images[part], magnitudes[part], unknown, none)
-            self._predict(predictions, 0, galaxies, BATCH_SIZE)
+            self._predict(predictions, 0, whole[start : start + step], BATCH_SIZE)
         return predictions
 
     def predict_partitions(
@@ -359,7 +378,7 @@ class Predictor:
         sources = [located(partition) for partition in partitions]
         if not sources:
             raise InvalidInput("partitions: at least one expected, found none")
-        predictions = Predictions()
+        predictions = Predictions(self.interface)
         with opened_for(self.engine, sources, batch_size) as readers:
             self.predict_readers(
                 readers, predictions, batch_size=batch_size, on_partition=on_partition
@@ -383,6 +402,7 @@ class Predictor:
         """
         from cosmicai.partition.catalogue import Catalogue
 
+        predictions.model = self.interface
         for reader in readers:
             reader.require(self.interface.inputs)
             position = len(predictions.partitions)
@@ -468,6 +488,23 @@ def opened_for(
     from cosmicai.partition.reader import opened_ahead
 
     return opened_ahead(sources, batch_size=galaxies_at_once(engine, batch_size))
+
+
+def _scalars(inputs: Inputs, given: Mapping[str, ArrayLike], count: int) -> NDArray[np.float32]:
+    """Return the scalars that a model takes, (count, s), in its order."""
+    import numpy as np
+
+    names = [scalar.name for scalar in inputs.scalars]
+    if set(given) != set(names):
+        raise InvalidInput(
+            f"scalars: the model takes {', '.join(names) or 'none'}, found "
+            f"{', '.join(map(str, given)) or 'none'}"
+        )
+    columns = [_float32(given[name], name) for name in names]
+    for name, column in zip(names, columns, strict=True):
+        if column.shape != (count,):
+            raise InvalidInput(f"{name}: ({count},) expected, found {column.shape}")
+    return np.stack(columns, axis=1) if columns else np.empty((count, 0), np.float32)
 
 
 def _usable(values: NDArray[np.float32]) -> NDArray[np.bool_]:

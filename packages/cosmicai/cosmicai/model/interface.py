@@ -299,15 +299,15 @@ class Interface:
         return self.distribution is not None or self.calibration is not None
 
 
-def parse_output(text: str) -> PointOutput | Distribution:
-    """Read the JSON text of an output's declaration.
+def parse_output(text: str) -> Distribution:
+    """Read the JSON text of the output that a predictions file declares.
 
     Raises
     ------
-    pydantic.ValidationError
-        It is none; a ValueError.
+    ValueError
+        It is none.
     """
-    found: PointOutput | Distribution = _adapter().validate_json(text)
+    found: Distribution = _adapter().validate_json(text)
     return found
 
 
@@ -315,4 +315,4 @@ def parse_output(text: str) -> PointOutput | Distribution:
 def _adapter() -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(Output)
+    return TypeAdapter(Annotated[Distribution, Field(discriminator="kind")])

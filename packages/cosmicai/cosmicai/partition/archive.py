@@ -19,8 +19,6 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import numpy as np
-
 from cosmicai import safe_pickle
 from cosmicai.errors import CosmicAIError
 from cosmicai.facts import MB
@@ -172,6 +170,8 @@ class TensorRef:
         """Return ``rows`` rows as an array over ``buffer``, the bytes of :meth:`row_bytes`."""
         if self.storage.code is None:
             raise CorruptArchive(f"{self.dtype} tensors are not read; save as float32")
+        import numpy as np
+
         item = self.storage.itemsize
         return np.ndarray(
             (rows, *self.shape[1:]),
@@ -268,6 +268,19 @@ class TorchArchive:
             if member.method == 0 and not member.flags & _ENCRYPTED:
                 self._locate(member)  # or a damaged name would pass for an absent record
         return None
+
+    def start_of_record(self, name: str, length: int) -> bytes:
+        """Return the first bytes of a record, at most ``length``, unchecked; empty without it.
+
+        Raises
+        ------
+        CorruptArchive
+            It does not lie where the archive says.
+        """
+        member = self.members.get(f"{self.prefix}/{name}")
+        if member is None:
+            return b""
+        return read_bytes(self._source, self._locate(member), min(length, member.size))
 
     def _find_prefix(self) -> str:
         pickles = [name for name in self.members if name.endswith("/data.pkl")]

@@ -18,20 +18,19 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cosmicai.errors import CosmicAIError, load_json
+from cosmicai.partition.imaging import MAX_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-CATALOGUE_RECORD: Final = "extra/catalogue.jsonl"
 REJECTED_RECORD: Final = "extra/rejected.jsonl"
 
 MAX_BYTES: Final = 256 * 1024 * 1024
 MAX_COLUMNS: Final = 64
 MAX_TEXT: Final = 256
 """Characters of a text value, a column's name or its description."""
-_MAX_LINE: Final = 64 * 1024
 _CHUNK_ROWS: Final = 4096
 _KINDS: Final[dict[str, tuple[type, ...]]] = {
     "int64": (int,),
@@ -309,9 +308,9 @@ def parse(record: bytes) -> Catalogue:
     chunk: list[list[Any]] = []
     found = 0
     while at < len(record):
-        end = record.find(b"\n", at, at + _MAX_LINE)
+        end = record.find(b"\n", at, at + MAX_LINE)
         if end < 0:
-            raise CatalogueError(f"row {found}: a line of at most {_MAX_LINE} bytes expected")
+            raise CatalogueError(f"row {found}: a line of at most {MAX_LINE} bytes expected")
         row = _json(_decoded(record[at:end]))
         if not isinstance(row, list) or len(row) != len(infos):
             raise CatalogueError(f"row {found}: a list of {len(infos)} values expected")
@@ -335,7 +334,7 @@ def _rows_to_catalogue(infos: tuple[ColumnInfo, ...], rows: list[list[Any]]) -> 
 
 
 def _header(text: str) -> tuple[int, tuple[ColumnInfo, ...]]:
-    header = _json(text) if len(text) <= _MAX_LINE else None
+    header = _json(text) if len(text) <= MAX_LINE else None
     rows = header.get("rows") if isinstance(header, dict) else None
     columns = header.get("columns") if isinstance(header, dict) else None
     if type(rows) is not int or rows < 0 or not isinstance(columns, list):

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cosmicai.model.interface import Inputs
-    from cosmicai.partition.catalogue import ColumnInfo
 
+CATALOGUE_RECORD: Final = "extra/catalogue.jsonl"
+MAX_LINE: Final = 64 * 1024
+"""Of that record, whose first line describes the columns; see ``cosmicai.partition.catalogue``."""
 METADATA_RECORD: Final = "extra/metadata.json"
 METADATA_BYTES: Final = 1024 * 1024
 MAX_BANDS: Final = 64
@@ -158,11 +160,16 @@ def check_inputs(
     inputs: Inputs,
     shape: GalaxyShape,
     imaging: Imaging,
-    columns: Mapping[str, ColumnInfo],
+    columns: Mapping[str, str],
 ) -> None:
     """Refuse a partition that is not what a model takes.
 
     Names of bands are compared where the partition states them.
+
+    Parameters
+    ----------
+    columns
+        Name → type of the columns of its catalogue.
 
     Raises
     ------
@@ -182,7 +189,7 @@ def check_inputs(
         _check_bands("magnitudes", magnitude.bands, shape.magnitudes, stated.magnitude_bands)
     for scalar in inputs.scalars:
         found = columns.get(scalar.name)
-        if found is None or found.dtype == "str":
+        if found is None or found == "str":
             there = ", ".join(columns) or "no columns"
             raise PartitionMismatch(
                 f"the model takes {scalar.name!r} from a column of numbers of that name in the "

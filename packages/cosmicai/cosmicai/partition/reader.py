@@ -26,7 +26,6 @@ from cosmicai.errors import (
     InvalidInput,
     PartitionMismatch,
     UnsafePickle,
-    load_json,
 )
 from cosmicai.facts import MB
 from cosmicai.partition import catalogue
@@ -37,20 +36,9 @@ from cosmicai.partition.archive import (
     TorchArchive,
     check_crc,
 )
-from cosmicai.partition.imaging import (
-    MAX_BANDS,
-    MAX_SIDE,
-    METADATA_BYTES,
-    METADATA_RECORD,
-    MIN_SIDE,
-    GalaxyShape,
-    Imaging,
-    MetadataError,
-    check_inputs,
-    imaging_of,
-)
+from cosmicai.partition.contents import contents_of, is_by_galaxy
+from cosmicai.partition.imaging import CATALOGUE_RECORD
 from cosmicai.partition.sources import FileSource, RequestStatistics, S3Object, S3Source
-from cosmicai.safe_pickle import Stub, kind, stub
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -61,23 +49,10 @@ if TYPE_CHECKING:
     from cosmicai.model.interface import Inputs
     from cosmicai.partition.catalogue import Catalogue
 
-_PICKLE_BYTES: Final = 64 * 1024  # that of a partition has about 340
-DATASET_CLASS: Final = "torch.utils.data.dataset.TensorDataset"
-_DATASETS: Final = {
-    name: stub(name)
-    for name in (
-        DATASET_CLASS,
-        # These are named for what they are, and refused.
-        "torch.utils.data.dataset.Subset",
-        "torch.utils.data.dataset.ConcatDataset",
-    )
-}
 _BLOCK_BYTES: Final = 4 * MB  # of images; a batch that is larger is its own block
 _SMALL_BLOCK_BYTES: Final = MB  # of magnitudes and redshifts
 _PART_BYTES: Final = 4 * MB  # of one request
 _AHEAD_BYTES: Final = 16 * MB
-_STRIDED_SPAN_BYTES: Final = 64 * MB
-_MOST_APART: Final = 16  # galaxies, in their own sizes: bounds the memory of a block
 _THREADS: Final = 4
 
 
@@ -260,19 +235,14 @@ class PartitionReader:
         self._source = source
         try:
             self._archive = TorchArchive(source)
-            self.tensors = _tensors(self._archive)
-            image = self.tensors["image"].shape
-            magnitude = self.tensors.get("magnitude")
-            self.num_samples: int = image[0]
-            self.shape = GalaxyShape(image[1], image[2], magnitude.shape[1] if magnitude else 0)
-            self.metadata = _metadata(self._archive)
-            self.imaging: Imaging = imaging_of(self.metadata, self.shape)
+            self._contents = contents = contents_of(self._archive)
         except CorruptArchive as error:
             raise CorruptPartition(f"{name}: {error}") from error
-        except MetadataError as error:
-            raise CorruptPartition(f"{name}: {METADATA_RECORD}: {error}") from error
         except UnsafePickle as error:
             raise UnsafePickle(f"{name}: {error}") from error
+        self.tensors, self.num_samples = contents.tensors, contents.num_samples
+        self.shape, self.imaging = contents.shape, contents.imaging
+        self.metadata = contents.metadata
         self.batch_size = batch_size or max(1, _BLOCK_BYTES // self.shape.nbytes)
         self._scalars: NDArray[np.float32] | None = None
         if inputs is not None:
@@ -351,7 +321,7 @@ class PartitionReader:
         CorruptPartition
             The record is damaged, or has another number of rows than there are galaxies.
         """
-        found = self._record(catalogue.CATALOGUE_RECORD)
+        found = self._record(CATALOGUE_RECORD)
         if found is not None and len(found) != self.num_samples:
             raise CorruptPartition(
                 f"{self.name}: a catalogue of {self.num_samples} rows expected, found {len(found)}"
@@ -385,15 +355,14 @@ class PartitionReader:
         CorruptPartition
             Its catalogue, which the scalars are in, is damaged.
         """
-        columns = {}
-        if inputs.scalars and (found := self.catalogue()) is not None:
-            columns = dict(found.columns)
         try:
-            infos = {name: column.info for name, column in columns.items()}
-            check_inputs(inputs, self.shape, self.imaging, infos)
+            self._contents.require(inputs)
         except PartitionMismatch as error:
             raise PartitionMismatch(f"{self.name}: {error}") from error
-        if inputs.scalars:
+        except CorruptArchive as error:
+            raise CorruptPartition(f"{self.name}: {error}") from error
+        if inputs.scalars and (found := self.catalogue()) is not None:
+            columns = found.columns
             scalars = np.empty((self.num_samples, len(inputs.scalars)), np.float32)
             for index, scalar in enumerate(inputs.scalars):
                 column = columns[scalar.name]
@@ -433,119 +402,6 @@ class PartitionReader:
         self.close()
 
 
-# -- what the tensors must be -------------------------------------------------------------------
-
-
-def _tensors(archive: TorchArchive) -> dict[str, TensorRef]:
-    """Return the tensors by name, checked: image, and magnitude and redshift where there are any.
-
-    Of two tensors, the second is redshifts if it has one dimension, or else magnitudes.
-    """
-    dataset = archive.load(_DATASETS, max_bytes=_PICKLE_BYTES)
-    if not isinstance(dataset, Stub) or dataset.type_name != DATASET_CLASS:
-        raise CorruptArchive(
-            f"a TensorDataset expected, found {kind(dataset)}; save "
-            "TensorDataset(image, magnitude, redshift)"
-        )
-    tensors = dataset.state.get("tensors")
-    if (
-        not isinstance(tensors, tuple)
-        or len(tensors) not in (1, 2, 3)
-        or not all(isinstance(tensor, TensorRef) for tensor in tensors)
-    ):
-        count = len(tensors) if isinstance(tensors, tuple) else 0
-        raise CorruptArchive(
-            "a TensorDataset of image, magnitude and redshift (or without one or both of the "
-            f"latter) expected, found one of {count} tensors"
-        )
-    names = ["image", "magnitude", "redshift"]
-    if len(tensors) == 2 and len(tensors[1].shape) == 1:
-        names.remove("magnitude")
-    found = dict(zip(names, tensors, strict=False))
-    _check_image(found["image"])
-    count = found["image"].shape[0]
-    exact = ("float32", "float16")
-    _check_dtype(found["image"], "image", exact)
-    if magnitude := found.get("magnitude"):
-        if magnitude.shape[:1] != (count,) or len(magnitude.shape) != 2:
-            raise CorruptArchive(
-                f"magnitude: shape ({count}, bands) expected, found {magnitude.shape}"
-            )
-        if magnitude.shape[1] > MAX_BANDS:
-            raise CorruptArchive(
-                f"magnitude: at most {MAX_BANDS} of a galaxy expected, found {magnitude.shape[1]}"
-            )
-        _check_dtype(magnitude, "magnitude", (*exact, "float64"))
-    if redshift := found.get("redshift"):
-        if redshift.shape not in ((count,), (count, 1)):
-            raise CorruptArchive(
-                f"redshift: shape ({count},) or ({count}, 1) expected, found {redshift.shape}"
-            )
-        _check_dtype(redshift, "redshift", (*exact, "float64"))
-    for name, tensor in found.items():
-        _check_layout(tensor, name)
-    return found
-
-
-def _check_image(image: TensorRef) -> None:
-    shape = image.shape
-    if len(shape) != 4 or shape[2] != shape[3]:
-        raise CorruptArchive(
-            f"image: shape (galaxies, bands, side, side) expected, found {shape}"
-            + ("; move the bands to the second axis" if shape[1:2] == shape[2:3] else "")
-        )
-    if not 1 <= shape[1] <= MAX_BANDS or not MIN_SIDE <= shape[2] <= MAX_SIDE:
-        raise CorruptArchive(
-            f"image: 1 to {MAX_BANDS} bands of {MIN_SIDE} to {MAX_SIDE} pixels on a side expected, "
-            f"found {shape}"
-        )
-
-
-def _check_dtype(tensor: TensorRef, name: str, dtypes: tuple[str, ...]) -> None:
-    if tensor.dtype not in dtypes:
-        raise CorruptArchive(f"{name}: {' or '.join(dtypes)} expected, found {tensor.dtype}")
-
-
-def _metadata(archive: TorchArchive) -> dict[str, Any] | None:
-    """Return the file's metadata; None where there are none, or of another program."""
-    record = archive.read_record(METADATA_RECORD, METADATA_BYTES)
-    try:
-        metadata = load_json(record or b"null")
-    except ValueError:
-        return None
-    return metadata if isinstance(metadata, dict) else None
-
-
-def _nothing(count: int) -> NDArray[np.float32]:
-    """Return no value for each of ``count`` galaxies."""
-    return np.empty((count, 0), np.float32)
-
-
-def _check_layout(tensor: TensorRef, name: str) -> None:
-    """Refuse a tensor that cannot be streamed."""
-    if tensor.numel and _by_galaxy(tensor) and tensor.shape[0] > 1:
-        apart = tensor.stride[0] * tensor.storage.itemsize
-        _, row = tensor.row_bytes(0, 1)
-        if apart > _MOST_APART * row:
-            raise CorruptArchive(
-                f"{name}: galaxies of {row:,} bytes lie {apart:,} bytes apart, as in a view of a "
-                "larger tensor, all of which the file holds; save a .clone() of the view"
-            )
-    if tensor.numel and not _by_galaxy(tensor):
-        _, span = tensor.row_bytes(0, tensor.shape[0])
-        if span > _STRIDED_SPAN_BYTES:
-            raise CorruptArchive(
-                f"{name}: rows of galaxies expected, found stride {tensor.stride} over {span} "
-                "bytes, which cannot be streamed; save the tensors .contiguous()"
-            )
-
-
-def _by_galaxy(tensor: TensorRef) -> bool:
-    """Whether each galaxy's values lie together, one galaxy after the other."""
-    _, row = tensor.row_bytes(0, 1)
-    return tensor.shape[0] == 1 or tensor.stride[0] * tensor.storage.itemsize >= row
-
-
 # -- reading ahead ------------------------------------------------------------------------------
 
 
@@ -576,7 +432,7 @@ class _Column:
         self._pool = pool
         rows = tensor.shape[0]
         row_bytes = math.prod(tensor.shape[1:]) * tensor.storage.itemsize
-        if tensor.numel and _by_galaxy(tensor):
+        if tensor.numel and is_by_galaxy(tensor):
             target = _SMALL_BLOCK_BYTES if small else _BLOCK_BYTES
             span = max(row_bytes, tensor.stride[0] * tensor.storage.itemsize)
             self._rows = batch_size * max(1, target // (batch_size * span))
@@ -630,6 +486,11 @@ class _Column:
         self._crc = zlib.crc32(block.raw.data, self._crc)
         if block.stop == self._tensor.shape[0]:
             check_crc(self._tensor.storage, self._crc)
+
+
+def _nothing(count: int) -> NDArray[np.float32]:
+    """Return no value for each of ``count`` galaxies."""
+    return np.empty((count, 0), np.float32)
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -146,17 +146,19 @@ class S3Source:
     late as :mod:`cosmicai.storage` retries any request.
     """
 
-    def __init__(self, location: S3Object) -> None:
+    def __init__(
+        self, location: S3Object, *, head_bytes: int = HEAD_BYTES, tail_bytes: int = TAIL_BYTES
+    ) -> None:
         self._location = location
         self._closed = threading.Event()
         self.statistics = RequestStatistics()
         self._etag = location.etag
         self._size: int | None = None
-        head = bytearray(HEAD_BYTES)
+        head = bytearray(head_bytes)
         self._fetch(0, memoryview(head), first=True)
         self._known: list[tuple[int, memoryview]] = [(0, memoryview(head)[: self.size])]
-        if self.size > HEAD_BYTES:
-            tail = bytearray(min(TAIL_BYTES, self.size - HEAD_BYTES))
+        if self.size > head_bytes:
+            tail = bytearray(min(tail_bytes, self.size - head_bytes))
             self._fetch(self.size - len(tail), memoryview(tail))
             self._known.append((self.size - len(tail), memoryview(tail)))
 

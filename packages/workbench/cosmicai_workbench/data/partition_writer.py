@@ -21,8 +21,8 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
 from cosmicai.facts import MB
-from cosmicai.partition.catalogue import CATALOGUE_RECORD, REJECTED_RECORD, header_line, lines
-from cosmicai.partition.imaging import METADATA_RECORD, SDSS_SHAPE, GalaxyShape
+from cosmicai.partition.catalogue import REJECTED_RECORD, header_line, lines
+from cosmicai.partition.imaging import CATALOGUE_RECORD, METADATA_RECORD, SDSS_SHAPE, GalaxyShape
 
 if TYPE_CHECKING:
     from pathlib import Path

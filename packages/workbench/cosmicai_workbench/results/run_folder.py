@@ -271,16 +271,9 @@ def _read_part(
         ),
         nameless=carried is None,
         rejected=from_arrays(arrays, "rejected") or Catalogue(()),
-        output=None if output is None else _distribution(str(output)),
+        output=None if output is None else parse_output(str(output)),
         raw=arrays.get("pdf"),
     )
-
-
-def _distribution(text: str) -> "Distribution":
-    output = parse_output(text)
-    if output.kind == "point":
-        raise ValueError("a distribution expected, found a point")
-    return output
 
 
 def _column(part: _Part, column: Column) -> "NDArray[Any]":
