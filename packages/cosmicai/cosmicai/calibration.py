@@ -49,6 +49,9 @@ class Residuals(_Part):
     lower: FiniteFloat
     upper: FiniteFloat
     coverage: _Fraction = Field(description="Part of a cell's galaxies to be covered.")
+    measured: _Fraction | None = Field(
+        default=None, description="Part that was, in cross-validation within the labelled set."
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -70,7 +73,9 @@ class LabelledSet(_Part):
 
     name: str = ""
     galaxies: PositiveInt
-    digest: str = Field(default="", description="SHA-256 over its partitions.")
+    digest: str = Field(
+        default="", description="SHA-256 over its true redshifts and r magnitudes, little-endian."
+    )
     date: AwareDatetime | None = Field(default=None, description="When it was computed.")
     model_digest: str = Field(default="", description="Of the bundle without a calibration.")
 

@@ -19,7 +19,7 @@ import itertools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cosmicai.facts import OUTLIER_LIMIT, WIDE_OUTLIER_LIMIT
+from cosmicai.facts import INTERVAL_PERCENT, OUTLIER_LIMIT, WIDE_OUTLIER_LIMIT
 from cosmicai.histograms import Cumulative, Scale, Sum, solve, unpack
 from cosmicai.schema import BinFigures, Figures, Quality, QualityStatistics, Statistics
 
@@ -78,7 +78,6 @@ _COUNTS = (
     "within_95",
     "distributions",
 )
-_INTERVALS = tuple(f"z_{side}{level}" for level in COVERAGE_MARGIN for side in ("lo", "hi"))
 
 
 class Scores(NamedTuple):
@@ -139,16 +138,27 @@ def statistics_of(columns: Mapping[str, NDArray[Any]], **edges: Any) -> QualityS
     Parameters
     ----------
     columns
-        Name → values (N,), as ``cosmicai.columns`` declares them.
+        Name → values (N,), as ``cosmicai.columns`` declares them; with p(z), ``pdf`` and
+        ``output`` as well.
     edges
         Of bins, as for :func:`statistics`.
     """
-    intervals = {name: columns[name] for name in _INTERVALS if name in columns}
+    from cosmicai.calibration import INTERVALS
+
+    true, scores = columns["true_redshift"], None
+    if "pdf" in columns:
+        from cosmicai.model.interface import PointOutput, parse_output
+        from cosmicai.scores import scores_of
+
+        output = parse_output(str(columns["output"]))
+        if not isinstance(output, PointOutput):
+            scores = scores_of(output, columns["pdf"], true)
     return statistics(
         columns["redshift"],
-        columns["true_redshift"],
+        true,
         columns.get("magnitude_r"),
-        intervals=intervals,
+        intervals={name: columns[name] for name in INTERVALS if name in columns},
+        scores=scores,
         **edges,
     )
 
@@ -193,7 +203,7 @@ def _counted(galaxies: Mapping[str, NDArray[np.float64]], scales: Scales) -> dic
     }
     if "z_lo68" in galaxies:
         found["intervals"] = int(np.isfinite(galaxies["z_lo68"]).sum())
-        for level in COVERAGE_MARGIN:
+        for level in INTERVAL_PERCENT:
             low, high = galaxies[f"z_lo{level}"], galaxies[f"z_hi{level}"]
             found[f"within_{level}"] = int(((low <= z) & (z <= high)).sum())  # not if NaN
     if "pit" in galaxies:
@@ -396,7 +406,9 @@ def warnings(quality: Quality) -> list[str]:
             ("r magnitude", quality.by_magnitude),
         ):
             places += [
-                (f"{name} {range_of(bin_)}", bin_) for bin_ in bins if level in bin_.under_covered
+                (f"{name} {range_of(bin_.low, bin_.high)}", bin_)
+                for bin_ in bins
+                if level in bin_.under_covered
             ]
         if places:
             found = "; ".join(
@@ -410,8 +422,8 @@ def warnings(quality: Quality) -> list[str]:
     return told
 
 
-def range_of(part: BinFigures) -> str:
+def range_of(low: float | None, high: float | None) -> str:
     """Say in words from where to where a bin goes."""
-    if part.low is None:
-        return "all" if part.high is None else f"below {part.high:g}"
-    return f"from {part.low:g}" if part.high is None else f"{part.low:g} to {part.high:g}"
+    if low is None:
+        return "all" if high is None else f"below {high:g}"
+    return f"from {low:g}" if high is None else f"{low:g} to {high:g}"

@@ -167,6 +167,98 @@ def evaluate(
     _print(run(bundle, blocks, engine=engine, threads=threads), str(bundle), as_json=as_json)
 
 
+@app.command(
+    epilog="Examples: `cosmicai model calibrate my-model labelled/ -o my-model-calibrated`, "
+    "`cosmicai model calibrate my-model --from-run runs/latest -o my-model-calibrated`"
+)
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the model.")],
+    out: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the calibrated copy to write.")
+    ],
+    partitions: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Galaxies with known redshifts that the model was not trained on: folders of "
+            "partitions, .pt files, or s3://bucket/folder-or-key."
+        ),
+    ] = None,
+    from_run: Annotated[
+        list[Path] | None,
+        typer.Option(help="Run folder whose predictions to take instead; may be repeated."),
+    ] = None,
+    minimum: Annotated[int, typer.Option(min=1, help="Galaxies of a cell, at least.")] = 100,
+    name: Annotated[
+        str | None, typer.Option(help="Of the labelled set; default where it is from.")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Engine that predicts; default the fastest installed.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; by default one a core.", min=1)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the copy if it is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Give a model intervals: measure how far off it is on galaxies with known redshifts.
+
+    No retraining: split-conformal intervals of 68 and 95 %, in cells of predicted redshift and r
+    magnitude, go into `calibration.json` of a copy of the bundle. The galaxies must be like those
+    that are to be predicted, and none that the model was trained on.
+    """
+    from cosmicai.errors import InvalidInput
+    from cosmicai.model.bundle import Bundle
+
+    from cosmicai_workbench.modeling import calibrating
+    from cosmicai_workbench.results.infer import partition_paths
+    from cosmicai_workbench.results.run_folder import load_run
+
+    if bool(partitions) == bool(from_run):
+        raise InvalidInput("give labelled partitions, or --from-run with run folders: one of them")
+    model = Bundle(bundle)
+    if from_run:
+        labelled = calibrating.recorded(model, [load_run(run) for run in from_run])
+    else:
+        paths = partition_paths(partitions or [])
+        with progress_bar("predicting", len(paths), "partitions") as advance:
+            labelled = calibrating.predicted(
+                model, paths, engine=engine, threads=threads, on_partition=lambda _: advance(1)
+            )
+    calibration = calibrating.write_calibrated(
+        model, out, labelled, name=name, minimum=minimum, overwrite=overwrite
+    )
+    found = calibrating.document(calibration)
+    if as_json:
+        typer.echo(json.dumps({"path": str(out), **found}, indent=2))
+        return
+    _print_calibration(out, found)
+
+
+def _print_calibration(out: Path, found: dict[str, Any]) -> None:
+    from cosmicai.quality import range_of
+    from rich.console import Console
+    from rich.table import Table
+
+    labelled = found["labelled"]
+    typer.echo(f"{out}: calibrated on {labelled['galaxies']:,} galaxies of {labelled['name']}")
+    table = Table(title="Intervals of Δz/(1+z), and how many hold the true redshift")
+    headings = ("z from – to", "r from – to", "galaxies", "68 %", "holds", "95 %", "holds")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for cell in found["cells"]:
+        texts = [
+            range_of(*cell["redshift"]),
+            range_of(*cell["magnitude_r"]),
+            f"{cell['galaxies']:,}",
+        ]
+        for level in (cell["level68"], cell["level95"]):
+            texts.append(f"{level['lower']:+.3f} {level['upper']:+.3f}")
+            texts.append(f"{level['measured']:.1%}")
+        table.add_row(*texts)
+    Console(markup=False).print(table)
+    typer.echo("Measured by cross-validation: each fifth of a cell against the other four.")
+
+
 def _settings(config: Path | None, **options: Any) -> "TrainingConfig":
     from cosmicai.errors import InvalidInput, load_json
     from pydantic import ValidationError

@@ -92,7 +92,7 @@ def print_quality(quality: Quality) -> None:
         for heading in (title, "galaxies", *(FIGURES[name][0] for name in shown)):
             table.add_column(heading, justify="right")
         for part in bins:
-            _add(table, range_of(part), part, shown)
+            _add(table, range_of(part.low, part.high), part, shown)
         table.add_section()
         _add(table, "all", quality, shown)
         Console().print(table)
