@@ -271,3 +271,28 @@ def band_spread(image: np.ndarray) -> float:
         core = np.clip(image[band, 10:22, 10:22], 0, None) ** 2
         centroids.append(((core * x).sum() / core.sum(), (core * y).sum() / core.sum()))
     return float(np.ptp(centroids, axis=0).max())
+
+
+@pytest.mark.parametrize("side", [24, 48])
+def test_cutouts_of_another_side(tmp_path: Path, frames: Path, side: int) -> None:
+    rows = [{"ra": 150.0, "dec": 2.0}, {"ra": 150.01, "dec": 2.0}]
+    folder = tmp_path / "out"
+    words = ["data", "from-fits", str(frames), str(catalogue(tmp_path / "c.csv", rows))]
+    assert main([*words, str(folder), "--side", str(side)]) == 0
+    with open_partition(folder / "1.pt") as reader:
+        assert (reader.side, reader.num_samples) == (side, 2)
+        assert reader.bands == BANDS
+        assert reader.imaging.pixel_scale == pytest.approx(0.396, abs=1e-4)
+        assert reader.imaging.photometric_system is None
+        (batch,) = reader
+    y, x = np.mgrid[0:side, 0:side] - (side - 1) / 2
+    expected = 100 / (2 * np.pi * 4) * np.exp(-(x**2 + y**2) / 8)
+    np.testing.assert_allclose(batch.image[0, 2], expected, atol=0.02)
+    assert main([*words, str(folder), "--side", "1025"]) == 2
+
+
+def test_the_aperture_may_be_as_large_as_the_cutout(tmp_path: Path, frames: Path) -> None:
+    table = catalogue(tmp_path / "c.csv", [{"ra": 150.0, "dec": 2.0}])
+    words = ["data", "from-fits", str(frames), str(table), str(tmp_path / "out")]
+    assert main([*words, "--aperture", "8"]) == 2
+    assert main([*words, "--aperture", "8", "--side", "64"]) == 0

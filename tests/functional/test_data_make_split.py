@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cosmicai.errors import InvalidInput
+from cosmicai.partition.imaging import GalaxyShape
 from cosmicai.partition.reader import open_partition
 from cosmicai_workbench.cli.main import main
 from cosmicai_workbench.data.partition_writer import PartitionWriter, write_partition
 from cosmicai_workbench.data.photometry import is_test_parent
+from cosmicai_workbench.data.preview import colour_bands
 from cosmicai_workbench.data.splitting import galaxies_per_partition
 from cosmicai_workbench.data.synthesis import synthesize
+from matplotlib.image import imread
 
 
 def torch_tensors(path: Path) -> list[np.ndarray]:
@@ -260,3 +263,54 @@ def test_preview_draws_a_picture(
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert main(["data", "preview", str(survey), str(tmp_path / "sheet.doc")]) == 2
     assert ".png" in capsys.readouterr().err
+
+
+def test_other_sides_and_bands_are_made_split_and_drawn(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    path, folder = tmp_path / "survey.pt", tmp_path / "parts"
+    assert main(["data", "make", str(path), "-n", "9", "--side", "40", "--bands", "i,g"]) == 0
+    assert main(["data", "split", str(path), str(folder), "--galaxies", "4"]) == 0
+    parts = [torch.load(folder / f"{n}.pt", weights_only=False).tensors for n in (1, 2, 3)]
+    image, magnitude, redshift = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+    expected = next(synthesize(9, "test", 0, side=40))
+    np.testing.assert_array_equal(image, expected.image[:, [3, 1]])
+    np.testing.assert_array_equal(magnitude, expected.magnitude[:, [3, 1]])
+    np.testing.assert_array_equal(redshift, expected.redshift)
+    with open_partition(folder / "2.pt") as reader:
+        assert reader.bands == ("i", "g")
+        assert (reader.imaging.pixel_scale, reader.imaging.photometric_system) == (0.396, "SDSS")
+        catalogue = reader.catalogue()
+        assert catalogue is not None
+        assert len(catalogue) == 4
+    assert main(["data", "preview", str(folder / "1.pt"), str(tmp_path / "a.png")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("bands", "expected"),
+    [
+        (("u", "g", "r", "i", "z"), (3, 2, 1)),
+        (("hsc-g", "hsc-r", "hsc-i", "hsc-z", "hsc-y"), (2, 1, 0)),
+        (("des-g", "des-r", "des-z"), (2, 1, 0)),
+        (("band1",), (0, 0, 0)),
+        (("f090w", "f150w", "f277w", "f444w"), (3, 1, 0)),
+    ],
+)
+def test_a_preview_shows_red_bands_as_red(
+    bands: tuple[str, ...], expected: tuple[int, int, int]
+) -> None:
+    assert colour_bands(bands) == expected
+
+
+def test_a_preview_of_large_images_in_other_units_is_a_picture(tmp_path: Path) -> None:
+    image = np.zeros((3, 2, 512, 512), np.float32)
+    image[:, :, 200:300, 200:300] = 4e-9
+    image[1, 0, 0, 0] = np.nan
+    path, picture = tmp_path / "1.pt", tmp_path / "a.png"
+    metadata = {"bands": ["Y", "J"], "units": {"image": "Jy"}}
+    shape = GalaxyShape(2, 512, 0)
+    with PartitionWriter(path, 3, metadata, shape=shape) as writer:
+        writer.write(image, np.empty((3, 0), np.float32), np.zeros(3, np.float32))
+    assert main(["data", "preview", str(path), str(picture)]) == 0
+    grey = imread(picture)[..., :3].mean(axis=2)
+    assert (grey < 0.1).mean() > 0.3  # the sky
+    assert ((grey > 0.5) & (grey < 0.99)).sum() > 500  # the galaxies

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
+from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import BAND_NAMES
@@ -15,6 +17,7 @@ from cosmicai_workbench.data.fits.cutting import (
     MASKED,
     Cutout,
     FieldCutter,
+    Registration,
     Rejected,
     aperture_magnitudes,
 )
@@ -88,6 +91,25 @@ def test_bands_are_registered_on_the_r_bands_pixels(tmp_path: Path) -> None:
     expected = source_image(x, y)[:32, :32]
     np.testing.assert_allclose(cut.image[0], expected, atol=0.01 * expected.max())
     np.testing.assert_allclose(cut.image[2], 3 * expected, rtol=1e-3, atol=1e-6)  # r is untouched
+
+
+@pytest.mark.parametrize("side", [12, 33, 64])
+@pytest.mark.parametrize("registration", ["subpixel", "nearest"])
+def test_cutouts_of_any_side_are_those_of_astropy(
+    tmp_path: Path, registration: Registration, side: int
+) -> None:
+    write_field(tmp_path, RA, DEC)
+    field = read_field(tmp_path)
+    cut = FieldCutter(field, registration, side).cut(np.array([RA]), np.array([DEC]))[0]
+    assert isinstance(cut, Cutout)
+    assert cut.image.shape == (5, side, side)
+    for number, (layer, band) in enumerate(zip(cut.image, field.bands, strict=True), start=1):
+        place = SkyCoord(RA, DEC, unit="deg")
+        if registration == "nearest" or band is field.bands[2]:
+            np.testing.assert_array_equal(layer, Cutout2D(band.pixels, place, side, band.wcs).data)
+        expected = source_image(*cut.position, FLUX * number)[:side, :side]
+        if registration == "subpixel":
+            np.testing.assert_allclose(layer, expected, atol=0.01 * expected.max())
 
 
 def test_nearest_cuts_whole_pixels_of_every_band(tmp_path: Path) -> None:

@@ -50,13 +50,14 @@ def test_every_band_holds_its_flux() -> None:
     assert image.sum(axis=(2, 3)) == pytest.approx(FLUX, rel=0.01)
 
 
-def test_image_matches_gaussians_summed_one_by_one() -> None:
+@pytest.mark.parametrize("side", [32, 64, 9, 120])
+def test_image_matches_gaussians_summed_one_by_one(side: int) -> None:
     shape = shape_of(bulge_share=0.4, axis_ratio=0.5, angle=0.7, centre=(0.3, -0.2))
-    image = paint_noiseless(FLUX, shape, SEEING)[0, 2]
-    y, x = np.mgrid[0:32, 0:32] - 15.5
+    image = paint_noiseless(FLUX, shape, SEEING, side)[0, 2]
+    y, x = np.mgrid[0:side, 0:side] - (side - 1) / 2
     blur = (1.2 / 2.354820045 / PIXEL) ** 2 + 1 / 12
     turn = np.array([[np.cos(0.7), -np.sin(0.7)], [np.sin(0.7), np.cos(0.7)]])
-    expected = np.zeros((32, 32))
+    expected = np.zeros((side, side))
     for part, index in ((0.4, 4), (0.6, 1)):
         for share, variance in zip(*sersic_mixture(index, 6), strict=True):
             major = variance * (1.5 / PIXEL) ** 2

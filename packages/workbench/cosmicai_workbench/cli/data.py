@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from cosmicai.facts import MB
+from cosmicai.facts import BAND_NAMES, IMAGE_SIZE, MB
 
 from cosmicai_workbench.cli.progress import progress_bar
 
@@ -24,6 +24,7 @@ Keep = Annotated[
         "Dec; may be given several times."
     ),
 ]
+Side = Annotated[int, typer.Option(help="Pixels on a side of an image.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
@@ -36,6 +37,10 @@ def make(
         typer.Option(help="Side of the train/test split; the shipped model has seen `train` only."),
     ] = "test",
     seed: Annotated[int, typer.Option(help="The same seed makes the same galaxies.")] = 0,
+    side: Side = IMAGE_SIZE,
+    bands: Annotated[
+        str, typer.Option(help="Bands to write, in order, among those of SDSS.")
+    ] = ",".join(BAND_NAMES),
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -48,10 +53,16 @@ def make(
     from cosmicai_workbench.data.making import made_files, make_dataset
     from cosmicai_workbench.data.photometry import as_split
 
-    side = as_split(split)
     with progress_bar("painting", galaxies, "galaxies") as advance:
         metadata = make_dataset(
-            output, galaxies, side, seed, overwrite=overwrite, on_galaxies=advance
+            output,
+            galaxies,
+            as_split(split),
+            seed,
+            side=side,
+            bands=[band.strip() for band in bands.split(",") if band.strip()],
+            overwrite=overwrite,
+            on_galaxies=advance,
         )
     files = [str(path) for path in made_files(output)]
     if as_json:
@@ -169,6 +180,7 @@ def from_fits(
         float | None,
         typer.Option(help="AB magnitude of one unit, where BUNIT names no unit of flux."),
     ] = None,
+    side: Side = IMAGE_SIZE,
     keep: Keep = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -183,6 +195,8 @@ def from_fits(
     Objects off the images, at an edge, or with masked pixels are counted and written to
     `rejects.csv` with the reason.
     """
+    from cosmicai.partition.imaging import GalaxyShape
+
     from cosmicai_workbench.data.fits.converting import as_registration, convert
     from cosmicai_workbench.data.splitting import REJECTS_NAME, galaxies_per_partition
 
@@ -190,10 +204,11 @@ def from_fits(
         [images],
         catalogue,
         folder,
-        galaxies_per_partition(size),
+        galaxies_per_partition(size, GalaxyShape(side=side).nbytes),
         aperture=aperture,
         registration=as_registration(registration),
         zero_point=zero_point,
+        side=side,
         keep=keep or (),
         overwrite=overwrite,
         bar=progress_bar,

@@ -1,13 +1,16 @@
 """Data sets of painted galaxies, as files."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cosmicai
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import BAND_NAMES, IMAGE_SIZE
 from cosmicai.partition.catalogue import DEC, RA, Catalogue, ColumnInfo, column_of, concatenate
+from cosmicai.partition.imaging import MAX_SIDE, MIN_SIDE, SDSS, GalaxyShape
 
 from cosmicai_workbench.data.catalogue import catalogue_path, write_text_catalogue
 from cosmicai_workbench.data.files import file_errors, whole_text_file
@@ -23,8 +26,11 @@ NOTICE = (
 )
 
 
-def describe(count: int, split: Split, seed: int) -> dict[str, Any]:
+def describe(
+    count: int, split: Split, seed: int, bands: Sequence[str] = BAND_NAMES
+) -> dict[str, Any]:
     """Return the metadata of a made data set: what is real in it and how to make it again."""
+    imaging = replace(SDSS, bands=tuple(bands), magnitude_bands=None)
     originals = len(load_split(split))
     return {
         "notice": NOTICE,
@@ -36,7 +42,7 @@ def describe(count: int, split: Split, seed: int) -> dict[str, Any]:
         "split": split,
         "seed": seed,
         "units": {"image": "nanomaggy", "magnitude": "AB, corrected for Galactic extinction"},
-        "bands": ["u", "g", "r", "i", "z"],
+        **imaging.to_metadata(),
         "made_by": f"cosmicai {cosmicai.__version__} data make",
     }
 
@@ -47,6 +53,8 @@ def make_dataset(
     split: Split = "test",
     seed: int = 0,
     *,
+    side: int = IMAGE_SIZE,
+    bands: Sequence[str] = BAND_NAMES,
     overwrite: bool = False,
     on_galaxies: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -64,6 +72,10 @@ def make_dataset(
         Side of the train/test split, by parent galaxy.
     seed
         The same seed makes the same galaxies.
+    side
+        Pixels on a side of an image.
+    bands
+        Bands to write, in order, of images and magnitudes alike: among u, g, r, i, z.
     overwrite
         Replace what is there.
     on_galaxies
@@ -83,6 +95,13 @@ def make_dataset(
         raise InvalidInput(f"galaxies: a positive number expected, found {count}")
     if seed < 0:
         raise InvalidInput(f"seed: a number from 0 on expected, found {seed}")
+    if not MIN_SIDE <= side <= MAX_SIDE:
+        raise InvalidInput(f"side: {MIN_SIDE} to {MAX_SIDE} pixels expected, found {side}")
+    if not bands or len(set(bands)) != len(bands) or not set(bands) <= set(BAND_NAMES):
+        raise InvalidInput(
+            f"bands: different ones among {', '.join(BAND_NAMES)} expected, "
+            f"found {', '.join(bands) or 'none'}"
+        )
     if path.suffix != ".pt":
         raise InvalidInput(f"output: a name that ends in .pt expected, found {path.name!r}")
     if path.exists() and not overwrite:
@@ -90,12 +109,16 @@ def make_dataset(
     with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
 
-        metadata = describe(count, split, seed)
+        metadata = describe(count, split, seed, bands)
+        chosen = [BAND_NAMES.index(band) for band in bands]
+        shape = GalaxyShape(len(bands), side, len(bands))
         parts: list[Catalogue] = []
-        with PartitionWriter(path, count, metadata) as writer:
-            for galaxies in synthesize(count, split, seed):
+        with PartitionWriter(path, count, metadata, shape=shape) as writer:
+            for galaxies in synthesize(count, split, seed, side):
                 parts.append(_catalogue(galaxies, writer.written, metadata["original_galaxies"]))
-                writer.write(galaxies.image, galaxies.magnitude, galaxies.redshift)
+                writer.write(
+                    galaxies.image[:, chosen], galaxies.magnitude[:, chosen], galaxies.redshift
+                )
                 writer.write_catalogue(parts[-1])
                 on_galaxies(len(galaxies))
         write_text_catalogue(path, concatenate(parts))

@@ -25,8 +25,8 @@ _BULGE_GAUSSIANS = 6
 _LOWEST_EXPONENT = np.float32(-60)
 """exp(-60) is far below the noise. Below -87 float32 goes denormal, which some processors take 25
 times longer for; where they do not, the clip costs nothing (``benchmarks/data.py``)."""
-_CHUNK = 8
-"""Galaxies painted at once: their 440 Gaussians on 1,024 pixels stay in a core's cache."""
+_CHUNK = 8 * IMAGE_SIZE**2
+"""Pixels painted at once: the Gaussians of their galaxies (440 in 8) stay in a core's cache."""
 _FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
 
 
@@ -58,6 +58,7 @@ def paint(
     shape: "Morphology",
     rng: np.random.Generator,
     survey: Survey = SDSS,
+    side: int = IMAGE_SIZE,
 ) -> NDArray[np.float32]:
     """Paint noisy cutouts.
 
@@ -72,11 +73,13 @@ def paint(
         Source of seeing, sky level and noise.
     survey
         The telescope.
+    side
+        Pixels on a side.
 
     Returns
     -------
     NDArray
-        float32 (N, 5, 32, 32), nanomaggies a pixel, sky subtracted.
+        float32 (N, 5, side, side), nanomaggies a pixel, sky subtracted.
     """
     count = len(flux)
     variation = np.exp(survey.seeing_scatter * rng.standard_normal((count, 1)))
@@ -84,7 +87,7 @@ def paint(
     sky = np.array(survey.sky_noise) * np.exp(
         survey.sky_scatter * rng.standard_normal((count, BANDS))
     )
-    image = paint_noiseless(flux, shape, seeing)
+    image = paint_noiseless(flux, shape, seeing, side)
     # Hundreds of sky electrons in a pixel: the Poisson noise of sky and galaxy is Gaussian.
     electron = np.array(survey.flux_per_electron, dtype=np.float32)[:, None, None]
     variance = image * electron
@@ -96,24 +99,28 @@ def paint(
 
 
 def paint_noiseless(
-    flux: NDArray[np.float64], shape: "Morphology", seeing: NDArray[np.float64]
+    flux: NDArray[np.float64],
+    shape: "Morphology",
+    seeing: NDArray[np.float64],
+    side: int = IMAGE_SIZE,
 ) -> NDArray[np.float32]:
     """Paint cutouts without noise; ``seeing`` is (N, 5), the FWHM in arcsec."""
     polynomial = _exponents(flux, shape, seeing)
-    basis = _pixel_basis()
+    basis = _pixel_basis(side)
     count = len(flux)
-    image = np.empty((count, BANDS, IMAGE_SIZE * IMAGE_SIZE), dtype=np.float32)
-    for start in range(0, count, _CHUNK):
-        exponent = polynomial[start : start + _CHUNK] @ basis
+    image = np.empty((count, BANDS, side * side), dtype=np.float32)
+    step = max(1, _CHUNK // side**2)
+    for start in range(0, count, step):
+        exponent = polynomial[start : start + step] @ basis
         np.maximum(exponent, _LOWEST_EXPONENT, out=exponent)
         np.exp(exponent, out=exponent)
-        exponent.sum(axis=2, out=image[start : start + _CHUNK])
-    return image.reshape(count, BANDS, IMAGE_SIZE, IMAGE_SIZE)
+        exponent.sum(axis=2, out=image[start : start + step])
+    return image.reshape(count, BANDS, side, side)
 
 
-def _pixel_basis() -> NDArray[np.float32]:
-    """Return the terms 1, x, y, x², xy, y² of every pixel, (6, 1024); the origin is the centre."""
-    axis = np.arange(IMAGE_SIZE) - (IMAGE_SIZE - 1) / 2
+def _pixel_basis(side: int) -> NDArray[np.float32]:
+    """Return the terms 1, x, y, x², xy, y² of every pixel, (6, side²); the origin is the centre."""
+    axis = np.arange(side) - (side - 1) / 2
     y, x = (grid.ravel() for grid in np.meshgrid(axis, axis, indexing="ij"))
     return np.stack((np.ones_like(x), x, y, x * x, x * y, y * y)).astype(np.float32)
 

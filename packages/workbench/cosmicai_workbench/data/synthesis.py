@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from cosmicai.facts import IMAGE_SIZE
 from numpy.typing import NDArray
 
 from cosmicai_workbench.data.morphology import draw_morphology
@@ -31,7 +32,7 @@ class Galaxies:
     Attributes
     ----------
     image
-        float32 (N, 5, 32, 32), nanomaggies.
+        float32 (N, 5, side, side), nanomaggies.
     magnitude
         float32 (N, 5), AB, corrected for Galactic extinction.
     redshift
@@ -55,9 +56,11 @@ class Galaxies:
         )
 
 
-def paint_galaxies(photometry: Photometry, rng: np.random.Generator) -> Galaxies:
+def paint_galaxies(
+    photometry: Photometry, rng: np.random.Generator, side: int = IMAGE_SIZE
+) -> Galaxies:
     """Draw a shape for each galaxy of ``photometry`` and paint it."""
-    image = paint(photometry.flux, draw_morphology(photometry, rng), rng)
+    image = paint(photometry.flux, draw_morphology(photometry, rng), rng, side=side)
     return Galaxies(
         image,
         photometry.magnitude.astype(np.float32),
@@ -66,7 +69,7 @@ def paint_galaxies(photometry: Photometry, rng: np.random.Generator) -> Galaxies
     )
 
 
-def synthesize(count: int, split: Split, seed: int) -> "Iterator[Galaxies]":
+def synthesize(count: int, split: Split, seed: int, side: int = IMAGE_SIZE) -> "Iterator[Galaxies]":
     """Yield ``count`` galaxies of one side of the train/test split, in blocks.
 
     Every survey row comes once, in an order drawn by the seed, before the first resampled galaxy.
@@ -80,16 +83,18 @@ def synthesize(count: int, split: Split, seed: int) -> "Iterator[Galaxies]":
         Side of the split.
     seed
         Seed of order, shapes and noise.
+    side
+        Pixels on a side.
     """
     originals = load_split(split)
-    side = SPLITS.index(split)
-    order = np.random.default_rng((seed, side)).permutation(len(originals))
+    part = SPLITS.index(split)
+    order = np.random.default_rng((seed, part)).permutation(len(originals))
     resampler: Resampler | None = None
     made = 0
     for block in itertools.count():
         if made >= count:
             return
-        rng = np.random.default_rng((seed, side, block))
+        rng = np.random.default_rng((seed, part, block))
         rows = order[block * BLOCK : (block + 1) * BLOCK]
         if len(rows):
             photometry = originals[rows]
@@ -97,6 +102,6 @@ def synthesize(count: int, split: Split, seed: int) -> "Iterator[Galaxies]":
             resampler = resampler or Resampler(originals)
             photometry = resampler.draw(BLOCK, rng)
         # Whole blocks, cut afterwards, so that a galaxy does not depend on the count.
-        galaxies = paint_galaxies(photometry, rng).head(count - made)
+        galaxies = paint_galaxies(photometry, rng, side).head(count - made)
         made += len(galaxies)
         yield galaxies

@@ -12,6 +12,7 @@ import numpy as np
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import BAND_NAMES, IMAGE_SIZE
 from cosmicai.partition.catalogue import MAX_TEXT, REASON, Catalogue, column_of
+from cosmicai.partition.imaging import MAX_SIDE, MIN_SIDE, GalaxyShape, Imaging
 
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.data.catalogue import write_rows, write_text_catalogue
@@ -46,7 +47,6 @@ NO_MAGNITUDE = "no magnitude"
 NO_EXTINCTION = "no extinction"
 
 _SCALE_TOLERANCE = 0.02
-_LARGEST_APERTURE = IMAGE_SIZE // 2 - 1
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ def convert(
     aperture: float = 3.0,
     registration: Registration = "subpixel",
     zero_point: float | None = None,
+    side: int = IMAGE_SIZE,
     keep: Sequence[str] = (),
     overwrite: bool = False,
     bar: Bar = no_bar,
@@ -135,6 +136,8 @@ def convert(
         How the bands are brought onto the r band's pixels; see :class:`~.cutting.FieldCutter`.
     zero_point
         AB magnitude of one unit of the images, if their headers do not name a unit of flux.
+    side
+        Pixels on a side of a cutout.
     keep
         Columns of the catalogue to carry into the partitions and on into the predictions, besides
         the object's name and position.
@@ -152,9 +155,11 @@ def convert(
         raise InvalidInput(f"galaxies per partition: a positive number expected, found {galaxies}")
     if not aperture > 0:
         raise InvalidInput(f"aperture: above 0 arcsec expected, found {aperture}")
+    if not MIN_SIDE <= side <= MAX_SIDE:
+        raise InvalidInput(f"side: {MIN_SIDE} to {MAX_SIDE} pixels expected, found {side}")
     files = find_fields(images)
     objects = read_objects(catalogue, keep)
-    run = _Run(objects, aperture, registration, zero_point)
+    run = _Run(objects, aperture, registration, zero_point, side)
     with staged_partitions(folder, overwrite=overwrite) as staging:
         with bar("cutting", len(files), "fields") as advance:
             found = run.galaxies(files, advance)
@@ -187,7 +192,10 @@ class _Run:
         aperture: float,
         registration: Registration,
         zero_point: float | None,
+        side: int,
     ) -> None:
+        self.side = side
+        self._scales: list[float] = []
         self._objects = objects
         self._aperture = aperture
         self._registration = registration
@@ -207,8 +215,11 @@ class _Run:
             )
 
     def describe(self) -> dict[str, Any]:
-        """Return the metadata of the partitions."""
-        return {
+        """Return the metadata of the partitions so far."""
+        scales = self._scales
+        same = scales and max(scales) <= (1 + _SCALE_TOLERANCE) * min(scales)
+        scale = round(float(np.mean(scales)), 5) if same else None
+        return Imaging(bands=BAND_NAMES, pixel_scale=scale).to_metadata() | {
             "notice": "Images cut out of calibrated FITS images.",
             "images": f"FITS, registration {self._registration}",
             "magnitudes": self.magnitude_source,
@@ -226,7 +237,7 @@ class _Run:
             scale = self._check_scale(field)
             rows = np.flatnonzero(usable & ~self._written)
             if len(rows):
-                cutter = FieldCutter(field, self._registration)
+                cutter = FieldCutter(field, self._registration, self.side)
                 found = cutter.cut(self._objects.ra[rows], self._objects.dec[rows])
                 for item, cutout in found.items():
                     row = int(rows[item])
@@ -275,10 +286,12 @@ class _Run:
     def _check_scale(self, field: Field) -> float:
         """Return the arcseconds of a pixel; note it, once, where models expect another."""
         scale = field.bands[BAND_NAMES.index("r")].pixel_scale
-        if self._objects.magnitude is None and self._aperture / scale > _LARGEST_APERTURE:
+        self._scales.append(scale)
+        largest = self.side // 2 - 1
+        if self._objects.magnitude is None and self._aperture / scale > largest:
             raise InvalidInput(
                 f"aperture: {self._aperture} arcsec are {self._aperture / scale:.0f} pixels in "
-                f"{field.name}, and the cutout has {_LARGEST_APERTURE} about its centre"
+                f"{field.name}, and the cutout has {largest} about its centre"
             )
         notice = f"pixels of {scale:.3f} arcsec; models trained on SDSS expect {PIXEL}"
         if abs(scale / PIXEL - 1) > _SCALE_TOLERANCE and notice not in self.notices:
@@ -311,7 +324,10 @@ def _write(
         path = folder / f"{len(names) + 1}.pt"
         rows = [galaxy.row for galaxy in batch]
         rejected = run.rejected_catalogue() if last else None
-        with PartitionWriter(path, len(batch), run.describe(), rejected=rejected) as writer:
+        shape = GalaxyShape(side=run.side)
+        with PartitionWriter(
+            path, len(batch), run.describe(), shape=shape, rejected=rejected
+        ) as writer:
             writer.write(
                 np.stack([galaxy.cutout.image for galaxy in batch]),
                 np.stack([galaxy.magnitude for galaxy in batch]),

@@ -14,9 +14,8 @@ Registration = Literal["subpixel", "nearest"]
 _MARGIN = 8
 """Pixels around a cutout that the cubic spline is fitted on; its reach fades tenfold in two."""
 _R = BAND_NAMES.index("r")
-_CENTRE = (IMAGE_SIZE - 1) / 2
 _READY_CUT = 2.0
-"""How far, in pixels, the object may be from the middle of an image of 32 × 32."""
+"""How far, in pixels, the object may be from the middle of an image that is a cutout already."""
 _SUBPIXELS = 10
 _SOFTENING = np.array([1.4, 0.9, 1.2, 1.8, 7.4]) * 0.1
 """SDSS asinh softening b in nanomaggies (Lupton et al. 1999; u, g, r, i, z)."""
@@ -27,7 +26,7 @@ MASKED = "masked pixels"
 
 @dataclass(frozen=True)
 class Cutout:
-    """One object: float32 (5, 32, 32), nanomaggies; its place in it (x, y), pixels."""
+    """One object: float32 (5, side, side), nanomaggies; its place in it (x, y), pixels."""
 
     image: NDArray[np.float32]
     position: tuple[float, float]
@@ -52,11 +51,14 @@ class FieldCutter:
         ``subpixel``: the r band is cut at whole pixels, untouched, and the others are brought onto
         the same pixels through both WCS, by cubic spline. ``nearest``: every band is cut at its own
         nearest whole pixel, so no pixel is interpolated and bands may be off by half a pixel.
+    side
+        Pixels on a side of a cutout.
     """
 
-    def __init__(self, field: Field, registration: Registration) -> None:
+    def __init__(self, field: Field, registration: Registration, side: int = IMAGE_SIZE) -> None:
         self._field = field
         self._registration = registration
+        self._side = side
 
     def cut(
         self, ra: NDArray[np.float64], dec: NDArray[np.float64]
@@ -68,7 +70,7 @@ class FieldCutter:
         if not len(rows):
             return {}
         place = place[rows]
-        corner = _corner(reference, place)
+        corner = self._corner(reference, place)
         layers = [self._layers(band, ra[rows], dec[rows], corner) for band in self._field.bands]
         return {
             int(row): self._assemble([band[item] for band in layers], place[item] - corner[item])
@@ -85,17 +87,69 @@ class FieldCutter:
         """Cut every object out of one band; None where the image ends."""
         reference = self._field.bands[_R]
         if band is reference:
-            return [_whole_pixels(band, place) for place in corner]
+            return [self._whole_pixels(band, place) for place in corner]
         if self._registration == "nearest":
-            own = _corner(band, _world_to_pixel(band, ra, dec))
-            return [_whole_pixels(band, place) for place in own]
+            own = self._corner(band, _world_to_pixel(band, ra, dec))
+            return [self._whole_pixels(band, place) for place in own]
         # The mapping is smooth: over 32 pixels the four corners give it to 1e-4 of a pixel.
-        ends = corner[:, None, None, :] + (IMAGE_SIZE - 1) * np.stack(
+        ends = corner[:, None, None, :] + (self._side - 1) * np.stack(
             np.meshgrid((0, 1), (0, 1)), axis=-1
         )
         there = _pixel_to_pixel(reference, band, ends)
         scale = (reference.pixel_scale / band.pixel_scale) ** 2
-        return [_registered(band, places, scale) for places in there]
+        return [self._registered(band, places, scale) for places in there]
+
+    def _corner(self, band: BandImage, places: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the first pixel (x, y) of the cutouts whose centres are nearest to ``places``.
+
+        An image that is a cutout already is taken whole, where the object is about in its middle.
+        """
+        offset = np.nan_to_num(places, nan=-1e6) - (self._side - 1) / 2
+        corner: NDArray[np.int64] = np.rint(offset).astype(np.int64)
+        if band.pixels.shape == (self._side, self._side):
+            corner[(np.abs(offset) <= _READY_CUT).all(axis=1)] = 0
+        return corner
+
+    def _whole_pixels(
+        self, band: BandImage, corner: NDArray[np.int64]
+    ) -> NDArray[np.float32] | None:
+        # Not astropy's Cutout2D, which cuts the same but where the object lies midway between two
+        # corners, and takes four times as long.
+        x, y = corner
+        ny, nx = band.pixels.shape
+        if x < 0 or y < 0 or x + self._side > nx or y + self._side > ny:
+            return None
+        return band.pixels[y : y + self._side, x : x + self._side]
+
+    def _registered(
+        self, band: BandImage, ends: NDArray[np.float64], area: float
+    ) -> NDArray[np.float32] | None:
+        """Interpolate ``band`` on a grid whose corner pixels lie at ``ends`` (2, 2, xy).
+
+        ``area``: of a pixel of the grid, in pixels of ``band``; the flux of a pixel grows with it.
+        """
+        from scipy.ndimage import map_coordinates
+
+        ny, nx = band.pixels.shape
+        lowest, highest = ends.min(axis=(0, 1)), ends.max(axis=(0, 1))
+        if (lowest < -0.5).any() or (highest > np.array((nx, ny)) - 0.5).any():
+            return None
+        x0, y0 = np.maximum(0, np.floor(lowest).astype(int) - _MARGIN)
+        x1, y1 = np.ceil(highest).astype(int) + _MARGIN + 1
+        patch = band.pixels[y0:y1, x0:x1]
+        step = np.linspace(0, 1, self._side)
+        weight = np.stack((1 - step, step))  # of the first and the last pixel of a row
+        x, y = np.einsum("ai,bj,abk->kij", weight, weight, ends)
+        grid = [y - y0, x - x0]
+        # A spline would spread a masked pixel over the patch: fill it, and mask what it touches.
+        masked = ~np.isfinite(patch)
+        layer: NDArray[np.float32] = map_coordinates(
+            np.where(masked, np.float32(0), patch), grid, order=3, mode="nearest"
+        )
+        if masked.any():
+            touched = map_coordinates(masked.astype(np.float32), grid, order=1, mode="nearest")
+            layer[touched > 0] = np.nan
+        return layer * np.float32(area)
 
     def _assemble(
         self, layers: list[NDArray[np.float32] | None], place: NDArray[np.float64]
@@ -168,56 +222,3 @@ def _inside(band: BandImage, places: NDArray[np.float64]) -> NDArray[np.bool_]:
     x, y = places.T
     inside: NDArray[np.bool_] = (x >= -0.5) & (x < nx - 0.5) & (y >= -0.5) & (y < ny - 0.5)
     return inside
-
-
-def _corner(band: BandImage, places: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the first pixel (x, y) of the cutouts whose centres are nearest to ``places``.
-
-    An image that is a cutout already is taken whole, where the object is about in its middle.
-    """
-    offset = np.nan_to_num(places, nan=-1e6) - _CENTRE
-    corner: NDArray[np.int64] = np.rint(offset).astype(np.int64)
-    if band.pixels.shape == (IMAGE_SIZE, IMAGE_SIZE):
-        corner[(np.abs(offset) <= _READY_CUT).all(axis=1)] = 0
-    return corner
-
-
-def _whole_pixels(band: BandImage, corner: NDArray[np.int64]) -> NDArray[np.float32] | None:
-    # Not astropy's Cutout2D, which cuts the same but where the object lies midway between two
-    # corners, and takes four times as long.
-    x, y = corner
-    ny, nx = band.pixels.shape
-    if x < 0 or y < 0 or x + IMAGE_SIZE > nx or y + IMAGE_SIZE > ny:
-        return None
-    return band.pixels[y : y + IMAGE_SIZE, x : x + IMAGE_SIZE]
-
-
-def _registered(
-    band: BandImage, ends: NDArray[np.float64], area: float
-) -> NDArray[np.float32] | None:
-    """Interpolate ``band`` on a grid whose corner pixels lie at ``ends`` (2, 2, xy).
-
-    ``area`` is that of a pixel of the grid, in pixels of ``band``: the flux a pixel grows with it.
-    """
-    from scipy.ndimage import map_coordinates
-
-    ny, nx = band.pixels.shape
-    lowest, highest = ends.min(axis=(0, 1)), ends.max(axis=(0, 1))
-    if (lowest < -0.5).any() or (highest > np.array((nx, ny)) - 0.5).any():
-        return None
-    x0, y0 = np.maximum(0, np.floor(lowest).astype(int) - _MARGIN)
-    x1, y1 = np.ceil(highest).astype(int) + _MARGIN + 1
-    patch = band.pixels[y0:y1, x0:x1]
-    step = np.linspace(0, 1, IMAGE_SIZE)
-    weight = np.stack((1 - step, step))  # of the first and the last pixel of a row
-    x, y = np.einsum("ai,bj,abk->kij", weight, weight, ends)
-    grid = [y - y0, x - x0]
-    # A spline would spread a masked pixel over the patch: fill it, and mask what it touches.
-    masked = ~np.isfinite(patch)
-    layer: NDArray[np.float32] = map_coordinates(
-        np.where(masked, np.float32(0), patch), grid, order=3, mode="nearest"
-    )
-    if masked.any():
-        touched = map_coordinates(masked.astype(np.float32), grid, order=1, mode="nearest")
-        layer[touched > 0] = np.nan
-    return layer * np.float32(area)
