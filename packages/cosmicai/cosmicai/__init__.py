@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cosmicai.models import open_model
     from cosmicai.prediction import Predictions, Predictor
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Predictions", "Predictor", "open_model"]
 
 _MODULES = {

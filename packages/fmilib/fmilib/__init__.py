@@ -33,7 +33,7 @@ from fmilib.errors import (
 from fmilib.member import Member
 from fmilib.threads import run_threads
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Backend",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cosmicai_workbench.api import ExecutionFailed, FinishedRun, run
     from cosmicai_workbench.bars import Progress
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["ExecutionFailed", "FinishedRun", "Progress", "__version__", "run"]
 
 
