@@ -13,7 +13,7 @@ EXECUTABLE = shutil.which("chromium") or shutil.which("chromium-browser")
 
 needs_chromium = pytest.mark.skipif(
     EXECUTABLE is None,
-    reason="Chromium is absent; scripts/install-system-packages installs it",
+    reason="Chromium is missing (Debian: chromium)",
 )
 
 _FLAGS = (

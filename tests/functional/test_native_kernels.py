@@ -77,7 +77,7 @@ def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("kernels")
     if request.param not in SETS:
         if not arm64.EMULATOR:
-            pytest.skip("qemu-user-static is not installed")
+            pytest.skip("an emulator of arm64 is missing (Debian: qemu-user-static)")
         emulated = arm64.EmulatedKernels(request.param, folder)
         yield emulated
         emulated.close()

@@ -15,7 +15,7 @@ DEFINITION = ROOT / "statemachine/inference.asl.json"
 
 pytestmark = pytest.mark.skipif(
     shutil.which("node") is None or not (SERVICE / "node_modules").is_dir(),
-    reason="needs node and `make states-language`",
+    reason="needs `make states-language` (Debian: nodejs, npm)",
 )
 
 
