@@ -2,6 +2,7 @@
 
 import json
 
+import cosmicai_workbench
 import numpy as np
 import pytest
 from astropy.table import Table
@@ -90,7 +91,7 @@ def test_predict_takes_a_folder_to_a_catalogue_and_a_report(
 ):
     monkeypatch.chdir(tmp_path)
     words = ["predict", str(partitions[0].parent), "--model", str(model), "--engine", "plain"]
-    assert main([*words, "--json"]) == 0
+    assert main([*words, "--report", "--to", "fits", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)  # the rest goes to stderr
     assert (summary["num_samples"], summary["num_partitions"]) == (14, 2)
     run = tmp_path / "runs" / summary["execution"]["name"]
@@ -101,8 +102,19 @@ def test_predict_takes_a_folder_to_a_catalogue_and_a_report(
     assert len((run / "catalogue.csv").read_text().splitlines()) == 15
 
 
+def test_predict_from_python(model, partitions, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = []
+    run = cosmicai_workbench.predict(
+        str(partitions[0].parent), str(model), engine="plain", on_progress=told.append
+    )
+    assert len(run.catalogue()) == 14
+    assert [progress.done for progress in told] == [0, 1, 2]
+    assert cosmicai_workbench.load_run("runs/latest").name == run.name
+
+
 def test_predict_without_a_model_uses_the_one_that_ships(partitions, tmp_path, capsys):
-    words = ["--to", "none", "--no-report", "-o", str(tmp_path / "here")]
+    words = ["--to", "none", "-o", str(tmp_path / "here")]
     assert main(["predict", str(partitions[0]), *words]) == 0
     assert "no --model given" in capsys.readouterr().err
 
@@ -125,7 +137,7 @@ def test_its_earlier_name_and_order_of_words_still_work(model, partitions, tmp_p
     [
         (["nowhere.pt"], "no such file: nowhere.pt"),
         (["empty"], "empty holds no partitions"),
-        (["1.pt", "--to", "xlsx"], "--to: expected fits, parquet, csv or none, found 'xlsx'"),
+        (["1.pt", "--to", "xlsx"], "--to: expected parquet, fits, csv or none, found 'xlsx'"),
         (["1.pt", "--model", "1.pt"], "is a file"),
         (["1.pt", "-o", "1.pt/run"], "cannot hold run folders: it is a file"),
     ],

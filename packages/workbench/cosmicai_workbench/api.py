@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cosmicai.errors import CosmicAIError, InvalidInput
 
 from cosmicai_workbench.application import SMALL_MODEL
-from cosmicai_workbench.bars import no_bar, telling
+from cosmicai_workbench.bars import chosen_bar, no_bar
 from cosmicai_workbench.client.execution import check_input, new_name
 from cosmicai_workbench.client.inputs import complete, located
 from cosmicai_workbench.client.upload import check_contents
@@ -99,14 +99,7 @@ class FinishedRun:
         MissingLibrary
             If astropy is not installed.
         """
-        from cosmicai.tables import to_table
-
-        from cosmicai_workbench.results.export import catalogue_of
-        from cosmicai_workbench.results.provenance import provenance_of
-
-        with libraries_named():
-            found = catalogue_of(self.results, None if data is None else Path(data))
-            return to_table(found.values, provenance_of(self.results).facts, found.columns)
+        return self.results.catalogue(data)
 
     def logs(self, rank: int | None = None) -> list[str]:
         """Return the log lines of the execution, in order; of one rank, if it is given.
@@ -187,7 +180,7 @@ def run(
     profile, region
         On AWS: which credentials, and where.
     on_progress
-        Called as the run goes on.
+        Called as the run goes on. By default a notebook shows a bar.
 
     Returns
     -------
@@ -219,7 +212,7 @@ def run(
             )
         return {**content, **found.bounds}
 
-    bar = telling(on_progress) if on_progress else no_bar
+    bar = chosen_bar(on_progress)
     with (
         libraries_named(),
         started(

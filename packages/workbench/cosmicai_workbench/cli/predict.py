@@ -16,7 +16,7 @@ INFER = "infer"
 
 @app.command(
     epilog="Examples: `cosmicai predict partitions/`, `cosmicai predict partitions/ --model "
-    "my-model --to csv`, `cosmicai predict 1.pt 2.pt s3://bucket/3.pt -o runs/here`"
+    "my-model --to fits --report`, `cosmicai predict 1.pt 2.pt s3://bucket/3.pt -o runs/here`"
 )
 def predict(
     context: typer.Context,
@@ -36,11 +36,11 @@ def predict(
     ] = None,
     runs: Runs = Path("runs"),
     to: Annotated[
-        str, typer.Option(help="Format of the catalogue: fits, parquet, csv, or none.")
-    ] = "fits",
+        str, typer.Option(help="Format of the catalogue: parquet, fits, csv, or none.")
+    ] = "parquet",
     report: Annotated[
-        bool, typer.Option("--report/--no-report", help="Whether to write the report page.")
-    ] = True,
+        bool, typer.Option("--report", help="Write the report page as well, `report.html`.")
+    ] = False,
     engine: Annotated[
         str | None,
         typer.Option(help=f"{', '.join(BUILT_IN)}. Default: the first of them that is installed."),
@@ -53,58 +53,52 @@ def predict(
     device: Annotated[str, typer.Option(help="cpu, or cuda for an NVIDIA GPU.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Predict redshifts on this machine, into a run folder with a catalogue and a report.
+    """Predict redshifts on this machine, into a run folder with a catalogue.
 
     One process with a rank's own code and the fastest engine that is installed; no cloud at all.
     `runs/latest` then points to the folder, where `cosmicai results`, `report` and `compare` find
     it like that of `cosmicai run`.
     """
-    from datetime import UTC, datetime
-
     from cosmicai_workbench.application import SMALL_MODEL
     from cosmicai_workbench.cli.progress import progress_bar
     from cosmicai_workbench.cli.run import tell_model
-    from cosmicai_workbench.results.fetch import point_latest
-    from cosmicai_workbench.results.infer import as_catalogue_format, infer, partition_paths
+    from cosmicai_workbench.predicting import predict as run_prediction
+    from cosmicai_workbench.results.infer import as_catalogue_format
     from cosmicai_workbench.results.table import print_summary
 
     if context.info_name == INFER:
         if model is None and len(partitions) > 1:
             model, *partitions = partitions
-        to, report = "none", False
+        to = "none"
     form = as_catalogue_format(to)
-    paths = partition_paths(partitions)
     if model is None:
         tell_model(SMALL_MODEL)
-    folder = output or runs / f"predict-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    with progress_bar("predicting", len(paths), "partitions") as advance:
-        summary = infer(
-            model or SMALL_MODEL,
-            paths,
-            engine=engine,
-            precision=precision,
-            batch_size=batch_size,
-            threads=threads,
-            device=device,
-            output=folder,
-            on_partition=lambda _: advance(1),
-        )
-    if folder.resolve().parent == runs.resolve():
-        point_latest(folder)
+    run = run_prediction(
+        partitions,
+        model,
+        output=output,
+        runs=runs,
+        engine=engine,
+        precision=precision,
+        batch_size=batch_size,
+        threads=threads,
+        device=device,
+        bar=progress_bar,
+    )
     if as_json:
-        typer.echo(summary.model_dump_json(by_alias=True, indent=2))
+        typer.echo(run.summary.model_dump_json(by_alias=True, indent=2))
     else:
-        print_summary(summary)
-    typer.echo(f"Results in {folder}/", err=as_json)
+        print_summary(run.summary)
+    typer.echo(f"Results in {run.path}/", err=as_json)
     if form is not None:
         from cosmicai_workbench.results.export import export
-        from cosmicai_workbench.results.run_folder import load_run
 
-        catalogue = folder / f"catalogue.{form}"
-        rows = export(load_run(folder), catalogue, form)
+        catalogue = run.path / f"catalogue.{form}"
+        rows = export(run, catalogue, form)
         typer.echo(f"Catalogue: {catalogue}, {rows:,} rows", err=as_json)
     if report:
         from cosmicai_workbench.report.service import write_report
 
-        write_report([folder], folder / "report.html")
-        typer.echo(f"Report: {folder / 'report.html'}", err=as_json)
+        page = run.path / "report.html"
+        write_report([run.path], page)
+        typer.echo(f"Report: {page}", err=as_json)

@@ -159,8 +159,8 @@ def as_catalogue_format(name: str) -> "Format | None":
     if name == "none":
         return None
     writers: dict[str, tuple[Format, str]] = {
-        "fits": ("fits", "astropy"),
         "parquet": ("parquet", "pyarrow"),
+        "fits": ("fits", "astropy"),
         "csv": ("csv", "pandas"),
     }
     if name not in writers:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +20,13 @@ from cosmicai.partition.catalogue import (
 from cosmicai.prediction import npz_columns
 from cosmicai.schema import RankRecord, Summary, parse
 
+from cosmicai_workbench.extras import libraries_named
 from cosmicai_workbench.results.invocations import Invocation, read_invocations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
+    from astropy.table import QTable
     from cosmicai.model.interface import Distribution
     from numpy.typing import NDArray
 
@@ -144,8 +145,33 @@ class Run:
         """
         return _read_predictions(self.path, ranks, distributions=distributions)
 
+    def catalogue(self, data: "str | Path | None" = None) -> "QTable":
+        """Return the predictions, one row per object, with units, descriptions and provenance.
 
-def load_run(path: "Path") -> Run:
+        Parameters
+        ----------
+        data
+            Folder with the partitions of failed ranks, whose predictions do not tell their
+            objects.
+
+        Raises
+        ------
+        InvalidInput
+            If the predictions cannot be read.
+        MissingLibrary
+            If astropy is not installed.
+        """
+        from cosmicai.tables import to_table
+
+        from cosmicai_workbench.results.export import catalogue_of
+        from cosmicai_workbench.results.provenance import provenance_of
+
+        with libraries_named():
+            found = catalogue_of(self, None if data is None else Path(data))
+            return to_table(found.values, provenance_of(self).facts, found.columns)
+
+
+def load_run(path: "str | Path") -> Run:
     """Read a run folder (``runs/<execution>``).
 
     Raises
@@ -153,6 +179,7 @@ def load_run(path: "Path") -> Run:
     InvalidInput
         If the folder or its ``summary.json`` is missing, or a file breaks its contract.
     """
+    path = Path(path)
     if not path.is_dir():
         raise InvalidInput(
             f"{path}: no such run folder; finished runs lie in runs/, the newest as runs/latest"
