@@ -19,6 +19,7 @@ PACKAGES = Path(__file__).parents[2] / "packages"
         ("kcorrect", "cosmicai-workbench[data]"),
         ("pyarrow", "cosmicai[tables]"),
         ("elftools", "cosmicai-workbench[build]"),
+        ("onnxruntime", "cosmicai-workbench[import]"),
         ("openvino", "cosmicai[openvino]"),
         ("torch", "cosmicai[torch]"),
     ],

@@ -80,6 +80,10 @@ class UnsafePickle(CosmicAIError):
     """A pickle asks for something outside the allow list; nothing of it was executed."""
 
 
+class UnsafeModel(CosmicAIError):
+    """A model file asks for an operator or a file outside the allow list; nothing was executed."""
+
+
 class ResultPathInUse(CosmicAIError):
     """Another execution, running or finished, holds the result path."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cosmicai import keys, model_cache, sharing, storage
 from cosmicai.claim import claim, holder_of, plan_of
-from cosmicai.engines.registry import find_engine
+from cosmicai.engines.registry import engines, find_engine
 from cosmicai.errors import (
     CorruptPartition,
     InvalidInput,
@@ -160,14 +160,14 @@ def _require_result_prefix(result_path: str, prefix: str) -> None:
 def _decide(
     request: ExecutionInput, settings: InitializeSettings, earlier: Earlier | None
 ) -> _Decisions:
-    engine = request.engine or (earlier.plan.engine if earlier else settings.default_engine)
-    if engine not in settings.available_engines:
-        raise InvalidInput(
-            f"key 'engine': this stack carries the layer of {', '.join(settings.available_engines)}"
-            f"; deploy it with the parameter Engine={engine} to use {engine}"
-        )
-    find_engine(engine).check(request.precision, architecture())
-    model = model_cache.check(request.bucket, request.S3_object_name, engine)
+    asked = request.engine or (earlier.plan.engine if earlier else None)
+    if asked:
+        _check_engine(asked, request, settings)
+    model = model_cache.check(request.bucket, request.S3_object_name)
+    engine = asked or _fitting_engine(model.architecture.name, settings)
+    find_engine(engine).check_model(model.architecture.name)
+    if not asked:
+        _check_engine(engine, request, settings)
     if earlier is None:
         shares, warnings = _shares(request)
         ranks, kept = list(range(len(shares))), frozenset[int]()
@@ -212,6 +212,29 @@ def _decide(
         fmi_channel=_fmi_channel(request, settings),
         model_version=model.version,
         warnings=warnings,
+    )
+
+
+def _check_engine(engine: str, request: ExecutionInput, settings: InitializeSettings) -> None:
+    """Refuse an engine that this stack does not carry, or that lacks the precision."""
+    if engine not in settings.available_engines:
+        raise InvalidInput(
+            f"key 'engine': this stack carries the layer of {', '.join(settings.available_engines)}"
+            f"; deploy it with the parameter Engine={engine} to use {engine}"
+        )
+    find_engine(engine).check(request.precision, architecture())
+
+
+def _fitting_engine(model: str, settings: InitializeSettings) -> str:
+    """Return the stack's engine, or of those that it carries another that runs such a model."""
+    for engine in (settings.default_engine, *settings.available_engines):
+        if model in find_engine(engine).architectures:
+            return engine
+    runs = [name for name, engine in engines().items() if model in engine.architectures]
+    raise ModelMismatch(
+        f"key 'S3_object_name': models of {model} need the engine {' or '.join(runs)}, and this "
+        f"stack carries {', '.join(settings.available_engines)}; deploy it with the parameter "
+        f"Engine={runs[0]}"
     )
 
 

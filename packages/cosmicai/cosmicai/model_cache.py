@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from cosmicai import keys, storage
-from cosmicai.engines.registry import find_engine
 from cosmicai.errors import (
     ModelMismatch,
     ModelNotFound,
@@ -79,16 +78,25 @@ def preload(bucket: str, folder: str, engine: str, precision: str, threads: int)
     _load(bucket, folder, current_version(bucket, folder), engine, precision, threads)
 
 
-def check(bucket: str, folder: str, engine: str | None = None) -> StoredBundle:
-    """Make sure that the bundle is one, before any rank starts, and return it.
+class StoredBundle(NamedTuple):
+    """A bundle in S3."""
 
-    Reads the config and the header of the weights, some 60 kB, and needs neither NumPy nor the
-    weights themselves.
+    architecture: Architecture
+    config: ArchitectureConfig
+    files: dict[str, storage.StoredObject]
+    """By name, in the order of the architecture's files."""
 
-    Parameters
-    ----------
-    engine
-        Name of the engine that is to run it.
+    @property
+    def version(self) -> str:
+        """The ETags of its files."""
+        return " ".join(file.etag for file in self.files.values())
+
+
+def check(bucket: str, folder: str) -> StoredBundle:
+    """Make sure that the bundle is one, before any rank starts, and return what it is.
+
+    Reads the config and the header of the weights, some 60 kB, or the graph of a model from ONNX,
+    and needs neither NumPy nor the weights themselves.
 
     Raises
     ------
@@ -96,18 +104,29 @@ def check(bucket: str, folder: str, engine: str | None = None) -> StoredBundle:
         If a file of the bundle is missing.
     ModelMismatch
         If the config is not valid, the weights are not a safetensors file, or the tensors do not
-        match the config; each is named. Or the engine does not run such a model.
+        match the config; each is named. Or the graph is not one that may be run.
     """
     from cosmicai.model.architectures import check_layout
-    from cosmicai.model.layout import CALIBRATION_NAME, WEIGHTS_NAME
+    from cosmicai.model.layout import (
+        CALIBRATION_NAME,
+        CONSTANTS_NAME,
+        GRAPH_NAME,
+        MAX_GRAPH_BYTES,
+        WEIGHTS_NAME,
+    )
 
     found = _look_up(bucket, folder)
-    if engine is not None:
-        find_engine(engine).check_model(found.architecture.name)
     if found.architecture.layout:
         weights = found.files[WEIGHTS_NAME]
         where = f"s3://{bucket}/{weights.key}"
         check_layout(_layout(bucket, weights, where), found.config, where)
+    if found.architecture.check_graph:
+        graph, constants = found.files[GRAPH_NAME], found.files[CONSTANTS_NAME]
+        where = f"s3://{bucket}/{graph.key}"
+        if graph.size > MAX_GRAPH_BYTES:
+            raise ModelMismatch(f"{where} has {graph.size} bytes, more than a model's graph")
+        description = storage.store(bucket).read(graph.key, if_match=graph.etag)
+        found.architecture.check_graph(description, constants.size, found.config, where)
     if file := found.files.get(CALIBRATION_NAME):
         from cosmicai.calibration import read_calibration
 
@@ -160,20 +179,6 @@ def current_version(bucket: str, folder: str) -> str:
         If a file of the bundle is missing.
     """
     return _look_up(bucket, folder).version
-
-
-class StoredBundle(NamedTuple):
-    """A bundle in S3."""
-
-    architecture: Architecture
-    config: ArchitectureConfig
-    files: dict[str, storage.StoredObject]
-    """By name, in the order of the architecture's files."""
-
-    @property
-    def version(self) -> str:
-        """ETags of the files, which name this version of it."""
-        return " ".join(file.etag for file in self.files.values())
 
 
 def _look_up(bucket: str, folder: str) -> StoredBundle:

@@ -164,7 +164,8 @@ class ExecutionInput(Contract):
         "ranks, and keep the results of the others.",
     )
     engine: EngineName | None = Field(
-        default=None, description="Inference engine; default the stack's parameter."
+        default=None,
+        description="Inference engine; default the stack's parameter, or one that runs the model.",
     )
     precision: Precision = Field(default="float32", description="Arithmetic of the engine.")
     max_concurrency: Annotated[Integer, Field(ge=1, le=10_000)] | None = Field(

@@ -12,14 +12,16 @@ import numpy as np
 
 from cosmicai.engines.base import check_batch, chunks
 from cosmicai.engines.openvino_graph import BLOCK_TENSORS, GraphBuilder
-from cosmicai.engines.quiet_openvino import ov
+from cosmicai.engines.quiet_openvino import compile_model, ov
 from cosmicai.engines.registry import CHUNK
 from cosmicai.facts import BANDS, IMAGE_SIZE
+from cosmicai.model.onnx_config import OnnxConfig
 from cosmicai.model.prepare import aligned, build_prepared
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from cosmicai.engines.graph_engine import GraphEngine
     from cosmicai.model.bundle import Bundle
     from cosmicai.model.config import ModelConfig
     from cosmicai.model.prepare import Tensors
@@ -45,17 +47,9 @@ class OpenVinoEngine:
         self._tensors = tensors  # the requests share them, so they must live
         builder = GraphBuilder(tensors, config)
         core = ov.Core()
-        settings = {
-            # Where the processor has bfloat16, the plugin would use it unasked.
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            # Which of the host's processors a function gets is not for it to choose.
-            "ENABLE_CPU_PINNING": False,
-        }
 
         def compiled(model: ov.Model) -> ov.CompiledModel:
-            return core.compile_model(model, "CPU", settings)
+            return compile_model(core, model, threads)
 
         with ThreadPoolExecutor(3) as pool:
             models = (builder.rear(), builder.block(), builder.front())
@@ -103,8 +97,12 @@ class OpenVinoEngine:
         return request
 
 
-def create(bundle: Bundle, threads: int, _precision: str) -> OpenVinoEngine:
+def create(bundle: Bundle, threads: int, _precision: str) -> OpenVinoEngine | GraphEngine:
     """Build the engine."""
+    if isinstance(bundle.config, OnnxConfig):
+        from cosmicai.engines.graph_engine import GraphEngine
+
+        return GraphEngine(bundle.path, bundle.config, threads)
     return build_prepared(
         bundle,
         lambda tensors: OpenVinoEngine(tensors, bundle.astromae, threads),

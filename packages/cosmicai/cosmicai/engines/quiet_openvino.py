@@ -12,4 +12,17 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # n
 import openvino as ov  # noqa: E402 - after the line above
 from openvino import opset13 as op  # noqa: E402
 
-__all__ = ["op", "ov"]
+__all__ = ["compile_model", "op", "ov"]
+
+
+def compile_model(core: ov.Core, model: ov.Model, threads: int) -> ov.CompiledModel:
+    """Compile a model for the CPU, to compute in float32."""
+    settings = {
+        # Where the processor has bfloat16, the plugin would use it unasked.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        # Which of the host's processors a function gets is not for it to choose.
+        "ENABLE_CPU_PINNING": False,
+    }
+    return core.compile_model(model, "CPU", settings)

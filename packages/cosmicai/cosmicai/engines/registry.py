@@ -130,6 +130,7 @@ _DECLARED: Final = (
         module="cosmicai.engines.openvino_engine",
         requires=("openvino",),
         layer="OpenVINOLayer",
+        architectures=("AstroMAE", "ONNX"),
     ),
     EngineDeclaration(
         name="torch",

@@ -16,10 +16,13 @@ from cosmicai.model.config import ModelConfig
 from cosmicai.model.layout import (
     CALIBRATION_NAME,
     CONFIG_NAME,
+    CONSTANTS_NAME,
+    GRAPH_NAME,
     WEIGHTS_NAME,
     TensorSpec,
     state_dict_layout,
 )
+from cosmicai.model.onnx_config import OnnxConfig, check_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,6 +47,8 @@ class Architecture:
     """Files that a bundle may have behind those."""
     layout: Callable[[Any], dict[str, TensorSpec]] | None = None
     """Maps a config to the name, shape and dtype of every tensor in ``model.safetensors``."""
+    check_graph: Callable[[bytes, int, Any, str], None] | None = None
+    """Checks ``model.xml``, given the size of ``model.bin``, the config and a label."""
 
 
 _DECLARED: Final = (
@@ -51,6 +56,12 @@ _DECLARED: Final = (
         name=DEFAULT,
         config=ModelConfig,
         layout=state_dict_layout,
+    ),
+    Architecture(
+        name="ONNX",
+        config=OnnxConfig,
+        files=(CONFIG_NAME, GRAPH_NAME, CONSTANTS_NAME),
+        check_graph=check_graph,
     ),
 )
 ARCHITECTURES: Final = {architecture.name: architecture for architecture in _DECLARED}

@@ -25,6 +25,9 @@ from cosmicai.model.architectures import check_layout, files_of, load_config
 from cosmicai.model.layout import (
     CALIBRATION_NAME,
     CONFIG_NAME,
+    CONSTANTS_NAME,
+    GRAPH_NAME,
+    MAX_GRAPH_BYTES,
     SAFETENSORS_DTYPES,
     WEIGHTS_NAME,
     TensorSpec,
@@ -56,7 +59,8 @@ class Bundle:
         A file of the bundle is absent.
     ModelMismatch
         The config is not valid, the weights are not a safetensors file, or tensors are
-        missing, unexpected, or of another shape or dtype; each is named.
+        missing, unexpected, or of another shape or dtype; each is named. Or the graph is not one
+        that may be run, or not the config's.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,6 +71,11 @@ class Bundle:
         self._digest: Future[str] | None = None
         if self.architecture.layout:
             check_layout(_read_layout(self.weights_path), self.config, str(self.weights_path))
+        if self.architecture.check_graph:
+            with (path / GRAPH_NAME).open("rb") as file:
+                description = file.read(MAX_GRAPH_BYTES + 1)
+            constant_bytes = (path / CONSTANTS_NAME).stat().st_size
+            self.architecture.check_graph(description, constant_bytes, self.config, str(path))
 
     @property
     def astromae(self) -> ModelConfig:

@@ -7,13 +7,17 @@ bundles too; a test holds the two together.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from cosmicai.facts import BANDS
+from cosmicai.facts import BANDS, MB
 from cosmicai.model.config import MAGNITUDE_LAYERS, PATCH_SIZE, TOKENS, ModelConfig
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+GRAPH_NAME = "model.xml"
+CONSTANTS_NAME = "model.bin"
 CALIBRATION_NAME = "calibration.json"
 """An optional file of a bundle, of whatever architecture."""
+MAX_GRAPH_BYTES = 16 * MB
+"""Of ``model.xml``."""
 
 SAFETENSORS_DTYPES = {
     "F32": "float32",

@@ -1,4 +1,4 @@
-"""``cosmicai model``: model bundles, from a checkpoint or by training."""
+"""``cosmicai model``: model bundles, from a file or by training."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from cosmicai.facts import MB
 
+from cosmicai_workbench.cli.importing import import_model
 from cosmicai_workbench.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -21,51 +22,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 
 @app.callback()
 def model() -> None:
-    """Model bundles: `model.safetensors` and `config.json`, nothing executable."""
+    """Model bundles: a config and the model's numbers, nothing executable."""
 
 
-@app.command("import")
-def import_(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A file of torch.save: a module or a state dict; also .gz.")
-    ],
-    out: Annotated[Path, typer.Argument(help="Folder of the bundle to write.")],
-    heads: Annotated[
-        int | None,
-        typer.Option(min=1, help="Attention heads, for a state dict, which does not hold them."),
-    ] = None,
-    norm_eps: Annotated[
-        float | None,
-        typer.Option(help="Epsilon of the LayerNorms, for a state dict.  [default: 1e-06]"),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace OUT if it is there already.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-) -> None:
-    """Turn a reference checkpoint into a bundle, without executing anything in it.
-
-    The checkpoint is a pickle, which could run any code if it were loaded as one. It is read as
-    data instead: anything but the known layers is refused.
-
-    Example: `cosmicai model import mae.pt.gz models/mae`
-    """
-    from cosmicai_workbench.modeling.checkpoint import import_checkpoint
-
-    imported = import_checkpoint(
-        checkpoint, out, heads=heads, norm_eps=norm_eps, overwrite=overwrite
-    )
-    bundle = imported.bundle
-    if as_json:
-        facts = {"tensors": imported.tensors, "parameters": imported.parameters}
-        config = bundle.config.model_dump(mode="json")
-        digest = {"path": str(bundle.path), "digest": bundle.digest}
-        typer.echo(json.dumps({**digest, **facts, "config": config}, indent=2))
-        return
-    sizes = bundle.astromae
-    typer.echo(
-        f"{bundle.path}: {sizes.architecture}, depth {sizes.depth}, "
-        f"{sizes.heads} heads, {imported.parameters:,} values in {imported.tensors} tensors"
-    )
-    typer.echo(f"SHA-256 {bundle.digest}")
+app.command("import")(import_model)
 
 
 @app.command(epilog="Example: `cosmicai model train my-model --epochs 20 --seed 0`")

@@ -37,6 +37,7 @@ from cosmicai.model.layout import INCEPTION_POSITIONS, STEM, STEM_ALIAS, TensorS
 from cosmicai.partition.archive import CorruptArchive, TensorRef, TorchArchive
 from cosmicai.partition.sources import FileSource
 from cosmicai.safe_pickle import AllowList, Stub, build_set, kind, stub
+from cosmicai.whole_files import whole_folder
 from pydantic import ValidationError
 
 if TYPE_CHECKING:
@@ -150,8 +151,7 @@ def import_checkpoint(
     InvalidInput
         It is no whole checkpoint, an option is missing, or ``out`` is in use.
     """
-    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise InvalidInput(f"{out} is there already; give another folder, or overwrite it")
+    require_free(out, overwrite=overwrite)
     with _unpacked(checkpoint) as path:
         try:
             source = FileSource(path)
@@ -168,8 +168,21 @@ def import_checkpoint(
         except PartitionNotFound as error:
             raise ModelNotFound(str(error)) from error
     _check_values(state, checkpoint)
-    bundle = _write_bundle(config, state, out)
-    return Imported(bundle, len(state), sum(array.size for array in state.values()))
+    with whole_folder(out) as fresh:
+        save_tensors(config, state, fresh)
+    return Imported(Bundle(out), len(state), sum(array.size for array in state.values()))
+
+
+def require_free(out: Path, *, overwrite: bool) -> None:
+    """Refuse to write a bundle where there is something else.
+
+    Raises
+    ------
+    InvalidInput
+        There is a file, or a folder that holds something and is not to be replaced.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not overwrite)):
+        raise InvalidInput(f"{out} is there already; give another folder, or overwrite it")
 
 
 @contextlib.contextmanager
@@ -193,18 +206,6 @@ def _unpacked(checkpoint: Path) -> Iterator[Path]:
             raise InvalidInput(f"{checkpoint} is no whole gzip file: {error}") from error
         unpacked.flush()
         yield Path(unpacked.name)
-
-
-def _write_bundle(config: ModelConfig, state: dict[str, NDArray[Any]], out: Path) -> Bundle:
-    """Write the bundle beside ``out`` and put it in its place, so that it is whole or not there."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-        fresh = Path(scratch, "fresh")
-        save_tensors(config, state, fresh)
-        if out.exists():
-            out.rename(Path(scratch, "old"))
-        fresh.rename(out)
-    return Bundle(out)
 
 
 # -- from the pickle to tensors by name ----------------------------------------------------------
