@@ -137,7 +137,10 @@ def test_its_earlier_name_and_order_of_words_still_work(model, partitions, tmp_p
     [
         (["nowhere.pt"], "no such file: nowhere.pt"),
         (["empty"], "empty holds no partitions"),
-        (["1.pt", "--to", "xlsx"], "--to: expected parquet, fits, csv or none, found 'xlsx'"),
+        (
+            ["1.pt", "--to", "xlsx"],
+            "--to: expected parquet, fits, csv, votable or none, found 'xlsx'",
+        ),
         (["1.pt", "--model", "1.pt"], "is a file"),
         (["1.pt", "-o", "1.pt/run"], "cannot hold run folders: it is a file"),
     ],

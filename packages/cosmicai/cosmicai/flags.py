@@ -110,7 +110,7 @@ def add_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     totals = dict.fromkeys((flag.name for flag in FLAGS), 0)
     for part in parts:
         for name, count in part.items():
-            totals[name] += count
+            totals[name] = totals.get(name, 0) + count
     return {name: count for name, count in totals.items() if count}
 
 

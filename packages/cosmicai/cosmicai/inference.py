@@ -118,6 +118,7 @@ def record_of(
         **measured_fields(predictions, columns, item.BATCH_SIZE),
         result_path=item.RESULT_PATH,
         data_path=item.DATA_PATH,
+        data_etag=item.DATA_ETAG,
         execution=item.EXECUTION,
         rank=item.RANK,
         world_size=item.WORLD_SIZE,
@@ -141,6 +142,7 @@ def measured_fields(
     """
     import numpy as np
 
+    from cosmicai.flags import count_flags
     from cosmicai.quality import statistics_of
 
     seconds, batches = predictions.predict_seconds, predictions.num_batches
@@ -167,6 +169,8 @@ def measured_fields(
         "num_nonfinite_pixels": predictions.nonfinite_pixels,
         "num_nonfinite_magnitudes": predictions.nonfinite_magnitudes,
         "num_unpredicted": int(np.isnan(columns["redshift"]).sum()),
+        "flag_counts": count_flags(columns["flags"]),
+        "origin": predictions.origin(),
         "quality": statistics_of(columns),
     }
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cosmicai.partition.imaging import Imaging
     from cosmicai.partition.reader import Batch, PartitionReader
     from cosmicai.partition.sources import RequestStatistics, S3Object
-    from cosmicai.schema import Quality
+    from cosmicai.schema import Origin, Quality
 
 BATCH_SIZE: Final = 512
 """Galaxies of a batch where nothing else is asked for."""
@@ -65,6 +65,8 @@ class Predictions:
     s3: list[RequestStatistics] = field(default_factory=list)
     partitions: list[str] = field(default_factory=list)
     """Paths or S3 addresses of the partitions, in the order of the column ``partition``."""
+    photometric_systems: set[str] = field(default_factory=set)
+    """As the partitions say."""
     catalogues: list[Catalogue] = field(default_factory=list)
     """One per partition: which object each galaxy is."""
     rejected: list[Catalogue] = field(default_factory=list)
@@ -160,6 +162,27 @@ class Predictions:
         from cosmicai.quality import figures, statistics_of
 
         return figures(statistics_of(self.to_dict() | self._distribution_arrays()))
+
+    def origin(self) -> Origin | None:
+        """Return what a catalogue's users must know of model and images; None without galaxies."""
+        from cosmicai.schema import Origin
+
+        if self.model is None:
+            return None
+        image, training = self.model.inputs.image, self.model.training
+        labelled = self.model.calibration and self.model.calibration.labelled
+        return Origin(
+            bands=image.bands,
+            side=image.side,
+            pixel_scale=image.pixel_scale,
+            photometric_system=", ".join(sorted(self.photometric_systems)) or None,
+            output=self.model.output.kind,
+            training=training.name if training else "",
+            training_digest=training.digest if training else "",
+            calibration=labelled.name if labelled else "",
+            calibration_digest=labelled.digest if labelled else "",
+            calibrated_at=labelled.date if labelled else None,
+        )
 
     def to_dict(self) -> dict[str, NDArray[Any]]:
         """Return the columns by name."""
@@ -409,6 +432,8 @@ class Predictor:
             for batch in reader:
                 self._predict(predictions, position, batch, batch_size, reader.imaging)
             predictions.partitions.append(reader.name)
+            if system := reader.imaging.photometric_system:
+                predictions.photometric_systems.add(system)
             predictions.catalogues.append(reader.catalogue() or Catalogue((), reader.num_samples))
             if rejected := reader.rejected():
                 predictions.rejected.append(rejected)

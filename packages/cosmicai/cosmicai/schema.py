@@ -87,7 +87,7 @@ def _path(value: object) -> object:
     return path
 
 
-def _listed(value: ValueT | list[ValueT] | None) -> list[ValueT]:
+def listed(value: ValueT | list[ValueT] | None) -> list[ValueT]:
     """Return one, several or no values as a list."""
     if value is None:
         return []
@@ -278,7 +278,7 @@ class ManifestItem(Contract):
         if self.RANK >= self.WORLD_SIZE:
             raise ValueError(f"RANK {self.RANK} is outside of WORLD_SIZE {self.WORLD_SIZE}")
         for name in ("DATA_ETAG", "DATA_SIZE"):
-            given = len(_listed(getattr(self, name)))
+            given = len(listed(getattr(self, name)))
             if given and given != len(self.data_paths):
                 raise ValueError(
                     f"{name}: one for each of the {len(self.data_paths)} partitions expected, "
@@ -289,17 +289,17 @@ class ManifestItem(Contract):
     @property
     def data_paths(self) -> list[str]:
         """Keys of the partitions of this rank, possibly none."""
-        return _listed(self.DATA_PATH)
+        return listed(self.DATA_PATH)
 
     @property
     def data_etags(self) -> list[str] | list[None]:
         """Planned ETags of the partitions, each None if they were not planned."""
-        return _listed(self.DATA_ETAG) or [None] * len(self.data_paths)
+        return listed(self.DATA_ETAG) or [None] * len(self.data_paths)
 
     @property
     def data_sizes(self) -> list[int]:
         """Planned sizes of the partitions in bytes; none if they were not planned."""
-        return _listed(self.DATA_SIZE)
+        return listed(self.DATA_SIZE)
 
     @property
     def digest(self) -> str:
@@ -527,6 +527,23 @@ class CollectiveResult(Contract):
     quality: Quality
 
 
+class Origin(Contract):
+    """What a catalogue's users must know of the model and the galaxies it was given."""
+
+    bands: tuple[str, ...] = Field(description="Of the images.")
+    side: int = Field(ge=1, description="Pixels on a side of an image.")
+    pixel_scale: float | None = Field(description="Arcseconds of a pixel.")
+    photometric_system: str | None = Field(
+        description="As the partitions say; several, joined by commas."
+    )
+    output: str = Field(description="Kind of the model's output, such as point or mixture.")
+    training: str = Field(default="", description="Name of the training set.")
+    training_digest: str = Field(default="", description="Its SHA-256.")
+    calibration: str = Field(default="", description="Name of the set the intervals are from.")
+    calibration_digest: str = Field(default="", description="Its SHA-256.")
+    calibrated_at: datetime | None = Field(default=None, description="When that was done.")
+
+
 class RankRecord(Contract):
     """``<rank>.json``: the published fields to the letter (by alias), then further ones.
 
@@ -595,6 +612,15 @@ class RankRecord(Contract):
     num_unpredicted: int = Field(
         default=0, ge=0, description="Galaxies whose prediction is NaN: non-finite input or output."
     )
+    flag_counts: dict[str, int] = Field(
+        default={}, description="Galaxies with each flag, by its name; none where there are none."
+    )
+    origin: Origin | None = Field(
+        default=None, description="Model and images, for the catalogue; none without galaxies."
+    )
+    data_etag: str | list[str] | None = Field(
+        default=None, description="ETags of the partitions as they were read, as data_path."
+    )
     predictions_key: str = Field(description="Where the predictions are.")
     predictions_etag: str = Field(description="Their ETag: Summarize trusts no other file.")
     task_digest: str = Field(
@@ -643,6 +669,10 @@ class Summary(Contract):
     num_nonfinite_pixels: int = Field(default=0, ge=0)
     num_nonfinite_magnitudes: int = Field(default=0, ge=0)
     num_unpredicted: int = Field(default=0, ge=0)
+    flag_counts: dict[str, int] = Field(
+        default={}, description="Galaxies with each flag, by its name; none where there are none."
+    )
+    origin: Origin | None = Field(default=None, description="Model and images, if all ranks agree.")
     wall_seconds: float = Field(default=0.0, ge=0, description="Start of execution to summary.")
     inference_seconds: float = Field(
         default=0.0, ge=0, description="First rank's start to last rank's finish."

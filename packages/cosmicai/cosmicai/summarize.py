@@ -20,12 +20,14 @@ from cosmicai.errors import (
     readable,
 )
 from cosmicai.facts import MIN_MEMORY_MB
+from cosmicai.flags import add_counts
 from cosmicai.observability import logger
 from cosmicai.reconcile import Reconciled, reconcile
 from cosmicai.schema import (
     CollectiveResult,
     ExecutionInput,
     Failure,
+    Origin,
     Plan,
     RankRecord,
     SummarizeEvent,
@@ -235,6 +237,8 @@ def _figures(
         "num_nonfinite_pixels": sum(record.num_nonfinite_pixels for record in records),
         "num_nonfinite_magnitudes": sum(record.num_nonfinite_magnitudes for record in records),
         "num_unpredicted": sum(record.num_unpredicted for record in records),
+        "flag_counts": add_counts(record.flag_counts for record in records),
+        "origin": common_origin(records),
         "wall_seconds": _elapsed(event.execution.start_time, now),
         "inference_seconds": inference_seconds,
         "samples_per_second": own_samples / inference_seconds if inference_seconds else 0.0,
@@ -249,6 +253,12 @@ def _figures(
         "fmi": agreed,
         "finished_at": now,
     }
+
+
+def common_origin(records: list[RankRecord]) -> Origin | None:
+    """Return the ranks' model and images, if they are the same."""
+    found = {record.origin for record in records if record.origin}
+    return found.pop() if len(found) == 1 else None
 
 
 def _warnings(records: list[RankRecord]) -> list[str]:

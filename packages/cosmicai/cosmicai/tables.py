@@ -61,7 +61,7 @@ def to_arrow(
     fields = [
         pa.field(
             name,
-            pa.string() if columns[name].dtype == "str" else pa.from_numpy_dtype(found.dtype),
+            _arrow_type(found, columns[name]),
             metadata={
                 "description": columns[name].description,
                 "unit": columns[name].unit,
@@ -73,9 +73,20 @@ def to_arrow(
     schema = pa.schema(fields, metadata={f"cosmicai.{k.lower()}": v for k, v in meta.items()})
     arrays = [
         pa.array(np.ma.getdata(found), type=field.type, mask=_missing(found))
+        if found.ndim == 1
+        else pa.FixedSizeListArray.from_arrays(np.ma.getdata(found).ravel(), found.shape[1])
         for found, field in zip(values.values(), fields, strict=True)
     ]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _arrow_type(values: NDArray[Any], column: Column) -> pa.DataType:
+    import pyarrow as pa
+
+    if column.dtype == "str":
+        return pa.string()
+    scalar = pa.from_numpy_dtype(values.dtype)
+    return scalar if values.ndim == 1 else pa.list_(scalar, values.shape[1])
 
 
 def to_pandas(values: Values) -> pd.DataFrame:

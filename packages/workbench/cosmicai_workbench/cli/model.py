@@ -108,6 +108,46 @@ def prepare(
         typer.echo(f"{path}: {size / MB:,.1f} MB")
 
 
+@app.command(epilog="Example: `cosmicai model ranges my-model training/ -o my-model-with-ranges`")
+def ranges(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the model.")],
+    partitions: Annotated[
+        list[str],
+        typer.Argument(
+            help="The galaxies it was trained on: folders of partitions, .pt files, or "
+            "s3://bucket/folder-or-key."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder of the copy to write.")],
+    name: Annotated[
+        str | None, typer.Option(help="Of the training set; default where it is from.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the copy if it is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Give a model the ranges of its training set, so that galaxies outside of them are flagged.
+
+    Ranges of magnitudes, colours, redshifts, and of how images compare with magnitudes go into
+    `config.json` of a copy of the bundle; predictions stay the same.
+    """
+    from cosmicai.model.bundle import Bundle
+
+    from cosmicai_workbench.modeling.ranges import training_of, write_with_training
+    from cosmicai_workbench.results.infer import partition_paths
+
+    model, paths = Bundle(bundle), partition_paths(partitions)
+    with progress_bar("reading", len(paths), "partitions") as advance:
+        training = training_of(model, paths, name=name, on_partition=lambda _: advance(1))
+    write_with_training(model, training, out, overwrite=overwrite)
+    if as_json:
+        typer.echo(training.model_dump_json(indent=2))
+        return
+    typer.echo(f"{out}: ranges of {training.galaxies:,} galaxies of {training.name}")
+    groups = training.magnitude | training.colour
+    for label, (low, high) in {"redshift": training.redshift, **groups}.items():
+        typer.echo(f"  {label:<10} {low:8.3f} – {high:.3f}")
+
+
 @app.command(epilog="Example: `cosmicai model evaluate models/astromae-small --json`")
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="Folder of the model.")],

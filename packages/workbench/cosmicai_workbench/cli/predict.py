@@ -36,7 +36,7 @@ def predict(
     ] = None,
     runs: Runs = Path("runs"),
     to: Annotated[
-        str, typer.Option(help="Format of the catalogue: parquet, fits, csv, or none.")
+        str, typer.Option(help="Format of the catalogue: parquet, fits, csv, votable, or none.")
     ] = "parquet",
     report: Annotated[
         bool, typer.Option("--report", help="Write the report page as well, `report.html`.")
@@ -91,11 +91,10 @@ def predict(
         print_summary(run.summary)
     typer.echo(f"Results in {run.path}/", err=as_json)
     if form is not None:
-        from cosmicai_workbench.results.export import export
+        from cosmicai_workbench.results.export import export_catalogue
 
-        catalogue = run.path / f"catalogue.{form}"
-        rows = export(run, catalogue, form)
-        typer.echo(f"Catalogue: {catalogue}, {rows:,} rows", err=as_json)
+        exported = export_catalogue(run, None, form)
+        typer.echo(f"Catalogue: {exported.path}, {exported.rows:,} rows", err=as_json)
     if report:
         from cosmicai_workbench.report.service import write_report
 

@@ -1,5 +1,6 @@
 """``cosmicai results``: look at a run, and export it."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -24,19 +25,22 @@ def show(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print the redshift quality of a run, and by bins of predicted redshift and of magnitude.
+    """Print a run's quality, also by bins of predicted redshift and of magnitude, and its flags.
 
     Example: `cosmicai results show runs/latest --bins 8`
     """
     from cosmicai_workbench.results.binned import quality_by_bin
     from cosmicai_workbench.results.run_folder import load_run
-    from cosmicai_workbench.results.table import print_quality
+    from cosmicai_workbench.results.table import print_flags, print_quality
 
-    quality = quality_by_bin(load_run(run), bins)
+    loaded = load_run(run)
+    quality = quality_by_bin(loaded, bins)
     if as_json:
-        typer.echo(quality.model_dump_json(indent=2))
+        flags = {"flag_counts": loaded.summary.flag_counts}
+        typer.echo(json.dumps(quality.model_dump(mode="json") | flags, indent=2))
     else:
         print_quality(quality)
+        print_flags(loaded.summary)
 
 
 @app.command()

@@ -368,18 +368,19 @@ def find_partition(data: Path, key: str, etag: str | None) -> Path | None:
 
 def healpix(ra: Masked, dec: Masked) -> Masked:
     """Return the nested HEALPix index at order 29 of positions in degrees; masked without one."""
-    from astropy import units
-    from astropy_healpix import lonlat_to_healpix
-
     longitude, latitude = (np.ma.filled(values.astype(float), np.nan) for values in (ra, dec))
     known = np.isfinite(longitude) & (np.abs(latitude) <= 90)
     pixels = np.zeros(len(ra), np.int64)
-    pixels[known] = lonlat_to_healpix(
-        longitude[known] * units.deg,
-        latitude[known] * units.deg,
-        2**HEALPIX_ORDER,
-        order="nested",
-    )
+    if known.any():  # else astropy, which takes half a second, need not be imported
+        from astropy import units
+        from astropy_healpix import lonlat_to_healpix
+
+        pixels[known] = lonlat_to_healpix(
+            longitude[known] * units.deg,
+            latitude[known] * units.deg,
+            2**HEALPIX_ORDER,
+            order="nested",
+        )
     return np.ma.MaskedArray(pixels, ~known)
 
 

@@ -24,25 +24,33 @@ if TYPE_CHECKING:
 
 Format = Literal["parquet", "fits", "csv", "votable", "qp", "hats"]
 Columns = Literal["all", "euclid"]
+POSITIONS: Final = ("astropy", "astropy_healpix")
+"""Libraries that every catalogue needs."""
 
 
 @dataclass(frozen=True)
-class _Writer:
+class Writer:
     """How a format is written."""
 
     write: Callable[[Path, Source, Provenance], int]
-    name: str
-    """Of the file, where none is given."""
+    file: str
+    """What it is called where no name is given."""
+    libraries: tuple[str, ...]
+    """Optional ones that it needs."""
     is_folder: bool = False
+    any_run: bool = True
+    """Whether it suits every run: one without positions, or distributions, too."""
 
 
-_WRITERS: Final[dict[str, _Writer]] = {
-    "parquet": _Writer(parquet.write, "catalogue.parquet"),
-    "fits": _Writer(fits.write, "catalogue.fits"),
-    "csv": _Writer(csv.write, "catalogue.csv"),
-    "votable": _Writer(votable.write, "catalogue.vot"),
-    "qp": _Writer(qp.write, "catalogue.qp.hdf5"),
-    "hats": _Writer(hats.write, "catalogue.hats", is_folder=True),
+WRITERS: Final[dict[Format, Writer]] = {
+    "parquet": Writer(parquet.write, "catalogue.parquet", ("pyarrow", *POSITIONS)),
+    "fits": Writer(fits.write, "catalogue.fits", POSITIONS),
+    "csv": Writer(csv.write, "catalogue.csv", ("pandas", *POSITIONS)),
+    "votable": Writer(votable.write, "catalogue.vot", POSITIONS),
+    "qp": Writer(qp.write, "catalogue.qp.hdf5", ("h5py", *POSITIONS), any_run=False),
+    "hats": Writer(
+        hats.write, "catalogue.hats", ("pyarrow", *POSITIONS), is_folder=True, any_run=False
+    ),
 }
 
 
@@ -134,10 +142,12 @@ def export_catalogue(
         raise InvalidInput(
             f"--columns: expected one of {', '.join(get_args(Columns))}, found {columns!r}"
         )
-    writer = _WRITERS[form]
-    path = output or run.path / writer.name
+    writer = WRITERS[form]
+    path = output or run.path / writer.file
     if path.exists() and not overwrite:
         raise InvalidInput(f"{path}: exists already; add --overwrite, or choose another --output")
+    if path.is_dir() and not (writer.is_folder and hats.is_catalogue(path)):
+        raise InvalidInput(f"{path}: a folder that is no catalogue is not replaced; move it away")
     if data is not None and not data.is_dir():
         raise InvalidInput(f"--data {data}: no such folder")
     needs_distributions = form == "qp" or columns == "euclid"

@@ -7,6 +7,7 @@ has as many rows as its input without any other file.
 from __future__ import annotations
 
 import json
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from cosmicai.partition.catalogue import Catalogue, CatalogueError, from_arrays,
 from cosmicai.partition.reader import open_partition
 from cosmicai.partition.sources import S3Object
 from cosmicai.prediction import npz_bytes, npz_columns
+from cosmicai.schema import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,12 +37,7 @@ class Listed(NamedTuple):
 
 def partitions_of(rank: FailedRank) -> Iterator[tuple[str, str | None]]:
     """Yield the partitions of a failed rank, with their ETags where the run knows them."""
-    paths, etags = (
-        [value] if isinstance(value, str) else value or []
-        for value in (rank.data_path, rank.data_etag)
-    )
-    for number, path in enumerate(paths):
-        yield path, etags[number] if number < len(etags) else None
+    yield from zip_longest(listed(rank.data_path), listed(rank.data_etag))
 
 
 def list_partition(name: str, source: Path | S3Object) -> Listed:
@@ -64,7 +61,7 @@ def store_failed(folder: Path, rank: FailedRank, bucket: str, client: S3Client) 
     the same one.
     """
     arrays: dict[str, NDArray[Any]] = {}
-    listed: list[str] = []
+    read: list[str] = []
     unread: dict[str, str] = {}
     for key, etag in partitions_of(rank):
         try:
@@ -72,10 +69,10 @@ def store_failed(folder: Path, rank: FailedRank, bucket: str, client: S3Client) 
         except CosmicAIError as error:
             unread[key] = str(error)
             continue
-        arrays |= found.objects.to_arrays(f"objects{len(listed)}")
-        arrays |= found.rejected.to_arrays(f"rejected{len(listed)}")
-        listed.append(key)
-    arrays["partitions"] = np.array(json.dumps({"listed": listed, "unread": unread}))
+        arrays |= found.objects.to_arrays(f"objects{len(read)}")
+        arrays |= found.rejected.to_arrays(f"rejected{len(read)}")
+        read.append(key)
+    arrays["partitions"] = np.array(json.dumps({"listed": read, "unread": unread}))
     path = _path(folder, rank.rank)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(npz_bytes(arrays))

@@ -21,6 +21,7 @@ from cosmicai.storage import store
 from cosmicai.whole_files import whole_folder
 
 from cosmicai_workbench.data.files import file_errors
+from cosmicai_workbench.data.uploading import etag_of
 from cosmicai_workbench.results.fetch import reserve_folder
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def infer(
         model_load_seconds=load_seconds,
         process_cpu_seconds=time.process_time() - cpu,
         billed_duration_ms=math.ceil((time.perf_counter() - clock) * 1000),
+        data_etag=[etag_of(Path(path)) if Path(path).is_file() else "" for path in paths],
         predictions_key="predictions/0.npz",
         predictions_etag="",
     )
@@ -158,17 +160,15 @@ def as_catalogue_format(name: str) -> "Format | None":
     """
     if name == "none":
         return None
-    writers: dict[str, tuple[Format, str]] = {
-        "parquet": ("parquet", "pyarrow"),
-        "fits": ("fits", "astropy"),
-        "csv": ("csv", "pandas"),
-    }
-    if name not in writers:
-        raise InvalidInput(f"--to: expected {', '.join(writers)} or none, found {name!r}")
-    form, library = writers[name]
-    if find_spec(library) is None:
-        raise ModuleNotFoundError(name=library)
-    return form
+    from cosmicai_workbench.results.export import WRITERS
+
+    formats = [form for form, writer in WRITERS.items() if writer.any_run]
+    if name not in formats:
+        raise InvalidInput(f"--to: expected {', '.join(formats)} or none, found {name!r}")
+    for library in WRITERS[name].libraries:
+        if find_spec(library) is None:
+            raise ModuleNotFoundError(name=library)
+    return name
 
 
 def _summary(record: RankRecord, began: datetime, *, model: str) -> Summary:
@@ -191,6 +191,8 @@ def _summary(record: RankRecord, began: datetime, *, model: str) -> Summary:
         num_nonfinite_pixels=record.num_nonfinite_pixels,
         num_nonfinite_magnitudes=record.num_nonfinite_magnitudes,
         num_unpredicted=record.num_unpredicted,
+        flag_counts=record.flag_counts,
+        origin=record.origin,
         wall_seconds=wall,
         inference_seconds=wall,
         samples_per_second=record.num_samples / wall,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cosmicai.facts import MB, OUTLIER_LIMIT, WIDE_OUTLIER_LIMIT
+from cosmicai.flags import FLAGS
 from cosmicai.quality import range_of
 
 if TYPE_CHECKING:
@@ -60,7 +61,26 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         rows.append(("Redshifts", text))
     if summary.num_unpredicted:
         rows.append(("Unpredicted", f"{summary.num_unpredicted:,} galaxies (NaN in, NaN out)"))
+    if summary.flag_counts:
+        counts = ", ".join(f"{name} {count:,}" for name, count in summary.flag_counts.items())
+        rows.append(("Flags", f"{counts} (galaxies)"))
     return rows
+
+
+def print_flags(summary: Summary) -> None:
+    """Print how many galaxies have each flag, and what it means, on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Flags")
+    table.add_column("flag")
+    table.add_column("value", justify="right")
+    table.add_column("galaxies", justify="right")
+    table.add_column("meaning")
+    for flag in FLAGS:
+        if count := summary.flag_counts.get(flag.name):
+            table.add_row(flag.name, str(flag.value), f"{count:,}", flag.description)
+    Console().print(table if table.row_count else "No galaxy has a flag.")
 
 
 def print_summary(summary: Summary) -> None:

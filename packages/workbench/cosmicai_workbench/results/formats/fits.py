@@ -30,7 +30,9 @@ def write(path: Path, catalogue: Source, provenance: Provenance) -> int:
     header, _ = _encoded(catalogue.empty(), catalogue, provenance)
     header["NAXIS2"] = catalogue.num_rows
     for row in provenance.partitions:
-        header.add_history(ascii_text(f"partition {row['partition']} ETag {row['etag']}".rstrip()))
+        header.add_history(
+            ascii_text(f"partition {row['partition']} ETag {row['etag'] or 'unknown'}")
+        )
     with path.open("wb") as file:
         fits.PrimaryHDU().writeto(file)
         file.write(header.tostring().encode("ascii"))

@@ -55,7 +55,7 @@ def write(path: Path, catalogue: Source, provenance: Provenance) -> int:
     if INDEX in catalogue.columns:
         raise InvalidInput(f"column {INDEX}: HATS needs the name for an index of its own")
     of_blocks = [_indices(block) for block in _placed(catalogue)]
-    pixels = partition_sky(np.concatenate([np.empty(0, np.int64), *of_blocks]))
+    pixels = partition_sky(np.concatenate([np.empty(0, np.int64), *of_blocks]), MAX_ROWS)
     if not pixels:
         raise InvalidInput(
             "no object has a position (columns ra and dec), which HATS sorts them by; choose "
@@ -85,7 +85,12 @@ def write(path: Path, catalogue: Source, provenance: Provenance) -> int:
     return sum(pixels.values())
 
 
-def partition_sky(indices: NDArray[Any], max_rows: int = MAX_ROWS) -> dict[Pixel, int]:
+def is_catalogue(path: Path) -> bool:
+    """Say whether a folder is a catalogue in this format."""
+    return (path / "hats.properties").is_file()
+
+
+def partition_sky(indices: NDArray[Any], max_rows: int) -> dict[Pixel, int]:
     """Return the pixels that hold objects, each as large as ``max_rows`` allows, and how many.
 
     Parameters

@@ -1,0 +1,75 @@
+"""Copies of bundles that say what they were trained on, so that galaxies unlike it are flagged."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cosmicai.errors import InvalidInput
+from cosmicai.flags import TrainingRanges
+from cosmicai.model.bundle import Bundle
+from cosmicai.model.interface import Training
+from cosmicai.model.layout import CONFIG_NAME
+from cosmicai.partition.reader import open_partition
+from cosmicai.partition.sources import located
+from cosmicai.whole_files import whole_folder
+
+
+def training_of(
+    bundle: Bundle,
+    partitions: Sequence[str],
+    *,
+    name: str | None = None,
+    on_partition: Callable[[str], None] = lambda _: None,
+) -> Training:
+    """Return the ranges of a training set in partitions, streamed.
+
+    Parameters
+    ----------
+    name
+        What the training set is called; by default, the folders of the partitions.
+
+    Raises
+    ------
+    CosmicAIError
+        A partition cannot be read, or is not one for this model.
+    InvalidInput
+        No galaxy has a known redshift.
+    """
+    inputs = bundle.interface.inputs
+    ranges, digest = TrainingRanges(inputs), hashlib.sha256()
+    for partition in partitions:
+        with open_partition(located(partition), inputs=inputs) as reader:
+            for batch in reader:
+                ranges.add(batch.image, batch.magnitude, batch.redshift)
+                for array in (batch.image, batch.magnitude, batch.redshift):
+                    digest.update(array.astype("<f4").tobytes())
+        on_partition(partition)
+    folders = sorted({partition.rpartition("/")[0] or "." for partition in partitions})
+    try:
+        return ranges.training(name or ", ".join(folders), digest.hexdigest())
+    except ValueError:
+        raise InvalidInput(f"{', '.join(folders)}: no galaxy has a known redshift") from None
+
+
+def write_with_training(
+    bundle: Bundle, training: Training, out: Path, *, overwrite: bool = False
+) -> Bundle:
+    """Write a copy of a bundle whose ``config.json`` holds ``training``; return it.
+
+    Raises
+    ------
+    InvalidInput
+        ``out`` is the bundle itself, or exists; nothing is written.
+    """
+    if out.resolve() == bundle.path.resolve():
+        raise InvalidInput(f"{out}: is the bundle itself; name another folder for the copy")
+    if out.exists() and not overwrite:
+        raise InvalidInput(f"{out}: exists already; --overwrite replaces it")
+    config = bundle.config.model_copy(update={"training": training})
+    with whole_folder(out) as folder:
+        for file in bundle.files:
+            shutil.copyfile(bundle.path / file, folder / file)
+        (folder / CONFIG_NAME).write_text(config.to_json())
+        _ = Bundle(folder).interface  # what was written can be read
+    return Bundle(out)

@@ -1,0 +1,129 @@
+"""Galaxies of failed ranks: they are in the catalogue, whatever became of their rank."""
+
+import numpy as np
+import pytest
+from cosmicai import storage
+from cosmicai.flags import FAILED_RANK, NO_PREDICTION
+from cosmicai.partition.catalogue import DEC, RA, REASON, Catalogue, ColumnInfo, column_of
+from cosmicai_workbench.client.connection import Connection
+from cosmicai_workbench.client.execution import Ended
+from cosmicai_workbench.data.partition_writer import PartitionWriter
+from cosmicai_workbench.results.catalogue import RunCatalogue
+from cosmicai_workbench.results.fetch import fetch
+from cosmicai_workbench.results.run_folder import load_run
+from s3_stack import make_galaxies, running_stack
+
+GALAXIES = 6
+
+
+@pytest.fixture
+def stack(monkeypatch, tmp_path):
+    yield from running_stack(monkeypatch, tmp_path)
+
+
+def put_partition(stack, number, *, rejected=()):
+    """Write and upload a partition whose objects are 100, 101, ….; return its path."""
+    galaxies = make_galaxies(GALAXIES, seed=number)
+    path = stack.folder / f"{number}.pt"
+    ids = [100 * number + i for i in range(GALAXIES)]
+    objects = Catalogue(
+        [
+            column_of(ColumnInfo("object_id", "int64"), ids),
+            column_of(RA, [10.0 + i for i in range(GALAXIES)]),
+            column_of(DEC, [5.0] * GALAXIES),
+            column_of(ColumnInfo("mass", "float64", "solMass"), [1e9] * GALAXIES),
+        ]
+    )
+    lost = Catalogue(
+        [
+            column_of(ColumnInfo("object_id", "int64"), rejected),
+            column_of(REASON, ["off every image"] * len(rejected)),
+        ]
+    )
+    with PartitionWriter(path, GALAXIES, {}, rejected=lost if rejected else None) as writer:
+        writer.write(galaxies.image, galaxies.magnitude, galaxies.redshift)
+        writer.write_catalogue(objects)
+    storage.store(stack.input["data_bucket"]).write(f"100MB/{number}.pt", path.read_bytes())
+    return path
+
+
+def partial_run(stack, tmp_path, *, failed):
+    """Run all ranks but those that failed, and fetch what there is."""
+    change = {"file_limit": "3", "tolerated_failure_percentage": 70}
+    plan = stack.initialize(**change)
+    stack.run_ranks(plan, [rank for rank in range(3) if rank not in failed])
+    for rank in failed:
+        stack.fail_rank(plan, rank, "Lambda.Unknown", "out of memory")
+    summary = stack.summarize(**change)
+    assert summary.status == "PARTIAL"
+    content = {**stack.input, **change}
+    ended = Ended(plan.execution.id, "first", "SUCCEEDED", content)
+    connection = Connection(s3=storage.client(), states=None, outputs={}, service=None)
+    return load_run(fetch(connection, ended, tmp_path / "runs"))
+
+
+def test_the_catalogue_has_as_many_rows_as_the_data_set(stack, tmp_path):
+    stack.put_model()
+    for number in (1, 2, 3):
+        put_partition(stack, number, rejected=[999] if number == 3 else ())
+    run = partial_run(stack, tmp_path, failed=(0, 2))
+    catalogue = RunCatalogue(run)
+    values = catalogue.table().values
+    assert catalogue.unlisted == []
+    ids = values["object_id"].tolist()
+    assert ids == [*range(200, 206), *range(100, 106), *range(300, 306), 999]
+    lost = FAILED_RANK.value
+    assert values["flags"].tolist() == [0] * 6 + [lost] * 12 + [NO_PREDICTION.value]
+    assert np.isfinite(np.ma.getdata(values["redshift"])).tolist() == [True] * 6 + [False] * 13
+    assert values["reason"].tolist()[6:] == ["its rank failed: Lambda.Unknown"] * 12 + [
+        "off every image"
+    ]
+    assert values["rank"].tolist()[:18] == [1] * 6 + [0] * 6 + [2] * 6
+    assert values["partition"].tolist()[6] == "100MB/1.pt"
+    assert values["index"].tolist()[6:12] == list(range(6))
+    assert values["ra"].tolist()[6:8] == [10.0, 11.0]
+    assert values["mass"].tolist()[:18] == [1e9] * 18
+
+
+def test_objects_without_a_catalogue_are_counted_all_the_same(stack, tmp_path):
+    stack.put_model()
+    stack.put_partitions(["1.pt", "2.pt", "3.pt"], galaxies=GALAXIES)
+    run = partial_run(stack, tmp_path, failed=(1,))
+    values = RunCatalogue(run).table().values
+    assert values["object_id"].tolist()[12:] == [f"2#{i}" for i in range(GALAXIES)]
+
+
+def test_a_partition_that_cannot_be_read_is_named_and_may_be_given(stack, tmp_path):
+    stack.put_model()
+    paths = [put_partition(stack, number) for number in (1, 2, 3)]
+    change = {"file_limit": "3", "tolerated_failure_percentage": 70}
+    plan = stack.initialize(**change)
+    stack.run_ranks(plan, [0, 2])
+    stack.fail_rank(plan, 1, "PartitionNotFound", "gone")
+    storage.client().delete_object(Bucket=stack.input["data_bucket"], Key="100MB/2.pt")
+    stack.summarize(**change)
+    ended = Ended(plan.execution.id, "first", "SUCCEEDED", {**stack.input, **change})
+    connection = Connection(s3=storage.client(), states=None, outputs={}, service=None)
+    run = load_run(fetch(connection, ended, tmp_path / "runs"))
+    catalogue = RunCatalogue(run)
+    assert (catalogue.num_rows, catalogue.unlisted) == (12, ["100MB/2.pt"])
+    given = RunCatalogue(run, paths[1].parent)
+    assert (given.num_rows, given.unlisted) == (18, [])
+
+
+def test_counts_of_flags_reach_the_summary(stack, tmp_path):
+    stack.put_model()
+    image = make_galaxies(GALAXIES).image
+    image[0] = np.nan
+    image[1, 2] = 0
+    stack.put_partitions(["1.pt", "2.pt", "3.pt"], galaxies=GALAXIES, image=image)
+    run = partial_run(stack, tmp_path, failed=(1,))
+    assert run.summary.flag_counts == {"no_prediction": 2, "empty_band": 2}
+    assert [record.flag_counts for record in run.records] == [
+        {"no_prediction": 1, "empty_band": 1}
+    ] * 2
+    assert run.summary.origin is not None
+    assert run.summary.origin.bands == ("u", "g", "r", "i", "z")
+    assert [record.data_etag for record in run.records] == [
+        storage.store(stack.input["data_bucket"]).find(f"100MB/{n}.pt").etag for n in (1, 3)
+    ]
