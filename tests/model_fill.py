@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from cosmicai.model.bundle import Bundle, save_tensors
 from cosmicai.model.config import ModelConfig
+from cosmicai.model.interface import MixtureOutput
 from cosmicai.model.layout import STEM, STEM_ALIAS, state_dict_layout
 from numpy.typing import NDArray
 
@@ -27,6 +28,9 @@ SMALL = ModelConfig(
     inception_widths=(4, 5, 3, 3, 2),
 )
 """Every width another number, so that a mix-up of two cannot pass."""
+
+SMALL_MIXTURE = SMALL.model_copy(update={"output": MixtureOutput(components=7)})
+"""21 outputs: more than a vector of any processor holds, and no whole number of them."""
 
 
 def calibrated_cell(lower: float, upper: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from cosmicai.engines.base import load_engine
 from cosmicai.model.config import ModelConfig
 from cosmicai.model.prepare import Preparation
-from model_fill import SHARED_MODEL, SMALL, filled_bundle, galaxies
+from model_fill import SHARED_MODEL, SMALL, SMALL_MIXTURE, filled_bundle, galaxies
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +47,7 @@ def write_model(bundle: Bundle, image: Any, magnitude: Any, path: Path) -> None:
     sizes = (
         config.depth, config.width, config.heads, config.mlp_width, config.conv_width,
         config.branch_width, config.magnitude_width, config.head_width, config.stem_width,
+        config.output.values,
     )  # fmt: skip
     with path.open("wb") as file:
         file.write(np.array([*sizes, *config.inception_widths], np.int32))
@@ -74,7 +75,7 @@ def write_model(bundle: Bundle, image: Any, magnitude: Any, path: Path) -> None:
                 write_layer(ends, f"inception.{index}.{branch}")
         magnitudes = [name for name in ends if name.startswith("magnitude.") and "weight" in name]
         names = [name.removesuffix(".weight") for name in magnitudes]
-        for name in ("encoder", "inception", *names, "joint", "redshift"):
+        for name in ("encoder", "inception", *names, "joint", "output"):
             write_layer(ends, name)
         file.write(np.int64(len(image)))
         write(image, magnitude)
@@ -112,18 +113,20 @@ def case(config: ModelConfig, image: Any, magnitude: Any, program: Path, folder:
     return Case(Emulated(program, folder / "model.bin"), expected)
 
 
-@pytest.fixture(scope="module")
-def small(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return case(SMALL, *galaxies(70), program, tmp_path_factory.mktemp("small"))
+@pytest.fixture(scope="module", params=[SMALL, SMALL_MIXTURE], ids=["point", "mixture"])
+def small(
+    request: pytest.FixtureRequest, program: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Case:
+    return case(request.param, *galaxies(70), program, tmp_path_factory.mktemp("small"))
 
 
 def test_float32_is_what_this_processor_predicts(small: Case) -> None:
     found = small.emulated.predict("neon")
-    np.testing.assert_allclose(found, small.expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found, small.expected.ravel(), rtol=0, atol=1e-5)
 
 
 def test_float16_is_near_float32_and_not_the_same(small: Case) -> None:
-    error = np.abs(small.emulated.predict("neon_half") - small.expected).max()
+    error = np.abs(small.emulated.predict("neon_half") - small.expected.ravel()).max()
     assert 1e-6 < error < HALF_ERROR[1]
 
 

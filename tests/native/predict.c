@@ -2,8 +2,9 @@
  *
  *   predict FILE INSTRUCTION_SET THREADS FIRST
  *
- * predicts the first galaxies apart from the others. FILE holds a model and galaxies as tests/functional/test_native_arm64.py writes them; the redshifts
- * are written to standard output as float32. It exits with 3 if there is no such instruction set. */
+ * predicts the first galaxies apart from the others. FILE holds a model and
+ * galaxies as tests/functional/test_native_arm64.py writes them; what is predicted is written to
+ * standard output as float32. It exits with 3 if there is no such instruction set. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -42,7 +43,7 @@ static Convolution convolution(void) {
 /* In the order of `Tensors`. */
 static Tensors model(void) {
     Tensors t;
-    read_values(&t.depth, sizeof(int32_t), 9 + INCEPTION_BLOCKS);
+    read_values(&t.depth, sizeof(int32_t), 10 + INCEPTION_BLOCKS);
     read_values(&t.norm_eps, sizeof(float), 1);
     t.patch_weight = tensor(), t.patch_position = tensor(), t.class_token = tensor();
     BlockTensors *blocks = malloc(sizeof *blocks * t.depth);
@@ -59,7 +60,7 @@ static Tensors model(void) {
     }
     t.encoder = layer(), t.inception = layer();
     for (int i = 0; i < MAGNITUDE_LAYERS; i++) t.magnitude[i] = layer();
-    t.joint = layer(), t.redshift = layer();
+    t.joint = layer(), t.output = layer();
     return t;
 }
 
@@ -75,12 +76,12 @@ int main(int count, char **arguments) {
     read_values(&galaxies, sizeof galaxies, 1);
     const float *image = tensor(), *magnitude = tensor();
     Model *created = set->create(&tensors, atoi(arguments[3]));
-    float *redshift = malloc(sizeof(float) * galaxies);
+    float *output = malloc(sizeof(float) * galaxies * tensors.outputs);
     if (!created) return 1;
-    set->predict(created, image, magnitude, redshift, first);
+    set->predict(created, image, magnitude, output, first);
     set->predict(created, image + first * BANDS * SIDE * SIDE, magnitude + first * BANDS,
-                 redshift + first, galaxies - first);
-    fwrite(redshift, sizeof(float), galaxies, stdout);
+                 output + first * tensors.outputs, galaxies - first);
+    fwrite(output, sizeof(float), galaxies * tensors.outputs, stdout);
     set->destroy(created);
     return 0;
 }

@@ -73,8 +73,8 @@ EXPORT Model *cosmicai_create(const InstructionSet *set, const Tensors *tensors,
 }
 
 EXPORT void cosmicai_predict(const InstructionSet *set, Model *model, const float *image,
-                             const float *magnitude, float *redshift, int64_t count) {
-    set->predict(model, image, magnitude, redshift, count);
+                             const float *magnitude, float *output, int64_t count) {
+    set->predict(model, image, magnitude, output, count);
 }
 
 EXPORT void cosmicai_times(const InstructionSet *set, const Model *model, int64_t *nanoseconds) {

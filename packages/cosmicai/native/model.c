@@ -42,11 +42,11 @@ typedef struct {
 
 struct Model {
     int depth, width, heads, head, mlp_width, conv_width, hidden, panels, threads;
-    int branch_width, magnitude_width, head_width, stem_width;
+    int branch_width, magnitude_width, head_width, stem_width, outputs;
     int row, point, hidden_point; /* floats between tokens, points, hidden points */
     float norm_eps;
     size_t panel_size, first_size, second_size;
-    Packed patch, encoder, inception, magnitude[MAGNITUDE_LAYERS], joint, redshift, stem;
+    Packed patch, encoder, inception, magnitude[MAGNITUDE_LAYERS], joint, output, stem;
     float *position, *class_token;
     Block *blocks;
     InceptionBlock inception_blocks[INCEPTION_BLOCKS];
@@ -201,7 +201,7 @@ static void take_all(Model *m, const Tensors *t) {
         m->magnitude[i] = take_layer(m, t->magnitude[i], i ? m->magnitude_width : BANDS,
                                      m->magnitude_width);
     m->joint = take_layer(m, t->joint, concat, m->head_width);
-    m->redshift = take_layer(m, t->redshift, m->head_width, 1);
+    m->output = take_layer(m, t->output, m->head_width, m->outputs);
 }
 
 /* One panel of hidden channels of one block's convolutions. */
@@ -237,8 +237,8 @@ static int feature_width(const Model *m) {
 /* Lay a thread's buffers out in its memory; without memory yet, only count. */
 static void lay_out(const Model *m, Buffers *b) {
     int most = 0;
-    int sizes[] = {m->branch_width, m->magnitude_width, m->head_width};
-    for (int i = 0; i < 3; i++) most = sizes[i] > most ? sizes[i] : most;
+    int sizes[] = {m->branch_width, m->magnitude_width, m->head_width, m->outputs};
+    for (int i = 0; i < 4; i++) most = sizes[i] > most ? sizes[i] : most;
     int channels = m->stem_width;
     for (int i = 0; i < INCEPTION_BLOCKS; i++)
         if (4 * m->inception_blocks[i].width > channels) channels = 4 * m->inception_blocks[i].width;
@@ -290,6 +290,7 @@ static Model *create(const Tensors *t, int threads) {
     m->mlp_width = t->mlp_width, m->conv_width = t->conv_width, m->norm_eps = t->norm_eps;
     m->branch_width = t->branch_width, m->magnitude_width = t->magnitude_width;
     m->head_width = t->head_width, m->stem_width = t->stem_width;
+    m->outputs = t->outputs;
     m->head = round_up(m->width / m->heads, LANES);
     m->row = packed_columns(m->width);
     m->hidden = m->conv_width < HIDDEN ? round_up(m->conv_width, LANES) : HIDDEN;
@@ -479,7 +480,7 @@ static void relu_rows(float *x, ptrdiff_t row, int rows, int width) {
 }
 
 static void heads(const Model *m, Buffers *b, const float *image, const float *magnitude, int n,
-                  float *redshift) {
+                  float *output) {
     int64_t t = now();
     int row = feature_width(m), flat = 3 * m->inception_blocks[INCEPTION_BLOCKS - 1].width * PATCHES;
     int most = 0;
@@ -509,17 +510,20 @@ static void heads(const Model *m, Buffers *b, const float *image, const float *m
     most = packed_columns(m->head_width);
     linear(&m->joint, n, b->features, row, b->layer, most, 0);
     relu_rows(b->layer, most, n, m->head_width);
-    /* One output: a tile of LANES columns, of which the first is it. */
-    float *out = b->scratch;
-    linear(&m->redshift, n, b->layer, most, out, LANES, 0);
-    for (int g = 0; g < n; g++) redshift[g] = out[g * LANES];
+    /* Whole vectors are written, of which the first `outputs` values go on. */
+    float *padded = b->layer + (size_t)CHUNK * most;
+    int padded_row = packed_columns(m->outputs);
+    linear(&m->output, n, b->layer, most, padded, padded_row, 0);
+    for (int g = 0; g < n; g++)
+        memcpy(output + (size_t)g * m->outputs, padded + (size_t)g * padded_row,
+               sizeof(float) * m->outputs);
     count(b, IN_HEADS, &t);
 }
 
 typedef struct {
     Model *model;
     const float *image, *magnitude;
-    float *redshift;
+    float *output;
     int64_t galaxies, chunks;
 } Prediction;
 
@@ -539,17 +543,17 @@ static void predict_chunk(void *context, int64_t index, int thread) {
             rest_of_block(m, b, &m->blocks[i], first, n - first < BLOCK ? n - first : BLOCK,
                           i == m->depth - 1);
     }
-    heads(m, b, image, p->magnitude + start * BANDS, n, p->redshift + start);
+    heads(m, b, image, p->magnitude + start * BANDS, n, p->output + start * m->outputs);
 }
 
-static void predict(Model *m, const float *image, const float *magnitude, float *redshift,
+static void predict(Model *m, const float *image, const float *magnitude, float *output,
                     int64_t galaxies) {
     if (galaxies <= 0) return;
     /* As few chunks as fit the buffers, and as many for each thread as for the others. */
     int64_t chunks = (galaxies + CHUNK - 1) / CHUNK;
     chunks = (chunks + m->threads - 1) / m->threads * m->threads;
     if (chunks > galaxies) chunks = galaxies;
-    Prediction p = {m, image, magnitude, redshift, galaxies, chunks};
+    Prediction p = {m, image, magnitude, output, galaxies, chunks};
     pthread_mutex_lock(&m->lock);
     run_parallel(m->threads, chunks, predict_chunk, &p);
     pthread_mutex_unlock(&m->lock);

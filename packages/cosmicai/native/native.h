@@ -36,13 +36,13 @@ typedef struct {
 
 typedef struct {
     int32_t depth, width, heads, mlp_width, conv_width, branch_width, magnitude_width, head_width;
-    int32_t stem_width, inception_widths[INCEPTION_BLOCKS];
+    int32_t stem_width, outputs, inception_widths[INCEPTION_BLOCKS];
     float norm_eps;
     const float *patch_weight, *patch_position, *class_token;
     const BlockTensors *blocks;
     Layer stem;
     InceptionTensors inception_blocks[INCEPTION_BLOCKS];
-    Layer encoder, inception, magnitude[MAGNITUDE_LAYERS], joint, redshift;
+    Layer encoder, inception, magnitude[MAGNITUDE_LAYERS], joint, output;
 } Tensors;
 
 /* Where the time goes, in nanoseconds summed over threads, in this order. */
@@ -54,7 +54,8 @@ typedef struct Model Model;
 typedef struct {
     const char *name;
     Model *(*create)(const Tensors *tensors, int threads);
-    void (*predict)(Model *model, const float *image, const float *magnitude, float *redshift,
+    /* `output`: as many values per galaxy as the model has outputs. */
+    void (*predict)(Model *model, const float *image, const float *magnitude, float *output,
                     int64_t count);
     void (*times)(const Model *model, int64_t *nanoseconds);
     void (*destroy)(Model *model);

@@ -127,6 +127,11 @@ def check_batch(image: NDArray[np.float32], values: NDArray[np.float32], inputs:
         raise InvalidInput(f"{len(image)} images but {len(values)} {beside} vectors")
 
 
+def one_or_more(output: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a model's outputs (B, n) in the contract's shape: (B,) if n is 1."""
+    return output[:, 0] if output.shape[1] == 1 else output
+
+
 def chunks(count: int, size: int) -> Iterator[slice]:
     """Yield slices that cut ``count`` galaxies into nearly equal parts of at most ``size``."""
     parts = -(-count // size)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from cosmicai.engines.base import check_batch
+from cosmicai.engines.base import check_batch, one_or_more
 from cosmicai.errors import InvalidInput
 from cosmicai.model.prepare import Preparation, Tensors
 
@@ -85,6 +85,7 @@ class _Tensors(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in _SIZES),
+        ("outputs", ctypes.c_int32),
         ("inception_widths", ctypes.c_int32 * _INCEPTION_BLOCKS),
         ("norm_eps", ctypes.c_float),
         ("patch_weight", _Floats),
@@ -97,7 +98,7 @@ class _Tensors(ctypes.Structure):
         ("inception", _Layer),
         ("magnitude", _Layer * _MAGNITUDE_LAYERS),
         ("joint", _Layer),
-        ("redshift", _Layer),
+        ("output", _Layer),
     ]
 
 
@@ -114,7 +115,7 @@ class _Marshalling:
         self.struct = self._struct(preparation, bundle.astromae)
 
     def _struct(self, preparation: Preparation, config: ModelConfig) -> _Tensors:
-        struct = _Tensors(*(getattr(config, name) for name in _SIZES))
+        struct = _Tensors(*(getattr(config, name) for name in _SIZES), config.output.values)
         struct.inception_widths[:] = config.inception_widths
         struct.norm_eps = config.norm_eps
         struct.patch_weight = self._floats(self._tensors["patch.weight"])
@@ -130,7 +131,7 @@ class _Marshalling:
                 setattr(struct.inception_blocks[index], name, layer)
         for index in range(_MAGNITUDE_LAYERS):
             struct.magnitude[index] = self._layer(f"magnitude.{index}")
-        for name in ("stem", "encoder", "inception", "joint", "redshift"):
+        for name in ("stem", "encoder", "inception", "joint", "output"):
             setattr(struct, name, self._layer(name))
         return struct
 
@@ -204,6 +205,7 @@ class NativeEngine:
     def __init__(self, bundle: Bundle, threads: int, instruction_set: str | None = None) -> None:
         self._native = native = NativeSet(instruction_set)
         tensors = _Marshalling(bundle, threads)
+        self._outputs = bundle.config.output.values
         struct = ctypes.byref(tensors.struct)
         model = native.library.cosmicai_create(native.pointer, struct, threads)
         if not model:
@@ -223,12 +225,12 @@ class NativeEngine:
         """See ``cosmicai.engines.base.Engine.predict``."""
         check_batch(image, values, self._inputs)
         contiguous = (np.require(array, requirements=("C", "A")) for array in (image, values))
-        redshift = np.empty(len(image), np.float32)
-        arrays = (*contiguous, redshift)
+        output = np.empty((len(image), self._outputs), np.float32)
+        arrays = (*contiguous, output)
         arguments = (array.ctypes.data_as(_Floats) for array in arrays)
         native = self._native
         native.library.cosmicai_predict(native.pointer, self._model, *arguments, len(image))
-        return redshift
+        return one_or_more(output)
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds that each of ``PARTS`` has taken, summed over threads."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cosmicai.engines.base import check_batch, chunks
+from cosmicai.engines.base import check_batch, chunks, one_or_more
 from cosmicai.engines.openvino_graph import BLOCK_TENSORS, GraphBuilder
 from cosmicai.engines.quiet_openvino import compile_model, ov
 from cosmicai.engines.registry import CHUNK
@@ -45,6 +45,7 @@ class OpenVinoEngine:
     def __init__(self, tensors: Tensors, config: ModelConfig, threads: int) -> None:
         self._inputs = config.inputs
         self._tensors = tensors  # the requests share them, so they must live
+        self._outputs = config.output.values
         builder = GraphBuilder(tensors, config)
         core = ov.Core()
 
@@ -68,13 +69,13 @@ class OpenVinoEngine:
     ) -> NDArray[np.float32]:
         """See ``cosmicai.engines.base.Engine.predict``."""
         check_batch(image, values, self._inputs)
-        redshift = np.empty(len(image), np.float32)
+        output = np.empty((len(image), self._outputs), np.float32)
         for part in chunks(len(image), CHUNK):
             count = part.stop - part.start
             self._image[:count] = image[part]
             self._magnitude[:count] = values[part]
-            redshift[part] = self._predict_chunk(count)
-        return redshift
+            output[part] = self._predict_chunk(count)
+        return one_or_more(output)
 
     def _predict_chunk(self, count: int) -> NDArray[np.float32]:
         """Predict the first ``count`` galaxies of the input buffers."""
@@ -86,8 +87,8 @@ class OpenVinoEngine:
             tokens = _run(block)
         for index, tensor in enumerate((tokens, image, _shared(self._magnitude[:count]))):
             self._rear.set_input_tensor(index, tensor)
-        redshift: NDArray[np.float32] = _run(self._rear).data
-        return redshift
+        output: NDArray[np.float32] = _run(self._rear).data
+        return output
 
     def _request(self, model: ov.CompiledModel, block: int, first: int) -> ov.InferRequest:
         """Return a request whose inputs from ``first`` on are the tensors of one block."""

@@ -57,7 +57,7 @@ class GraphBuilder:
         return ov.Model([op.result(result)], [tokens, *own.values()], "block")
 
     def rear(self) -> ov.Model:
-        """Return the graph: tokens, image, magnitude, tensors of the last block → (B,)."""
+        """Return the graph: tokens, image, magnitude, tensors of the last block → (B, outputs)."""
         tokens, image, own = self._tokens(), _image(), self._block_inputs()
         magnitude = op.parameter([-1, BANDS], np.float32, name="magnitude")
         encoded = self._layer_norm(self._block(tokens, own, last=True))
@@ -67,9 +67,9 @@ class GraphBuilder:
             self._magnitudes(magnitude),
         ]
         joint = op.relu(self._linear(op.concat(features, 1), "joint"))
-        redshift = op.reshape(self._linear(joint, "redshift"), _shape(-1), False)
+        output = self._linear(joint, "output")
         inputs = [tokens, image, magnitude, *own.values()]
-        return ov.Model([op.result(redshift)], inputs, "rear")
+        return ov.Model([op.result(output)], inputs, "rear")
 
     def _tokens(self) -> Any:
         return op.parameter([TOKENS, -1, self._config.width], np.float32, name="tokens")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cosmicai.engines.base import check_batch
+from cosmicai.engines.base import check_batch, one_or_more
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,9 +32,8 @@ class PlainEngine:
         check_batch(image, values, self._inputs)
         with torch.inference_mode():
             # Copies, because kernels are chosen by alignment and differ in the last bit.
-            redshift = self._module(torch.tensor(image), torch.tensor(values))
-        predicted: NDArray[np.float32] = redshift[:, 0].numpy()
-        return predicted
+            output = self._module(torch.tensor(image), torch.tensor(values))
+        return one_or_more(output.numpy())
 
 
 def create(bundle: Bundle, threads: int, _precision: str) -> PlainEngine:

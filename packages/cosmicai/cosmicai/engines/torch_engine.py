@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cosmicai.engines.base import check_batch, chunks
+from cosmicai.engines.base import check_batch, chunks, one_or_more
 from cosmicai.engines.registry import CHUNK
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import BANDS
@@ -58,7 +58,7 @@ class TorchEngine:
     ) -> NDArray[np.float32]:
         """See ``cosmicai.engines.base.Engine.predict``."""
         check_batch(image, values, self._inputs)
-        redshift = np.empty(len(image), np.float32)
+        output = np.empty((len(image), self._config.output.values), np.float32)
         # Convolutions on a GPU would otherwise be rounded to ten bits (TF32).
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             for part in chunks(len(image), self._chunk):
@@ -66,14 +66,14 @@ class TorchEngine:
                 given = (
                     torch.tensor(array[part], device=self._device) for array in (image, values)
                 )
-                redshift[part] = self._forward(*given).cpu().numpy()
-        return redshift
+                output[part] = self._forward(*given).cpu().numpy()
+        return one_or_more(output)
 
     def _forward(self, image: Tensor, magnitude: Tensor) -> Tensor:
         encoded = functional.relu_(self._linear(self._encoder(image), "encoder"))
         features = [encoded, self._inception(image), self._magnitudes(magnitude)]
         joint = functional.relu_(self._linear(torch.cat(features, 1), "joint"))
-        return self._linear(joint, "redshift")[:, 0]
+        return self._linear(joint, "output")
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
         weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]

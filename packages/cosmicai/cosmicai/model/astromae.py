@@ -203,7 +203,7 @@ class AstroMAE(nn.Module):
         self.concat_block = nn.Sequential(
             nn.Linear(config.concat_width, config.head_width),
             nn.ReLU(),
-            nn.Linear(config.head_width, 1),
+            nn.Linear(config.head_width, config.output.values),
         )
         nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.pos_embed, std=0.02)
@@ -219,7 +219,7 @@ class AstroMAE(nn.Module):
         return pooled
 
     def forward(self, image: Tensor, magnitude: Tensor) -> Tensor:
-        """Predict redshifts.
+        """Predict redshifts, or the numbers that describe their distributions.
 
         Parameters
         ----------
@@ -231,9 +231,9 @@ class AstroMAE(nn.Module):
         Returns
         -------
         Tensor
-            float32 (B, 1).
+            float32 (B, ``config.output.values``).
         """
         encoded = self.vit_block(self.head(self.forward_encoder(image)))
         mixed = self.inception_model(image, magnitude)
-        redshift: Tensor = self.concat_block(torch.cat((encoded, mixed), dim=1))
-        return redshift
+        outputs: Tensor = self.concat_block(torch.cat((encoded, mixed), dim=1))
+        return outputs

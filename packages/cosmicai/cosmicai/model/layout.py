@@ -62,7 +62,7 @@ def state_dict_layout(config: ModelConfig) -> dict[str, TensorSpec]:
     entries += _affine("vit_block.0", config.branch_width, width)
     entries += _affine("vit_block.2", config.branch_width, config.branch_width)
     entries += _affine("concat_block.0", config.head_width, config.concat_width)
-    entries += _affine("concat_block.2", 1, config.head_width)
+    entries += _affine("concat_block.2", config.output.values, config.head_width)
     return dict(entries)
 
 

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PREPARED_NAME = "prepared.safetensors"
-FORMAT = "3"
+FORMAT = "4"
 """Changes whenever the tensors below do; a file of another format is prepared afresh."""
 _MADV_POPULATE_READ = 22  # from Linux's mman.h; Python has no name for it
 _ALIGNMENT = 64  # bytes of a cache line and of the widest vector registers
@@ -90,7 +90,7 @@ def prepare(bundle: Bundle, *, threads: int = 1) -> Tensors:
         5×5, and the 1×1 after the pooling, which in the first block needs the stem.
     ``encoder``, ``inception``, ``magnitude.j``
         The layers with ReLU of the branches.
-    ``joint``, ``redshift``
+    ``joint``, ``output``
         The joint head.
     """
     parts = Preparation(bundle.tensors(), bundle.astromae).parts()
@@ -371,7 +371,7 @@ class Preparation:
             [self._affine(name) for name in lasts], self._affine("concat_block.0")
         )
         yield from _named("joint", joint)
-        yield from _named("redshift", self._affine("concat_block.2"))
+        yield from _named("output", self._affine("concat_block.2"))
 
 
 def _float32(
