@@ -2,10 +2,12 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from cosmicai.errors import InvalidInput
+from cosmicai.quality import Scores, statistics
 from cosmicai_workbench.cli.main import main
 from cosmicai_workbench.results.binned import quality_by_bin
 from cosmicai_workbench.results.compare import compare
@@ -141,3 +143,29 @@ def test_a_missing_run_is_one_line_and_exit_2(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "no such run folder" in error
+
+
+def test_pictures_are_drawn_of_what_there_are_figures_for(tmp_path, capsys):
+    run = make_run(tmp_path, ranks=1, samples=200, straggler=None)
+    assert main(["results", "plot", str(run)]) == 0
+    assert [Path(line).name for line in capsys.readouterr().out.split()] == ["redshifts.png"]
+    rows = json.loads((run / "combined_data.json").read_text())
+    true = np.linspace(0.01, 0.3, 200)
+    intervals = {
+        f"z_{end}{level}": true + sign * level / 1e4
+        for level in (68, 95)
+        for end, sign in (("lo", -1), ("hi", 1))
+    }
+    scores = Scores(np.linspace(0, 1, 200), true, true, true)
+    quality = statistics(true, true, 15 + 10 * true, intervals=intervals, scores=scores)
+    rows[0]["quality"] = quality.model_dump(mode="json")
+    (run / "combined_data.json").write_text(json.dumps(rows))
+    assert main(["results", "plot", str(run)]) == 0
+    drawn = [Path(line) for line in capsys.readouterr().out.split()]
+    assert [path.name for path in drawn] == ["redshifts.png", "pit.png", "coverage.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+    assert main(["results", "show", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "in 68 %" in shown
+    assert "PIT KS" in shown
+    assert "…" not in shown

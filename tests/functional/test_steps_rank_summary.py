@@ -8,11 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cosmicai import inference, keys, storage
+from cosmicai import inference, keys, model_cache, storage
+from cosmicai.calibration import LabelledSet
 from cosmicai.errors import CorruptPartition, IncompleteResults, PartitionNotFound, ResultPathInUse
 from cosmicai.machine import peak_memory_mb
+from cosmicai.model.interface import Interface
+from cosmicai.prediction import Predictor
 from cosmicai.schema import RankRecord, Summary, parse
-from s3_stack import BUCKET, ROOT, Context, Stack, load_handler, make_galaxies, running_stack
+from cosmicai_workbench.modeling.conformal import fit
+from s3_stack import (
+    BUCKET,
+    ROOT,
+    Context,
+    MeanEngine,
+    Stack,
+    load_handler,
+    make_galaxies,
+    running_stack,
+)
 
 PATH = "result-partition-100MB/1GB/1"
 
@@ -305,3 +318,36 @@ def test_the_handlers_run_their_sample_events(
     output = load_handler("summarize").handler(event, Context())
     assert output["status"] == "FAILED"
     assert output["failure"]["Cause"] == "s3://cosmicai-data/100MB/ holds no partitions"
+
+
+@pytest.mark.parametrize("optimism", [1, 100])
+def test_a_calibrated_model_has_intervals_and_a_summary_that_tells_if_they_fail(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, optimism: float
+) -> None:
+    rng = np.random.default_rng(0)
+    redshift, magnitude = rng.uniform(0.05, 0.4, 2000), rng.normal(18, 1, 2000)
+    off = rng.normal(0, 1e-4 / optimism, 2000) * (1 + redshift)
+    calibration = fit(redshift, redshift + off, magnitude, LabelledSet(galaxies=2000))
+    model = Predictor(MeanEngine(), digest="", interface=Interface(calibration=calibration))
+    monkeypatch.setattr(model_cache, "load", lambda item, threads: (model, 0.0))
+    stack.put_partitions(["1.pt", "2.pt", "3.pt"], galaxies=80)
+    plan = stack.initialize()
+    stack.run_ranks(plan)
+    summary = stack.summarize()
+    assert "z_lo68" in predictions(0)
+    quality = summary.quality
+    assert quality is not None
+    assert quality.num_intervals == quality.num_galaxies == 240
+    assert sum(bin_.num_intervals for bin_ in quality.by_redshift) == 240
+    told = [text for text in summary.warnings if "intervals hold fewer" in text]
+    if optimism > 1:
+        assert quality.coverage_95 is not None
+        assert quality.coverage_95 < 0.2
+        assert quality.under_covered == (68, 95)
+        assert len(told) == 2
+        assert "all galaxies" in told[0]
+        assert "predicted redshift 0.05 to 0.1" in told[0]
+    else:
+        assert quality.coverage_68 is not None
+        assert quality.coverage_68 > 0.75
+        assert told == []

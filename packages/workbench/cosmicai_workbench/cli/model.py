@@ -283,10 +283,10 @@ def _print(quality: "Quality", model: str, *, as_json: bool) -> None:
     if as_json:
         typer.echo(quality.model_dump_json(indent=2))
         return
-    from cosmicai_workbench.results.table import FIGURES
+    from cosmicai_workbench.results.table import FIGURES, one_line
 
     typer.echo(f"{model}: {quality.num_galaxies:,} galaxies")
     for name, (heading, form) in FIGURES.items():
         value = getattr(quality, name)
         if value is not None:
-            typer.echo(f"  {heading:<16} {format(value, form)}")
+            typer.echo(f"  {one_line(heading):<16} {format(value, form)}")

@@ -44,6 +44,22 @@ def show(
 
 
 @app.command()
+def plot(run: RunFolder = Path("runs/latest")) -> None:
+    """Draw the redshift quality of a run into its folder.
+
+    Predicted against true redshift; the PIT, where the model gives p(z); and how many true
+    redshifts the intervals hold, where it has intervals.
+
+    Example: `cosmicai results plot runs/latest`
+    """
+    from cosmicai_workbench.results.plot import plot_all
+    from cosmicai_workbench.results.run_folder import load_run
+
+    for picture in plot_all(load_run(run)):
+        typer.echo(picture)
+
+
+@app.command()
 def export(
     run: RunFolder = Path("runs/latest"),
     to: Annotated[str, typer.Option(help="parquet, fits, csv, votable, qp or hats.")] = "parquet",

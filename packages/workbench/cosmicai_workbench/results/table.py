@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from cosmicai.schema import Figures, Quality, Summary
     from rich.table import Table
 
-FIGURES = {
+_POINT = {
     "r2": ("R²", ".4f"),
     "nmad": ("σ NMAD", ".4f"),
     "bias": ("bias", "+.4f"),
     "mae": ("MAE", ".4f"),
-    "outlier_fraction": (f"outliers > {OUTLIER_LIMIT}", ".2%"),
-    "outlier_fraction_15": (f"> {WIDE_OUTLIER_LIMIT}", ".2%"),
-    "outlier_fraction_3sigma": ("> 3 σ", ".2%"),
+    "outlier_fraction": (f"outliers\n> {OUTLIER_LIMIT}", ".2%"),
+    "outlier_fraction_15": (f"outliers\n> {WIDE_OUTLIER_LIMIT}", ".2%"),
+    "outlier_fraction_3sigma": ("outliers\n> 3 σ", ".2%"),
+}
+_PROBABLE = {
     "coverage_68": ("in 68 %", ".1%"),
     "coverage_95": ("in 95 %", ".1%"),
     "pit_ks": ("PIT KS", ".3f"),
@@ -27,6 +29,7 @@ FIGURES = {
     "crps": ("CRPS", ".4f"),
     "cde_loss": ("CDE loss", "+.3f"),
 }
+FIGURES = _POINT | _PROBABLE
 """Figure of merit → its heading, and how its value is written."""
 
 
@@ -54,7 +57,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
     quality = summary.quality
     if quality is not None and quality.num_galaxies:
         text = ", ".join(
-            f"{heading} {_figure(quality, name)}"
+            f"{one_line(heading)} {_figure(quality, name)}"
             for name, (heading, _) in FIGURES.items()
             if getattr(quality, name) is not None
         )
@@ -103,24 +106,34 @@ def print_quality(quality: Quality) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    shown = [name for name in FIGURES if getattr(quality, name) is not None]
-    for title, bins in (
-        ("predicted redshift", quality.by_redshift),
-        ("r magnitude", quality.by_magnitude),
-    ):
-        table = Table(title=f"Quality by {title}")
-        for heading in (title, "galaxies", *(FIGURES[name][0] for name in shown)):
-            table.add_column(heading, justify="right")
-        for part in bins:
-            _add(table, range_of(part.low, part.high), part, shown)
-        table.add_section()
-        _add(table, "all", quality, shown)
-        Console().print(table)
+    console = Console()
+    for figures in (_POINT, _PROBABLE):
+        shown = [name for name in figures if getattr(quality, name) is not None]
+        for title, bins in (
+            ("predicted redshift", quality.by_redshift),
+            ("r magnitude", quality.by_magnitude),
+        ):
+            if not shown:
+                continue
+            table = Table(box=None, padding=(0, 1, 0, 0), title=f"\nBy {title}")
+            for heading in ("bin", "galaxies", *(FIGURES[name][0] for name in shown)):
+                table.add_column(heading, justify="right", no_wrap=True)
+            for part in bins:
+                _add(table, range_of(part.low, part.high), part, shown)
+            _add(table, "all", quality, shown, style="bold")
+            console.print(table)
 
 
-def _add(table: Table, label: str, part: Figures, shown: list[str]) -> None:
+def _add(
+    table: Table, label: str, part: Figures, shown: list[str], style: str | None = None
+) -> None:
     cells = (_figure(part, name) for name in shown)
-    table.add_row(label, f"{part.num_galaxies:,}", *cells)
+    table.add_row(label, f"{part.num_galaxies:,}", *cells, style=style)
+
+
+def one_line(heading: str) -> str:
+    """Return a heading without its line break."""
+    return heading.replace("\n", " ")
 
 
 def _figure(part: Figures, name: str) -> str:
