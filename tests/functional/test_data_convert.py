@@ -425,6 +425,25 @@ def test_a_file_cut_off_is_named(
     assert path.name in refusal(capsys, tmp_path / "parts", path)
 
 
+@pytest.mark.parametrize("form", ["npz", "parquet with checksums"])
+def test_a_damaged_pixel_is_noticed_where_the_format_has_checksums(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    values = columns() | {"image_array": np.full((COUNT, 3, 12, 12), 7.5, np.float32)}
+    path = write_npz(tmp_path / "survey", values)
+    if form != "npz":
+        path = tmp_path / "survey.parquet"
+        table = pa.table({name: listed(value) for name, value in values.items()})
+        pa.parquet.write_table(
+            table, path, write_page_checksum=True, compression="none", use_dictionary=False
+        )
+    content = path.read_bytes()
+    at = content.index(np.full(100, 7.5, np.float32).tobytes()) + 200
+    path.write_bytes(content[:at] + b"\x01" + content[at + 1 :])
+
+    assert "survey" in refusal(capsys, tmp_path / "parts", path)
+
+
 def test_other_files_and_missing_ones_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

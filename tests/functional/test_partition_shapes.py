@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from cosmicai.errors import CorruptPartition
+from cosmicai.errors import CorruptPartition, PartitionMismatch
+from cosmicai.model.interface import ImageInput, Inputs, MagnitudeInput, ScalarInput, sdss_inputs
+from cosmicai.partition.catalogue import Catalogue, ColumnInfo, column_of
 from cosmicai.partition.imaging import GalaxyShape
 from cosmicai.partition.reader import open_partition
 from cosmicai_workbench.data.partition_writer import PartitionWriter
@@ -156,3 +158,94 @@ def test_bands_are_in_the_record_that_torch_leaves_alone(tmp_path: Path) -> None
     path = write(tmp_path / "1.pt", (2, 8, 2), {"bands": ["g", "r"]})
     with zipfile.ZipFile(path) as archive:
         assert json.loads(archive.read("archive/extra/metadata.json"))["bands"] == ["g", "r"]
+
+
+# -- what a model takes --------------------------------------------------------------------------
+
+GRI = Inputs(
+    image=ImageInput(bands=("g", "r", "i"), side=16),
+    magnitude=MagnitudeInput(bands=("g", "r", "i")),
+)
+NO_MAGNITUDES = Inputs(image=GRI.image)
+DUSTY = Inputs(image=GRI.image, scalars=(ScalarInput(name="ebv"), ScalarInput(name="fwhm")))
+MISMATCHES: dict[str, tuple[tuple[int, int, int], dict[str, Any], Inputs, str]] = {
+    "side": ((3, 32, 3), {}, GRI, "images of 16 × 16 pixels, and these have 32 × 32"),
+    "bands": ((5, 16, 3), {}, GRI, r"images in g, r, i \(3\), .* has 5 bands \(5\)"),
+    "order": ((3, 16, 3), {"bands": ["i", "r", "g"]}, GRI, "partition has i, r, g"),
+    "other bands": ((3, 16, 3), {"bands": ["g", "r", "z"]}, GRI, "partition has g, r, z"),
+    "magnitudes": ((3, 16, 4), {}, GRI, r"magnitudes in g, r, i \(3\), .* has 4 bands"),
+    "their order": (
+        (3, 16, 3),
+        {"bands": ["g", "r", "i"], "magnitude_bands": ["i", "r", "g"]},
+        GRI,
+        "magnitudes in g, r, i .* has i, r, g",
+    ),
+    "no magnitudes": ((3, 16, 0), {}, GRI, r"the partition has none \(0\)"),
+    "SDSS's bands": ((3, 32, 5), {}, sdss_inputs(), r"u, g, r, i, z \(5\), .* has 3 bands"),
+    "SDSS's magnitudes": ((5, 32, 4), {}, sdss_inputs(), r"magnitudes in u, g, r, i, z \(5\)"),
+    "scalars": ((3, 16, 0), {}, DUSTY, "'ebv' from a column .* --keep ebv"),
+}
+
+
+@pytest.mark.parametrize("name", MISMATCHES)
+def test_a_partition_that_is_not_what_the_model_takes(tmp_path: Path, name: str) -> None:
+    shape, metadata, inputs, message = MISMATCHES[name]
+    path = write(tmp_path / "7.pt", shape, metadata)
+
+    with pytest.raises(PartitionMismatch, match=rf"7\.pt: the model takes .*{message}"):
+        open_partition(path, inputs=inputs)
+    with open_partition(path) as reader:  # it is sound
+        assert len(list(reader)) == 1
+
+
+@pytest.mark.parametrize("metadata", [{}, {"bands": ["g", "r", "i"]}, {"pixel_scale": 0.2}])
+def test_a_partition_that_is_what_the_model_takes(tmp_path: Path, metadata: dict[str, Any]) -> None:
+    path = write(tmp_path / "1.pt", (3, 16, 3), metadata)
+    for inputs, count in ((GRI, 3), (NO_MAGNITUDES, 0)):
+        with open_partition(path, inputs=inputs) as reader:
+            (batch,) = reader
+        np.testing.assert_array_equal(batch.values(inputs), arrays((3, 16, 3))[1][:, :count])
+
+
+def test_unnamed_bands_of_sdss_number_are_judged_by_their_number(tmp_path: Path) -> None:
+    """Users' own files name no bands, so a model of five other bands takes them."""
+    bands = ("g", "r", "i", "z", "y")
+    other = Inputs(image=ImageInput(bands=bands, side=16), magnitude=MagnitudeInput(bands=bands))
+    with open_partition(save(tmp_path / "1.pt", *arrays((5, 16, 5))), inputs=other) as reader:
+        assert len(list(reader)) == 1
+    with pytest.raises(PartitionMismatch):
+        open_partition(write(tmp_path / "2.pt", (5, 16, 5), {"bands": list("ugriz")}), inputs=other)
+
+
+def test_scalars_come_from_the_columns_that_a_partition_carries(tmp_path: Path) -> None:
+    image, magnitude, redshift = arrays((3, 16, 2))
+    ebv: list[float | None] = [0.1, 0.2, None, 0.4, 1e300, 0.6, 0.7]
+    columns = Catalogue(
+        [
+            column_of(ColumnInfo("fwhm", "int64"), range(7)),
+            column_of(ColumnInfo("ebv", "float64"), ebv),
+        ]
+    )
+    path = tmp_path / "1.pt"
+    with PartitionWriter(path, 7, {}, shape=GalaxyShape(3, 16, 2)) as writer:
+        writer.write(image, magnitude, redshift)
+        writer.write_catalogue(columns)
+
+    with open_partition(path, batch_size=4, inputs=DUSTY) as reader:
+        values = np.concatenate([batch.values(DUSTY) for batch in reader])
+
+    expected = np.array([ebv, range(7)], np.float64).T
+    expected[4, 0] = np.inf
+    np.testing.assert_array_equal(values, expected.astype(np.float32))
+    both = DUSTY.model_copy(update={"magnitude": MagnitudeInput(bands=("g", "r"))})
+    with open_partition(path, inputs=both) as reader:
+        (batch,) = reader
+    np.testing.assert_array_equal(batch.values(both)[:, :2], magnitude)
+    np.testing.assert_array_equal(batch.values(both)[:, 2:], values)
+    text = Inputs(image=GRI.image, scalars=(ScalarInput(name="name"),))
+    named = Catalogue([column_of(ColumnInfo("name", "str"), ["a"] * 7)])
+    with PartitionWriter(path, 7, {}, shape=GalaxyShape(3, 16, 2)) as writer:
+        writer.write(image, magnitude, redshift)
+        writer.write_catalogue(named)
+    with pytest.raises(PartitionMismatch, match="text in column 'name'"):
+        open_partition(path, inputs=text)

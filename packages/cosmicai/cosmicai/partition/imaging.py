@@ -8,7 +8,7 @@ are known here; any others belong to whoever wrote the file.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from cosmicai.errors import CosmicAIError, PartitionMismatch
@@ -123,7 +123,7 @@ def imaging_of(metadata: Mapping[str, Any] | None, shape: GalaxyShape) -> Imagin
         return SDSS if (shape.bands, shape.magnitudes) == (BANDS, BANDS) else Imaging(stated=False)
     bands = _names(known, "bands", shape.bands)
     if set(known) == {"bands"} and bands == BAND_NAMES:
-        return SDSS  # as earlier releases wrote them
+        return replace(SDSS, stated=True)  # as earlier releases wrote them
     magnitude_bands = _names(known, "magnitude_bands", shape.magnitudes)
     if magnitude_bands is None and bands is not None and shape.magnitudes == shape.bands:
         magnitude_bands = bands

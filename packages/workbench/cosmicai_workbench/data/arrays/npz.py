@@ -34,7 +34,9 @@ class NpzFile:
         self.path = path
         with named_errors(path), ExitStack() as files:
             self._archive = files.enter_context(zipfile.ZipFile(path))
-            names = [name for name in self._archive.namelist() if name.endswith(_SUFFIX)]
+            names = self._archive.namelist()
+            if others := [name for name in names if not name.endswith(_SUFFIX)]:
+                raise InvalidInput(f"{path}: arrays (*.npy) expected, found {others[0]!r:.80}")
             if len(names) > MAX_ARRAYS:
                 raise InvalidInput(f"{path}: at most {MAX_ARRAYS} arrays expected")
             self.columns = {}
@@ -61,6 +63,8 @@ class NpzFile:
                 for name, member in members.items():
                     with named_errors(self.path, name):
                         block[name] = plain(_take(member, self.columns[name], count))
+                        if start + count == total and member.read(1):  # its checksum is at the end
+                            raise ValueError("the array is longer than its header says")
                 yield block
 
     def close(self) -> None:

@@ -27,7 +27,9 @@ class ParquetArrays:
 
         self.path = path
         with named_errors(path):
-            self._file = pq.ParquetFile(path, buffer_size=MB, pre_buffer=False)
+            self._file = pq.ParquetFile(
+                path, buffer_size=MB, pre_buffer=False, page_checksum_verification=True
+            )
         self._rows = self._file.metadata.num_rows
         self.columns = {}
         with named_errors(path):
