@@ -1,7 +1,9 @@
-"""Write the README's figures from the committed results, so that nobody types a number.
+"""Write the figures of README and docs from the committed results, so that nobody types a number.
 
-python benchmarks/readme.py            # rewrite the block between the markers
-python benchmarks/readme.py --check    # exit 1 if the block is not what the results say
+python benchmarks/readme.py            # rewrite the blocks between the markers
+python benchmarks/readme.py --check    # exit 1 if a block is not what the results say
+
+README.md has four figures in a sentence each, docs/measured.md has them all.
 
 The ratio that `cosmicai plan` takes for our engine is written alike.
 """
@@ -17,6 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
 README = ROOT / "README.md"
+MEASURED = ROOT / "docs/measured.md"
 ENGINE_RATIO = ROOT / "packages/workbench/cosmicai_workbench/simulation/engine_ratio.json"
 BEGIN = "<!-- figures: made by benchmarks/readme.py from benchmarks/results/ -->\n"
 END = "<!-- end of figures -->"
@@ -91,7 +94,7 @@ def lambdas_instructions(found: Figures) -> list[str]:
     low, high = found["survey_cost"]["published_dollars"]
     spread = f"{dollars['median']:.2f} $ ({dollars['max']:.2f}–{dollars['min']:.2f})"
     cost = f"{spread}; the published system: {low} to {high} $ for the memory it used"
-    what = "modelled for Lambda, x86_64: 12.6 GB, 645,000 galaxies ([how](docs/cost.md))"
+    what = "modelled for Lambda, x86_64: 12.6 GB, 645,000 galaxies ([how](cost.md))"
     n = found["survey_cost"]["ratio"]["n"]
     return [*_speeds(found, script), _row(what, cost, script, n)]
 
@@ -150,21 +153,57 @@ def block() -> str:
     return intro + "\n".join(["| what | measured | by |", "|---|---|---|", *rows]) + "\n"
 
 
+def sentences() -> str:
+    """Return the figures that matter most, in a sentence each."""
+    wide, lambdas, card, clouds = (
+        json.loads((RESULTS / f"{name}.json").read_text())
+        for name in ("inference", "inference-avx2", "gpu", "overhead")
+    )
+    plain = "native / plain eager + DataLoader"
+    speeds = [found["throughput"]["ratios"][plain] for found in (lambdas, wide)]
+    dollars = lambdas["survey_cost"]["dollars"]
+    low, high = lambdas["survey_cost"]["published_dollars"]
+    rate = card["gpu, float32"]["galaxies_per_second"]["median"]
+    first, second = (found["machine"]["instruction_set"].upper() for found in (lambdas, wide))
+    speed = (
+        f"**Speed**: {_spread(speeds[0], '.1f')} times plain PyTorch on {first}, which Lambda "
+        f"promises, and {_spread(speeds[1], '.1f')} times on {second}."
+    )
+    cost = (
+        f"**Cost**: 645,000 galaxies (12.6 GB) for ${dollars['median']:.2f} ({dollars['max']:.2f}–"
+        f"{dollars['min']:.2f}), modelled for Lambda, not billed ([how](docs/cost.md)); the "
+        f"published system's reports say ${low} to {high}, for the memory it used."
+    )
+    cloud = (
+        f"**Local cloud**: {_spread(clouds['overhead_ms'], '.0f')} ms a rank on top of predicting, "
+        f"with {clouds['ranks']:,} ranks."
+    )
+    gpu_instead = f"**A GPU instead**: {rate:,.0f} galaxies per second on one {card['gpu']}."
+    lines = [speed, cost, cloud, gpu_instead]
+    return "".join(f"- {line}\n" for line in lines)
+
+
 def engine_ratio() -> str:
     """Return the file with the ratio that the modelled cost is derived from."""
     found = json.loads((RESULTS / "inference-avx2.json").read_text())
     return json.dumps(found["survey_cost"]["ratio"], indent=2) + "\n"
 
 
+def _between_markers(text: str, content: str) -> str:
+    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    return text[:start] + content + text[end:]
+
+
 def main() -> int:
-    """Rewrite or check the README and the ratio of the engines."""
+    """Rewrite or check README, docs and the ratio of the engines."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    text = README.read_text()
-    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    wanted = text[:start] + block() + text[end:]
-    files = {README: wanted, ENGINE_RATIO: engine_ratio()}
+    files = {
+        README: _between_markers(README.read_text(), sentences()),
+        MEASURED: _between_markers(MEASURED.read_text(), block()),
+        ENGINE_RATIO: engine_ratio(),
+    }
     if options.check:
         return int(any(path.read_text() != content for path, content in files.items()))
     for path, content in files.items():
