@@ -110,20 +110,27 @@ class ReddenedCnn(nn.Module):
         return torch.cumsum(0.05 * steps, 1)
 
 
-def example(module: Any, count: int = 2) -> tuple[Tensor, ...]:
-    """Return tensors that a module takes, of so many galaxies."""
-    sizes = {"image": (BANDS, SIDE, SIDE), "pixels": (BANDS, SIDE, SIDE), "ebv": (1,)}
-    return tuple(torch.rand(count, *sizes.get(name, (BANDS,))) for name in module.inputs)
+def example(module: Any, side: int) -> tuple[Tensor, ...]:
+    """Return tensors that a module takes, of two galaxies."""
+    image = (BANDS, side, side)
+    sizes = {"image": image, "pixels": image, "ebv": (1,)}
+    return tuple(torch.rand(2, *sizes.get(name, (BANDS,))) for name in module.inputs)
 
 
 def export(
-    make: Callable[[], Any], path: Path, outputs: tuple[str, ...], *, dynamo: bool = True
+    make: Callable[[], Any],
+    path: Path,
+    outputs: tuple[str, ...],
+    *,
+    dynamo: bool = True,
+    side: int = SIDE,
 ) -> Path:
-    """Export a module with weights that are always the same."""
+    """Export a module, if it is fresh, with weights that are always the same."""
     torch.manual_seed(12)
     module = make().eval()
     for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):  # as if it was trained
+        # As if it was trained, unless it was.
+        if isinstance(layer, nn.BatchNorm2d) and not layer.num_batches_tracked:
             layer.running_mean.normal_(0, 0.1)
             layer.running_var.uniform_(0.1, 1)
     options: dict[str, Any] = (
@@ -135,7 +142,7 @@ def export(
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module,
-            example(module),
+            example(module, side),
             path,
             input_names=list(module.inputs),
             output_names=list(outputs),
