@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cosmicai.calibration import INTERVALS
+from cosmicai.flags import MAGNITUDE, NO_PREDICTION
+from cosmicai.model.interface import NormalOutput
+from cosmicai.outputs import cdf_at, estimate, pdf
 from cosmicai.partition.catalogue import Catalogue
-from cosmicai.quality import figures, merge, statistics
+from cosmicai.quality import Scores, figures, merge, statistics
 from cosmicai.schema import (
     CollectiveResult,
     Execution,
@@ -47,6 +51,33 @@ def _met(name: str, ranks: int) -> CollectiveResult:
     )
 
 
+def _distributed(predicted: np.ndarray, true: np.ndarray, magnitude: np.ndarray) -> dict[str, Any]:
+    """Return what a model with normal distributions adds: columns, p(z), scores; some flags."""
+    output = NormalOutput()
+    raw = np.stack([predicted, 0.028 * (1 + np.abs(predicted))], axis=1).astype(np.float32)
+    columns = estimate(output, raw)
+    density = pdf(output, raw, np.linspace(-0.2, 1.2, 700))
+    found = {name: values for name, values in columns.items() if name != "redshift"}
+    for offset, band in zip((2.0, 0.9, -0.4, -0.7), "ugiz", strict=True):
+        found[f"magnitude_{band}"] = (magnitude + offset * (1 + predicted)).astype(np.float32)
+    flags = np.where(magnitude < 14.5, MAGNITUDE.value, 0) + np.where(predicted > 0.5, 16, 0)
+    flags += np.where(np.isfinite(predicted), 0, NO_PREDICTION.value)
+    at_truth = np.exp(-0.5 * ((true - raw[:, 0]) / raw[:, 1]) ** 2) / raw[:, 1] / np.sqrt(2 * np.pi)
+    scores = Scores(
+        pit=cdf_at(output, raw, true),
+        crps=0.23 * raw[:, 1],
+        density=at_truth,
+        squared_density=(density**2).sum(axis=1) * 0.002,
+    )
+    return {
+        **found,
+        "flags": flags.astype(np.int32),
+        "pdf": raw,
+        "output": np.array(output.model_dump_json()),
+        "scores": scores,
+    }
+
+
 def make_run(
     path: Path,
     *,
@@ -65,6 +96,7 @@ def make_run(
     seconds_per_sample: float = 0.005,
     fmi: bool = False,
     carried: dict[int, dict[str, Catalogue]] | None = None,
+    distributions: bool = False,
 ) -> Path:
     """Write ``runs/<name>`` as an execution of ``ranks`` ranks leaves it; return its folder.
 
@@ -99,6 +131,8 @@ def make_run(
         predicted[:unpredicted] = np.nan
         magnitude = (17.8 - galaxies.exponential(0.7, samples)).astype(np.float32)
         data_path = f"25MB/{rank + 1}.pt"
+        known = _distributed(predicted, true, magnitude) if distributions else {}
+        scores = known.pop("scores", None)
         np.savez(
             folder / "predictions" / f"{rank}.npz",
             data_paths=np.array([data_path]),
@@ -107,6 +141,7 @@ def make_run(
             redshift=predicted,
             true_redshift=true,
             magnitude_r=magnitude,
+            **known,
             **{
                 key: array
                 for kind, catalogue in (carried or {}).get(rank, {}).items()
@@ -154,7 +189,13 @@ def make_run(
                 num_nonfinite_pixels=3 * unpredicted,
                 predictions_key=f"results/{name}/predictions/{rank}.npz",
                 predictions_etag="0",
-                quality=statistics(predicted, true, magnitude),
+                quality=statistics(
+                    predicted,
+                    true,
+                    magnitude,
+                    intervals={name: known[name] for name in INTERVALS} if known else None,
+                    scores=scores,
+                ),
             )
         )
         reports.append(_report_line(records[-1], init))

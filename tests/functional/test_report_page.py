@@ -15,11 +15,16 @@ import pytest
 from chromium import needs_chromium, printed_pages, screenshot, scroll_width
 from cosmicai.errors import InvalidInput
 from cosmicai_workbench.cli.main import main
-from cosmicai_workbench.report.page import PLOTLY, source
+from cosmicai_workbench.data.partition_writer import write_partition
+from cosmicai_workbench.report.cutouts import in_folder
+from cosmicai_workbench.report.interactive import plotly
+from cosmicai_workbench.report.page import PLOTLY, render, source
 from cosmicai_workbench.report.phases import phases, stragglers
-from cosmicai_workbench.report.service import write_report
+from cosmicai_workbench.report.plot import Galaxies
+from cosmicai_workbench.report.service import report_page, write_report
 from cosmicai_workbench.results.run_folder import load_run
 from run_folders import make_run
+from s3_stack import make_galaxies
 
 COST = {
     "region": "us-east-1",
@@ -126,6 +131,98 @@ def test_troubles_come_first(troubled_page):
     )
     assert failed < nan < headline
     assert "rank 2 (25MB/3.pt): CorruptPartition" in text
+
+
+def test_distributions_flags_and_error_bars_are_shown_where_the_model_gives_them(tmp_path):
+    run = make_run(tmp_path, ranks=3, samples=300, nan=2, distributions=True)
+    page = report_page([load_run(run)])
+    plots = {picture.plot.name: picture.plot for picture in page.pictures}
+    assert {"run-nz", "run-pz", "run-pit", "run-coverage", "run-z-colour"} <= set(plots)
+    assert all(plot.x.title and plot.y.title for plot in plots.values())
+
+    (stacked,) = (each for each in plots["run-nz"].layers if each.label == "sum of p(z)")
+    assert np.trapezoid(stacked.y, stacked.x) == pytest.approx(898, rel=0.05)
+
+    known = load_run(run).predictions
+    (bars,) = (each for each in plots["run-density"].layers if isinstance(each, Galaxies))
+    widths = (known.stored["z_hi68"] - known.stored["z_lo68"])[np.isfinite(known.redshift)]
+    assert np.median(bars.high - bars.low) == pytest.approx(np.median(widths), rel=0.1)
+
+    (section,) = (each for each in page.sections if each.key == "run-flags")
+    counts = {row[1]: row[3] for row in section.tables[0].rows}
+    assert counts["no_prediction"] == "2"
+    assert counts["magnitude"] == str(int((known.magnitude_r < 14.5).sum()))
+
+    bare = report_page([load_run(make_run(tmp_path, ranks=3, samples=300, name="bare"))])
+    names = {picture.plot.name for picture in bare.pictures}
+    assert not names & {"run-pz", "run-pit", "run-coverage", "run-z-colour"}
+    assert not any(section.key == "run-flags" for section in bare.sections)
+
+
+def test_red_is_for_what_needs_action(tmp_path):
+    folder = make_run(tmp_path, ranks=2, samples=20)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["warnings"] = ["file_limit is 11, found are 2 partitions: all are taken"]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    run = load_run(folder)
+    run.predictions.redshift[:] = np.abs(run.predictions.redshift)
+    (note,) = report_page([run]).alerts
+    assert not note.urgent
+    assert note.items == tuple(summary["warnings"])
+
+    run.predictions.redshift[3] = -0.2
+    alert, note = report_page([run]).alerts
+    assert alert.urgent
+    assert alert.title == "1 galaxy has a negative predicted redshift"
+    assert alert.items == ("1#3: z = -0.2000, rank 0",)
+
+
+def test_one_rank_has_an_axis_that_fits_and_a_table_instead_of_distributions(tmp_path):
+    page = report_page([load_run(make_run(tmp_path, ranks=1, samples=50))])
+    (timeline,) = (p.plot for p in page.pictures if p.plot.name == "run-ranks")
+    assert timeline.y.range == (-0.5, 0.5)
+    assert plotly(timeline)["layout"]["yaxis"]["dtick"] == 1
+    (resources,) = (s for s in page.sections if s.key == "run-resources")
+    assert not resources.pictures
+    assert len(resources.tables[0].rows) == 1
+
+
+def test_unlabelled_galaxies_have_redshifts_but_no_quality(tmp_path):
+    folder = make_run(tmp_path, ranks=2, samples=80)
+    run = load_run(folder)
+    run.predictions.true_redshift[:] = np.nan
+    page = report_page([run])
+    assert {"run-redshifts"} == {s.key for s in page.sections} & {"run-redshifts", "run-quality"}
+    assert "true" not in {layer.label for p in page.pictures for layer in p.plot.layers}
+    render(page)
+
+
+def test_pictures_are_of_the_galaxies_that_were_predicted(tmp_path):
+    run = load_run(make_run(tmp_path, ranks=2, samples=12, straggler=None))
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in (1, 2):
+        rows = slice(12 * (number - 1), 12 * number)
+        truth = run.predictions.true_redshift[rows] + np.float32(0 if number == 1 else 0.01)
+        write_partition(data / f"{number}.pt", make_galaxies(12, redshift=truth), {})
+    (section,) = (s for s in report_page([run], finds=[in_folder(data)]).sections if s.cutouts)
+    shown = [cutout for row in section.cutouts for cutout in row.pictures]
+    assert {cutout.alternative.split("#")[0] for cutout in shown} == {"Galaxy 1"}
+    assert "2.pt holds other galaxies" in section.text
+    png = base64.b64decode(shown[0].source.removeprefix("data:image/png;base64,"))
+    assert png.startswith(b"\x89PNG")
+
+    absent = report_page([run])
+    (section,) = (s for s in absent.sections if s.key == "run-cutouts")
+    assert "25MB/1.pt is not there" in section.text
+    assert "--data" in section.text
+
+
+def test_the_published_system_is_compared_with_only_when_asked_for(tmp_path):
+    run = load_run(make_run(tmp_path, ranks=2, samples=20, cost=COST))
+    assert not any("published" in s.key for s in report_page([run]).sections)
+    (section,) = (s for s in report_page([run], published=True).sections if "published" in s.key)
+    assert not any("per rank" in row[0] for row in section.tables[0].rows)
 
 
 def test_the_straggler_is_named(troubled_page):

@@ -67,6 +67,8 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     published: tuple[int, ...] = ()
     """Columns with others' figures, marked as such."""
+    folded: bool = False
+    """Shown when asked for."""
 
 
 @dataclass(frozen=True)

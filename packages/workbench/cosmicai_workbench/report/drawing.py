@@ -29,6 +29,8 @@ _RASTER_ROWS = 400
 """More rows than this are drawn as pixels: a page of 10,000 ranks stays below a megabyte."""
 _WIDTH = 4.8
 """Inches: drawn small so that text stays readable where a page scales the figure down."""
+_LETTERS = 78
+"""A legend of more letters than this takes two columns."""
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: searchable, and a tenth of the bytes
     "svg.hashsalt": "cosmicai",
@@ -78,7 +80,14 @@ def _draw(layer: "Layer", axes: "Axes", drawn: "Figure") -> None:  # noqa: C901 
                     rasterized=True,
                 )
             axes.plot(
-                layer.x, layer.y, ".", ms=3, color=colour, label=layer.label, rasterized=True, mew=0
+                layer.x,
+                layer.y,
+                ".",
+                ms=1.5 if layer.small else 3,
+                mew=0,
+                color=colour,
+                label=layer.label,
+                rasterized=True,
             )
         case Line():
             if layer.fill:
@@ -197,7 +206,9 @@ def _finish(plot: "Plot", axes: "Axes") -> None:
     if plot.square:
         axes.set_aspect("equal")
     if plot.legend:
-        columns = 6 if plot.wide else 2
+        labels = axes.get_legend_handles_labels()[1]
+        letters = sum(len(label) + 8 for label in labels)
+        columns = len(labels) if letters < _LETTERS * (2 if plot.wide else 1) else 2
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
 
 

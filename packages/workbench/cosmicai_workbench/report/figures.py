@@ -3,13 +3,14 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-from cosmicai.facts import OUTLIER_LIMIT
+from cosmicai.facts import INTERVAL_PERCENT, OUTLIER_LIMIT
 
 from cosmicai_workbench.report import palette
 from cosmicai_workbench.report.plot import (
     Axis,
     Band,
     Cells,
+    Histogram,
     Line,
     Mark,
     Plot,
@@ -19,8 +20,10 @@ from cosmicai_workbench.report.plot import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from cosmicai.schema import Figures
     from numpy.typing import NDArray
 
+    from cosmicai_workbench.report.distributions import Distributions
     from cosmicai_workbench.report.plot import Layer
     from cosmicai_workbench.report.sample import Sample
 
@@ -113,7 +116,8 @@ def against(
     """
     x_range, y_range = reach(values), reach(redshift)
     layers = _density(values, redshift, x_range, y_range)
-    layers.append(sample.points(sample_values, sample.redshift, "galaxies"))
+    over = bool(layers)
+    layers.append(sample.points(sample_values, sample.redshift, "galaxies", small=over))
     centre, _, median, _ = _in_bins(values, redshift)
     layers.append(Line(centre, median, "median", "ink", marker="o"))
     slope = f"from {median[0]:.3f} to {median[-1]:.3f}" if median.size else "unknown"
@@ -135,11 +139,11 @@ def predicted_against_true(
     limits = (lower, upper)
     ends = np.array(limits)
     bars = "z_lo68" in sample.columns
+    density = _density(true, predicted, limits, limits)
+    label = "galaxies, with 68 %" if bars else "galaxies"
     layers: list[Layer] = [
-        *_density(true, predicted, limits, limits),
-        sample.points(
-            sample.true, sample.redshift, "galaxies, with 68 %" if bars else "galaxies", bars=True
-        ),
+        *density,
+        sample.points(sample.true, sample.redshift, label, bars=True, small=bool(density)),
         Line(ends, ends, "perfect", "ink"),
     ]
     layers += [
@@ -209,6 +213,85 @@ def residual_against(
         f"{title}; the largest median is {worst:.4f} away from zero."
     )
     return Plot(name, Axis(title, reach(values)), Axis(RESIDUAL, (-width, width)), layers, text)
+
+
+def distributions(found: "Distributions", sample: "Sample", name: str) -> Plot:
+    """Draw p(z) of a few galaxies, with their true redshifts where these are known."""
+    layers: list[Layer] = []
+    told = []
+    for colour, (i, density) in zip(palette.SERIES, found.examples.items(), strict=False):
+        layers.append(Line(found.grid, density, sample.names[i], colour))
+        text = f"{sample.names[i]} peaks at {found.grid[np.argmax(density)]:.3f}"
+        if np.isfinite(sample.true[i]):
+            layers.append(Mark(float(sample.true[i]), "", colour, dashed=True))
+            text += f", its true redshift is {sample.true[i]:.3f}"
+        told.append(text)
+    shown = np.max([*found.examples.values()], axis=0)
+    inside = found.grid[shown > 0.01 * shown.max()]
+    return Plot(
+        name,
+        Axis("redshift", (float(inside[0]), float(inside[-1]))),
+        Axis("p(z) (per unit redshift)", from_zero=True),
+        tuple(layers),
+        f"Probability density of the redshift of {len(told)} galaxies: {'; '.join(told)}.",
+    )
+
+
+def pit(quality: "Figures", name: str) -> Plot:
+    """Draw the histogram of the PIT, and what it would be were every p(z) right."""
+    counts = np.array(quality.pit_histogram, float)
+    level = counts.sum() / counts.size
+    spread = float(np.sqrt(level))
+    edges = np.linspace(0, 1, counts.size + 1)
+    text = (
+        f"Histogram of the PIT of {quality.num_distributions:,} galaxies; uniform would be "
+        f"{level:.0f} in each of {counts.size} bins, found were {counts.min():.0f} to "
+        f"{counts.max():.0f}."
+    )
+    return Plot(
+        name,
+        Axis("PIT: probability below the true redshift", (0.0, 1.0)),
+        Axis("galaxies", (0.0, 1.15 * float(max(counts.max(), level + 2 * spread)))),
+        (
+            Histogram(edges, counts, "galaxies"),
+            Mark(level, "uniform", "orange", level=True),
+            Mark(level + 2 * spread, "± 2 √n", "orange", dashed=True, level=True),
+            Mark(level - 2 * spread, "", "orange", dashed=True, level=True),
+        ),
+        text,
+    )
+
+
+def coverage(quality: "Figures", name: str) -> Plot:
+    """Draw how many true redshifts lie in intervals, against how many should."""
+    ends = np.array([0.0, 1.0])
+    layers: list[Layer] = [Line(ends, ends, "as it should be", "ink")]
+    told = []
+    counts = np.array(quality.pit_histogram, float)
+    if counts.size and counts.sum():
+        # The central interval of level a holds the PIT between (1 - a) / 2 and (1 + a) / 2.
+        below = np.concatenate([[0.0], np.cumsum(counts)]) / counts.sum()
+        half = below.size // 2
+        inside = below[half:] - below[half::-1]
+        levels = np.linspace(0, 1, inside.size)
+        layers.append(Line(levels, inside, "central intervals of p(z)", "blue", marker="o"))
+    shares = {
+        percent / 100: getattr(quality, f"coverage_{percent}") for percent in INTERVAL_PERCENT
+    }
+    known = {level: share for level, share in shares.items() if share is not None}
+    if known:
+        stated = (np.array([*known]), np.array([*known.values()]))
+        layers.append(Line(*stated, "intervals of the catalogue", "orange", marker="s"))
+        told = [f"{share:.1%} in the {level:.0%} interval" for level, share in known.items()]
+    return Plot(
+        name,
+        Axis("nominal coverage", (0.0, 1.0)),
+        Axis("share of true redshifts inside", (0.0, 1.0)),
+        tuple(layers),
+        f"Coverage of intervals against what they state: {', '.join(told) or 'from the PIT'}.",
+        height=4.2,
+        square=True,
+    )
 
 
 def series(

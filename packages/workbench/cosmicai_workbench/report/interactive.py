@@ -139,7 +139,11 @@ def _galaxies(layer: Galaxies) -> dict[str, Any]:
         "y": numbers(layer.y),
         "customdata": numbers(layer.ids),
         "meta": "galaxies",
-        "marker": {"color": colour, "size": 5, "opacity": 0.75},
+        "marker": {
+            "color": colour,
+            "size": 3 if layer.small else 5,
+            "opacity": 0.55 if layer.small else 0.75,
+        },
         "selected": {"marker": {"color": "@orange", "size": 8, "opacity": 1}},
         "unselected": {"marker": {"opacity": 0.2}},
     }

@@ -46,6 +46,8 @@ class Galaxies:
     colour: str = "blue"
     low: "Floats | None" = None
     high: "Floats | None" = None
+    small: bool = False
+    """Over a density, which shows all galaxies."""
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from cosmicai.facts import BAND_NAMES
+from cosmicai.flags import FLAGS, count_flags
+from cosmicai.quality import range_of
 
 from cosmicai_workbench.report import figures, text
-from cosmicai_workbench.report.content import Picture, Section
+from cosmicai_workbench.report.content import Picture, Section, Table
+from cosmicai_workbench.report.distributions import gather
+from cosmicai_workbench.results.table import FIGURES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cosmicai.schema import Figures, Quality
     from numpy.typing import NDArray
 
     from cosmicai_workbench.report.cutouts import Images
+    from cosmicai_workbench.report.distributions import Distributions
     from cosmicai_workbench.report.sample import Sample
     from cosmicai_workbench.results.run_folder import Predictions, Run
 
@@ -28,22 +34,58 @@ _MAGNITUDE = "magnitude_"
 def sections(run: "Run", sample: "Sample", prefix: str) -> "Iterator[Section]":
     """Yield the sections about redshifts, and about their quality where truth is known."""
     predictions = run.predictions
+    found = gather(run, sample)
     if np.isfinite(predictions.redshift).any():
-        yield _redshifts(predictions, sample, prefix)
+        yield _redshifts(predictions, sample, found, prefix)
     if predictions.known.any():
         yield _quality(run, sample, prefix)
 
 
-def _redshifts(predictions: "Predictions", sample: "Sample", prefix: str) -> Section:
+def flags(predictions: "Predictions", prefix: str) -> Section | None:
+    """Return how many galaxies have each flag; None where no galaxy has any."""
+    counts = count_flags(predictions.stored["flags"])
+    if not counts:
+        return None
+    total = predictions.redshift.size
+    rows = tuple(
+        (
+            flag.description,
+            flag.name,
+            str(flag.value),
+            text.count(counts[flag.name]),
+            text.share(counts[flag.name] / total),
+        )
+        for flag in FLAGS
+        if flag.name in counts
+    )
+    flagged = int(np.count_nonzero(predictions.stored["flags"]))
+    note = (
+        f"{text.count(flagged)} of {text.count(total)} galaxies ({text.share(flagged / total)}) "
+        "have at least one. Look at why before you use their redshifts."
+    )
+    table = Table("Galaxies by flag", ("reason", "flag", "value", "galaxies", "share"), rows)
+    return Section(f"{prefix}-flags", "Flags", note, tables=(table,))
+
+
+def _redshifts(
+    predictions: "Predictions", sample: "Sample", found: "Distributions | None", prefix: str
+) -> Section:
     fine = np.isfinite(predictions.redshift)
     redshift = predictions.redshift[fine].astype(float)
     true = predictions.true_redshift[predictions.known].astype(float)
     pictures = [
         Picture(
-            figures.redshift_distribution(redshift, true, f"{prefix}-nz"),
-            "n(z): galaxies per unit of redshift.",
+            figures.redshift_distribution(
+                redshift, true, f"{prefix}-nz", (found.grid, found.stacked) if found else None
+            ),
+            _about_nz(found),
         )
     ]
+    if found and found.examples:
+        plot = figures.distributions(found, sample, f"{prefix}-pz")
+        about = "p(z) of a few galaxies"
+        about += "; dashed, their true redshifts." if predictions.known.any() else "."
+        pictures.append(Picture(plot, about))
     for values, of_sample, title, key in _quantities(predictions, sample):
         both = fine & np.isfinite(values)
         if both.sum() < 2:
@@ -67,6 +109,14 @@ def _redshifts(predictions: "Predictions", sample: "Sample", prefix: str) -> Sec
     return Section(
         f"{prefix}-redshifts", "Redshifts", note, pictures=tuple(pictures), explorer="galaxies"
     )
+
+
+def _about_nz(found: "Distributions | None") -> str:
+    about = "n(z): galaxies per unit of redshift"
+    if found is None:
+        return f"{about}."
+    some = f" of {text.count(found.used)} galaxies, scaled to all" if found.used < found.of else ""
+    return f"{about}; as the sum of p(z){some}, and counted by their point estimates."
 
 
 def _quantities(
@@ -127,10 +177,62 @@ def _quality(run: "Run", sample: "Sample", prefix: str) -> Section:
         pictures.append(
             Picture(plot, "Residuals against r magnitude, in bins of at least five galaxies.")
         )
+    if quality and quality.num_distributions:
+        plot = figures.pit(quality, f"{prefix}-pit")
+        pictures.append(
+            Picture(
+                plot,
+                "PIT: flat if p(z) says what it should, ∪-shaped if it is too narrow, ∩-shaped if "
+                "too wide.",
+            )
+        )
+    if quality and (quality.num_distributions or quality.num_intervals):
+        plot = figures.coverage(quality, f"{prefix}-coverage")
+        pictures.append(
+            Picture(plot, "Below the line, intervals are too narrow; above it, too wide.")
+        )
     missing = known.size - int(known.sum())
     note = f"{text.count(int(known.sum()))} galaxies have a known redshift to compare with"
     note += f"; {text.count(missing)} have not, or no prediction." if missing else "."
-    return Section(f"{prefix}-quality", "Redshift quality", note, pictures=tuple(pictures))
+    return Section(
+        f"{prefix}-quality",
+        "Redshift quality",
+        note,
+        pictures=tuple(pictures),
+        tables=tuple(_merit(quality)) if quality else (),
+    )
+
+
+def _merit(quality: "Quality") -> "Iterator[Table]":
+    """Yield the figures of merit, over all galaxies and in bins."""
+    shown = [name for name in FIGURES if getattr(quality, name) is not None]
+    if not shown:
+        return
+    heads = [FIGURES[name][0] for name in shown]
+
+    def row(label: str, of: "Figures") -> tuple[str, ...]:
+        values = (getattr(of, name) for name in shown)
+        formats = (FIGURES[name][1] for name in shown)
+        return (
+            label,
+            text.count(of.num_galaxies),
+            *("–" if v is None else f"{v:{form}}" for v, form in zip(values, formats, strict=True)),
+        )
+
+    yield Table(
+        "Figures of merit; Δz is predicted minus true redshift",
+        ("galaxies", "number", *heads),
+        (row("all", quality),),
+    )
+    for title, bins in (
+        ("predicted redshift", quality.by_redshift),
+        ("r magnitude", quality.by_magnitude),
+    ):
+        if bins:
+            rows = tuple(row(range_of(each), each) for each in bins)
+            yield Table(
+                f"The same in bins of {title}", (title, "number", *heads), rows, folded=True
+            )
 
 
 def cutouts(sample: "Sample", images: "Images", prefix: str) -> Section:

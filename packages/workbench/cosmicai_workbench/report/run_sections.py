@@ -42,7 +42,7 @@ def alerts(run: "Run", *, named: bool) -> "Iterator[Alert]":
         yield Alert(f"{where}the execution failed", reason)
     if summary.num_failed_ranks:
         named_ranks = tuple(
-            f"rank {failed.rank} ({failed.data_path or 'no data'}): {failed.error} {failed.cause}"
+            f"rank {failed.rank} ({failed.data_path or 'no data'}): {failed.error}: {failed.cause}"
             for failed in summary.failed_ranks[:_SHOWN]
         )
         rest = summary.num_failed_ranks - len(named_ranks)
@@ -54,7 +54,7 @@ def alerts(run: "Run", *, named: bool) -> "Iterator[Alert]":
         )
     if summary.num_unpredicted or summary.num_nonfinite_pixels or summary.num_nonfinite_magnitudes:
         yield Alert(
-            f"{where}{text.count(summary.num_unpredicted)} galaxies have no prediction (NaN)",
+            f"{where}{_have(summary.num_unpredicted)} no prediction (NaN)",
             f"Input that is not finite: {text.count(summary.num_nonfinite_pixels)} pixels, "
             f"{text.count(summary.num_nonfinite_magnitudes)} magnitudes.",
             tuple(
@@ -78,6 +78,10 @@ def alerts(run: "Run", *, named: bool) -> "Iterator[Alert]":
         )
 
 
+def _have(count: int) -> str:
+    return "1 galaxy has" if count == 1 else f"{text.count(count)} galaxies have"
+
+
 def _impossible(run: "Run", where: str) -> "Iterator[Alert]":
     """Yield that redshifts are negative: such a galaxy's input is not what the model knows."""
     found = run.predictions
@@ -87,7 +91,7 @@ def _impossible(run: "Run", where: str) -> "Iterator[Alert]":
     lowest = below[np.argsort(found.redshift[below], kind="stable")][:_SHOWN]
     names = found.catalogue.columns["object_id"].values
     yield Alert(
-        f"{where}{text.count(below.size)} galaxies have a negative predicted redshift",
+        f"{where}{_have(below.size)} a negative predicted redshift",
         "Nothing is that near: look at their images and magnitudes before you use them. "
         "Stars, artefacts and other units are predicted so. The lowest:",
         tuple(f"{names[i]}: z = {found.redshift[i]:.4f}, rank {found.rank[i]}" for i in lowest[:5]),
@@ -120,6 +124,8 @@ def sections(
     """
     found = [_headline(run, prefix)]
     if sample is not None:
+        flagged = redshift_sections.flags(run.predictions, prefix)
+        found += [flagged] if flagged else []
         found += redshift_sections.sections(run, sample, prefix)
         if images is not None:
             found.append(redshift_sections.cutouts(sample, images, prefix))
@@ -135,10 +141,10 @@ def quality_cards(quality: Quality | None) -> list[Card]:
     """Return the figures of merit that come first; none where no truth is known."""
     if quality is None or not quality.num_galaxies:
         return []
-    about = Quality.model_fields["bias"].description or ""
+    about = (Quality.model_fields["bias"].description or "").rstrip(".").replace("Mean", "mean")
     return [
         Card("σ NMAD", text.figure(quality.nmad), "scatter of Δz/(1+z)"),
-        Card("Bias", text.figure(quality.bias, sign=True), about.rstrip(".").lower()),
+        Card("Bias", text.figure(quality.bias, sign=True), about),
         Card("Outliers", text.share(quality.outlier_fraction), f"|Δz|/(1+z) > {OUTLIER_LIMIT}"),
     ]
 

@@ -77,7 +77,14 @@ class Sample:
         return [str(column.values[i]) for i in self.positions]
 
     def points(
-        self, x: "Floats", y: "Floats", label: str, *, colour: str = "blue", bars: bool = False
+        self,
+        x: "Floats",
+        y: "Floats",
+        label: str,
+        *,
+        colour: str = "blue",
+        bars: bool = False,
+        small: bool = False,
     ) -> Galaxies:
         """Return the galaxies that have both coordinates as points of a figure.
 
@@ -85,6 +92,8 @@ class Sample:
         ----------
         x, y
             (n,), NaN where unknown.
+        small
+            Whether they lie over a density.
         bars
             Whether y is the predicted redshift, whose 68 % interval is drawn where there is one.
         """
@@ -93,7 +102,9 @@ class Sample:
         if bars and "z_lo68" in self.columns:
             shown = shown[:: max(1, -(-shown.size // _WITH_BARS))]
             low, high = (self.columns[n].astype(float)[shown] for n in ("z_lo68", "z_hi68"))
-        return Galaxies(x[shown], y[shown], shown, label, colour, low, high)
+        return Galaxies(
+            x[shown], y[shown], shown, label, "ink" if small else colour, low, high, small
+        )
 
     def document(self) -> dict[str, Any]:
         """Return the sample as the page's script reads it: name → values."""
