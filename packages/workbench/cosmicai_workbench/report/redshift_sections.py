@@ -229,7 +229,7 @@ def _merit(quality: "Quality") -> "Iterator[Table]":
         ("r magnitude", quality.by_magnitude),
     ):
         if bins:
-            rows = tuple(row(range_of(each), each) for each in bins)
+            rows = tuple(row(range_of(each.low, each.high), each) for each in bins)
             yield Table(
                 f"The same in bins of {title}", (title, "number", *heads), rows, folded=True
             )
