@@ -558,15 +558,36 @@ def test_hdf5_reads_no_other_file(
     assert "values lie in other files" in message or "no array of images was found" in message
 
 
+@pytest.mark.parametrize("chunk", [(23, 1, 4, 4), (5, 3, 12, 12), (8, 2, 3, 12), (40, 3, 5, 7)])
+@pytest.mark.parametrize("block", [4000, 20_000, 10**6])
+def test_chunks_of_any_shape_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: tuple[int, ...], block: int
+) -> None:
+    """One across many galaxies, as h5py guesses them, need not fit a block."""
+    image = columns()["image_array"]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        options = {"maxshape": (None, 3, 12, 12), "compression": "gzip"}
+        file.create_dataset("image", data=image, chunks=chunk, **options)
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("image", data=image, chunks=chunk)
+    monkeypatch.setattr("cosmicai_workbench.data.arrays.files.MAX_BLOCK_BYTES", block)
+    monkeypatch.setattr("cosmicai_workbench.data.arrays.layout.BLOCK_BYTES", 4000)
+
+    for name in ("a.h5", "a.zarr"):
+        folder = tmp_path / f"{name} parts"
+        assert convert(tmp_path / name, folder, "--bands", "g,r,z") == 0
+        np.testing.assert_array_equal(by_torch(folder)[0], image)
+
+
 def test_chunks_too_large_to_hold_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        file.create_dataset("image", (100_000, 1, 64, 64), "f4", chunks=(20_000, 1, 8, 8))
+        file.create_dataset("image", (20_000, 1, 64, 64), "f4", chunks=(20_000, 1, 64, 64))
 
     message = refusal(capsys, tmp_path / "parts", tmp_path / "a.h5", "--bands", "r")
 
-    assert "chunks of at most 256 MB of galaxies expected, found 20,000" in message
+    assert "chunks of at most 256 MB expected, found 312 MB (20000, 1, 64, 64)" in message
 
 
 def test_a_file_that_claims_more_than_fits_the_disk_is_refused_at_once(

@@ -154,6 +154,12 @@ def test_a_batch_of_large_images_is_small(tmp_path: Path) -> None:
         assert [len(batch) for batch in reader] == [1] * 7
 
 
+def test_a_batch_asked_for_is_bounded_where_images_are_large(tmp_path: Path) -> None:
+    with open_partition(save(tmp_path / "1.pt", *arrays((16, 512, 0))), batch_size=512) as reader:
+        assert reader.num_batches == 3
+        assert [(batch.start, len(batch)) for batch in reader] == [(0, 3), (3, 3), (6, 1)]
+
+
 def test_bands_are_in_the_record_that_torch_leaves_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "1.pt", (2, 8, 2), {"bands": ["g", "r"]})
     with zipfile.ZipFile(path) as archive:

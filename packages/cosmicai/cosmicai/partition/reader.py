@@ -27,7 +27,7 @@ from cosmicai.errors import (
     PartitionMismatch,
     UnsafePickle,
 )
-from cosmicai.facts import MB
+from cosmicai.facts import GALAXY_BYTES, MB
 from cosmicai.partition import catalogue
 from cosmicai.partition.archive import (
     ByteSource,
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from cosmicai.partition.catalogue import Catalogue
 
 _BLOCK_BYTES: Final = 4 * MB  # of images; a batch that is larger is its own block
+_BATCH_BYTES: Final = 64 * MB  # of images larger than SDSS's; a few batches are held
 _SMALL_BLOCK_BYTES: Final = MB  # of magnitudes and redshifts
 _PART_BYTES: Final = 4 * MB  # of one request
 _AHEAD_BYTES: Final = 16 * MB
@@ -102,7 +103,8 @@ def open_partition(
     source
         A local file or an object in S3.
     batch_size
-        Galaxies per batch; the last one has what is left. By default as many as fit 4 MB.
+        Galaxies per batch; the last one has what is left. By default as many as fit 4 MB. Of images
+        larger than 5 × 32 × 32, a batch has at most 64 MB.
     inputs
         What a model takes; the partition must have it.
 
@@ -244,6 +246,8 @@ class PartitionReader:
         self.shape, self.imaging = contents.shape, contents.imaging
         self.metadata = contents.metadata
         self.batch_size = batch_size or max(1, _BLOCK_BYTES // self.shape.nbytes)
+        if self.shape.nbytes > GALAXY_BYTES:
+            self.batch_size = min(self.batch_size, max(1, _BATCH_BYTES // self.shape.nbytes))
         self._scalars: NDArray[np.float32] | None = None
         if inputs is not None:
             self.require(inputs)

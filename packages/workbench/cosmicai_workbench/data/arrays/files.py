@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     Block = dict[str, Values]
 
 BLOCK_BYTES: Final = 8 * MB
+MAX_BLOCK_BYTES = 128 * MB
 MAX_CHUNK_BYTES: Final = 256 * MB
-"""What a file's chunks may make us hold at once."""
+"""A chunk is held whole while any galaxy in it is read."""
 MAX_ARRAYS: Final = 10_000
 
 
@@ -35,18 +37,18 @@ class ArrayColumn:
         The first axis counts galaxies.
     dtype
         NumPy's type; text is ``<U…``, of any length.
-    rows_at_once
-        Galaxies that the file stores, and so gives, together.
+    chunk
+        Shape of the parts that the file stores, and so has to read, as a whole; None without any.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    rows_at_once: int = 1
+    chunk: tuple[int, ...] | None = None
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a galaxy."""
-        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
 
     def __str__(self) -> str:
         text = "text" if self.dtype.kind in "USOT" else str(self.dtype)
@@ -91,21 +93,24 @@ def named_errors(path: Path, what: str = "it") -> Iterator[None]:
 
 
 def rows_together(path: Path, name: str, column: ArrayColumn, rows: int) -> int:
-    """Return at least ``rows``, as a multiple of those that a column's chunks hold.
+    """Return how many galaxies to read at once: about ``rows``, and whole chunks if these fit.
 
     Raises
     ------
     InvalidInput
         A chunk is too large.
     """
-    together = max(1, column.rows_at_once)
-    if together > 1 and together * column.row_bytes > MAX_CHUNK_BYTES:
+    if column.chunk is None:
+        return rows
+    chunk_bytes = math.prod(column.chunk) * column.dtype.itemsize
+    if chunk_bytes > MAX_CHUNK_BYTES:
         raise InvalidInput(
-            f"{path}: {name}: chunks of at most {MAX_CHUNK_BYTES // MB} MB of galaxies expected, "
-            f"found {together:,} galaxies of {column.row_bytes:,} bytes; write it again in smaller "
-            "chunks"
+            f"{path}: {name}: chunks of at most {MAX_CHUNK_BYTES // MB} MB expected, found "
+            f"{chunk_bytes / MB:,.0f} MB {column.chunk}; write it again in smaller chunks"
         )
-    return together * max(1, -(-rows // together))
+    most = max(1, MAX_BLOCK_BYTES // max(1, column.row_bytes))
+    together = column.chunk[0]
+    return together * max(1, rows // together) if together <= most else most
 
 
 def plain(values: NDArray[Any]) -> NDArray[Any]:

@@ -52,7 +52,7 @@ class Hdf5File:
             raise
 
     def read(self, names: Sequence[str], rows: int) -> Iterator[Block]:
-        """Yield all galaxies in order, at least ``rows`` at once."""
+        """Yield all galaxies in order, about ``rows`` at once."""
         if self._galaxies:
             yield from self._read_groups(names, rows)
             return
@@ -96,8 +96,7 @@ class Hdf5File:
             dataset = self._file[name]
             dtype = _dtype(dataset)
             if dtype is not None and dataset.shape:
-                together = dataset.chunks[0] if dataset.chunks else 1
-                columns[name] = ArrayColumn(dataset.shape, dtype, together)
+                columns[name] = ArrayColumn(dataset.shape, dtype, dataset.chunks)
         return columns
 
     def _columns_of_groups(self) -> dict[str, ArrayColumn]:

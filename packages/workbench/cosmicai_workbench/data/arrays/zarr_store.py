@@ -59,13 +59,12 @@ class ZarrFile:
                     continue
                 text = array.dtype.kind in "ST"
                 dtype = np.dtype("U256") if text else array.dtype
-                together = (array.shards or array.chunks)[0]
                 column = PurePosixPath(name).as_posix() if name else "array"
                 self._arrays[column] = array
-                self.columns[column] = ArrayColumn(array.shape, dtype, together)
+                self.columns[column] = ArrayColumn(array.shape, dtype, array.shards or array.chunks)
 
     def read(self, names: Sequence[str], rows: int) -> Iterator[Block]:
-        """Yield all galaxies in order, at least ``rows`` at once."""
+        """Yield all galaxies in order, about ``rows`` at once."""
         total = self.columns[names[0]].shape[0]
         widest = max(names, key=lambda name: self.columns[name].row_bytes)
         rows = rows_together(self.path, widest, self.columns[widest], rows)
