@@ -1,5 +1,6 @@
 """What holds for every test, wherever the tests are started."""
 
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -10,10 +11,12 @@ _PACKAGES = re.compile(r"\(Debian: ([^)]*)\)")
 
 
 def pytest_configure() -> None:
-    """Take SIGINT as usual: shells ignore it for what they start in the background.
+    """Take SIGINT as usual, and go past any proxy to the servers of tests.
 
-    Tests that send it to processes of theirs would wait for ever, for these inherit that.
+    Shells ignore SIGINT for what they start in the background; tests that send it to processes of
+    theirs would wait for ever, for these inherit that.
     """
+    os.environ |= dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

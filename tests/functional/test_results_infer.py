@@ -114,7 +114,7 @@ def test_predict_from_python(model, partitions, tmp_path, monkeypatch):
 
 
 def test_predict_without_a_model_uses_the_one_that_ships(partitions, tmp_path, capsys):
-    words = ["--to", "none", "-o", str(tmp_path / "here")]
+    words = ["-o", str(tmp_path / "here")]
     assert main(["predict", str(partitions[0]), *words]) == 0
     assert "no --model given" in capsys.readouterr().err
 
@@ -139,7 +139,7 @@ def test_its_earlier_name_and_order_of_words_still_work(model, partitions, tmp_p
         (["empty"], "empty holds no partitions"),
         (
             ["1.pt", "--to", "xlsx"],
-            "--to: expected parquet, fits, csv, votable or none, found 'xlsx'",
+            "--to: expected one of parquet, fits, csv, votable, qp, hats, found 'xlsx'",
         ),
         (["1.pt", "--model", "1.pt"], "is a file"),
         (["1.pt", "-o", "1.pt/run"], "cannot hold run folders: it is a file"),

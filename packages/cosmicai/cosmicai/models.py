@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cosmicai import model_cache
 from cosmicai.engines.base import load_engine
 from cosmicai.engines.registry import installed_engine
 from cosmicai.errors import InvalidInput
@@ -69,5 +68,7 @@ def open_model(
     bucket, _, folder = where.removeprefix("s3://").partition("/")
     if not bucket or not folder.strip("/"):
         raise InvalidInput(f"{where}: an address s3://bucket/folder expected")
+    from cosmicai import model_cache  # brings what functions log with, which costs time
+
     version = model_cache.current_version(bucket, folder)
     return model_cache.with_bundle(bucket, folder, version, load)

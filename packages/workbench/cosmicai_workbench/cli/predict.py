@@ -11,7 +11,7 @@ from cosmicai_workbench.cli.approval import Runs
 app = typer.Typer()
 
 INFER = "infer"
-"""What the command was called once: the model came first then, and no catalogue was written."""
+"""What the command was called once: the model came first then."""
 
 
 @app.command(
@@ -36,8 +36,9 @@ def predict(
     ] = None,
     runs: Runs = Path("runs"),
     to: Annotated[
-        str, typer.Option(help="Format of the catalogue: parquet, fits, csv, votable, or none.")
-    ] = "parquet",
+        str | None,
+        typer.Option(help="Write the catalogue as well, in a format of `cosmicai results export`."),
+    ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Write the report page as well, `report.html`.")
     ] = False,
@@ -53,7 +54,7 @@ def predict(
     device: Annotated[str, typer.Option(help="cpu, or cuda for an NVIDIA GPU.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Predict redshifts on this machine, into a run folder with a catalogue.
+    """Predict redshifts on this machine, into a run folder.
 
     One process with a rank's own code and the fastest engine that is installed; no cloud at all.
     `runs/latest` then points to the folder, where `cosmicai results`, `report` and `compare` find
@@ -63,14 +64,14 @@ def predict(
     from cosmicai_workbench.cli.progress import progress_bar
     from cosmicai_workbench.cli.run import tell_model
     from cosmicai_workbench.predicting import predict as run_prediction
-    from cosmicai_workbench.results.infer import as_catalogue_format
     from cosmicai_workbench.results.table import print_summary
 
-    if context.info_name == INFER:
-        if model is None and len(partitions) > 1:
-            model, *partitions = partitions
-        to = "none"
-    form = as_catalogue_format(to)
+    if context.info_name == INFER and model is None and len(partitions) > 1:
+        model, *partitions = partitions
+    if to is not None:
+        from cosmicai_workbench.results.export import as_format, export_catalogue
+
+        form = as_format(to)
     if model is None:
         tell_model(SMALL_MODEL)
     run = run_prediction(
@@ -90,9 +91,7 @@ def predict(
     else:
         print_summary(run.summary)
     typer.echo(f"Results in {run.path}/", err=as_json)
-    if form is not None:
-        from cosmicai_workbench.results.export import export_catalogue
-
+    if to is not None:
         exported = export_catalogue(run, None, form)
         typer.echo(f"Catalogue: {exported.path}, {exported.rows:,} rows", err=as_json)
     if report:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, cast, get_args
 
 from cosmicai.errors import InvalidInput
 from cosmicai.whole_files import whole_file, whole_folder
@@ -87,6 +87,19 @@ def unlisted_partitions(run: Run, data: Path | None = None) -> list[str]:
     return RunCatalogue(run, data).unlisted
 
 
+def as_format(name: str) -> Format:
+    """Return the format of that name.
+
+    Raises
+    ------
+    InvalidInput
+        There is none.
+    """
+    if name not in get_args(Format):
+        raise InvalidInput(f"--to: expected one of {', '.join(get_args(Format))}, found {name!r}")
+    return cast("Format", name)
+
+
 def export(
     run: Run,
     output: Path,
@@ -136,8 +149,7 @@ def export_catalogue(
     PartitionNotFound, CorruptPartition, UnsafePickle
         A failed rank's partition cannot be read.
     """
-    if form not in get_args(Format):
-        raise InvalidInput(f"--to: expected one of {', '.join(get_args(Format))}, found {form!r}")
+    as_format(form)
     if columns not in get_args(Columns):
         raise InvalidInput(
             f"--columns: expected one of {', '.join(get_args(Columns))}, found {columns!r}"

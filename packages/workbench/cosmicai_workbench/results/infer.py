@@ -5,13 +5,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cosmicai.errors import InvalidInput, PartitionNotFound
-from cosmicai.inference import measured_fields
 from cosmicai.keys import folder
+from cosmicai.measured import measured_fields
 from cosmicai.models import open_model
 from cosmicai.prediction import npz_bytes
 from cosmicai.quality import figures, warnings
@@ -23,9 +21,6 @@ from cosmicai.whole_files import whole_folder
 from cosmicai_workbench.data.files import file_errors
 from cosmicai_workbench.data.uploading import etag_of
 from cosmicai_workbench.results.fetch import reserve_folder
-
-if TYPE_CHECKING:
-    from cosmicai_workbench.results.export import Format
 
 
 def infer(
@@ -146,29 +141,6 @@ def _stored_partitions(address: str) -> list[str]:
     bucket, _, prefix = address.removeprefix("s3://").partition("/")
     keys = [item.key for item in store(bucket).list(folder(prefix), recursive=False)]
     return [f"s3://{bucket}/{key}" for key in sorted(filter(is_partition, keys), key=natural_key)]
-
-
-def as_catalogue_format(name: str) -> "Format | None":
-    """Return the format of that name, None for ``none``, having made sure it can be written.
-
-    Raises
-    ------
-    InvalidInput
-        There is no such format.
-    MissingLibrary
-        What writes it is not installed.
-    """
-    if name == "none":
-        return None
-    from cosmicai_workbench.results.export import WRITERS
-
-    formats = [form for form, writer in WRITERS.items() if writer.any_run]
-    if name not in formats:
-        raise InvalidInput(f"--to: expected {', '.join(formats)} or none, found {name!r}")
-    for library in WRITERS[name].libraries:
-        if find_spec(library) is None:
-            raise ModuleNotFoundError(name=library)
-    return name
 
 
 def _summary(record: RankRecord, began: datetime, *, model: str) -> Summary:
