@@ -107,7 +107,7 @@ def test_unknown_format_and_missing_folder_are_named(run, tmp_path):
 @pytest.mark.skipif(
     shutil.which("stilts") is None, reason="STILTS is absent; Debian's package stilts has it"
 )
-@pytest.mark.parametrize("form", ["fits", "csv"])
+@pytest.mark.parametrize("form", ["fits", "csv", "votable"])
 def test_the_library_of_topcat_opens_it_without_help(run, tmp_path, form):
     def stilts(*arguments):
         command = ["stilts", "tpipe", f"in=catalogue.{form}", f"ifmt={form}", *arguments]
@@ -121,7 +121,7 @@ def test_the_library_of_topcat_opens_it_without_help(run, tmp_path, form):
     assert set(columns) > {"object_id", "ra", "dec", "redshift", "true_redshift", "magnitude_r"}
     second = stilts("cmd=select ra>0", "cmd=head 1", "cmd=keepcols 'object_id ra dec'", "ofmt=csv")
     assert second.splitlines()[1].split(",") == ["SDSS J0000", "150.0", "2.5"]
-    if form == "fits":
+    if form in ("fits", "votable"):
         assert "deg,pos.eq.ra;meta.main,right ascension" in columns["ra"].replace('"', "")
         assert "mag,phot.mag;em.opt.R" in columns["magnitude_r"]
         assert DIGEST in stilts("omode=meta")

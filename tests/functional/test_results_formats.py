@@ -4,78 +4,18 @@ import json
 
 import numpy as np
 import pytest
-from cosmicai import outputs
 from cosmicai.errors import InvalidInput
 from cosmicai.flags import FLAGS
-from cosmicai.model.interface import (
-    MixtureOutput,
-    NormalOutput,
-    PdfOutput,
-    QuantilesOutput,
-)
-from cosmicai.partition.catalogue import DEC, RA, Catalogue, ColumnInfo, column_of
 from cosmicai_workbench.results import catalogue as catalogues
 from cosmicai_workbench.results.euclid import GRID
 from cosmicai_workbench.results.export import export, export_catalogue
 from cosmicai_workbench.results.formats import hats
 from cosmicai_workbench.results.run_folder import load_run
 from run_folders import make_run
+from skies import RANKS, SAMPLES, run_with, sky
 
 VALUE = {flag.name: flag.value for flag in FLAGS}
-RANKS, SAMPLES, LOST = 3, 40, 2
-
-
-def sky(ids, seed=0, dtype="int64"):
-    """Objects all over the sky."""
-    rng = np.random.default_rng(seed)
-    latitude = np.degrees(np.arcsin(rng.uniform(-1, 1, len(ids))))
-    return Catalogue(
-        [
-            column_of(ColumnInfo("object_id", dtype), ids),
-            column_of(RA, rng.uniform(0, 360, len(ids)).tolist()),
-            column_of(DEC, latitude.tolist()),
-        ]
-    )
-
-
-def distributions(kind, redshift):
-    """Return an output and raw values around redshifts."""
-    rng = np.random.default_rng(1)
-    sigma = rng.uniform(0.01, 0.03, (len(redshift), 1))
-    centre = redshift[:, None] + sigma * rng.normal(size=sigma.shape)
-    if kind == "normal":
-        return NormalOutput(), np.concatenate((centre, sigma), axis=1)
-    if kind == "mixture":
-        means = np.log1p(centre + np.array([[-0.01, 0.02]]))
-        logits = rng.normal(size=means.shape)
-        logs = np.log(np.repeat(sigma, 2, axis=1))
-        return MixtureOutput(components=2), np.concatenate((logits, means, logs), axis=1)
-    if kind == "quantiles":
-        levels = tuple(np.arange(1, 40) / 40)
-        scores = outputs.quantiles(NormalOutput(), np.array([[0.0, 1.0]]), levels)
-        return QuantilesOutput(levels=levels), centre + sigma * scores
-    output = PdfOutput(start=0.0025, stop=0.8975, bins=180)
-    grid = np.linspace(output.start, output.stop, output.bins)
-    return output, np.exp(-0.5 * ((grid - centre) / sigma) ** 2) + 1e-9
-
-
-def run_with(tmp_path, kind=None, **options):
-    """Write a run whose galaxies have positions and, of a kind of output, distributions."""
-    ids = {rank: [rank * 1000 + i for i in range(SAMPLES)] for rank in range(RANKS)}
-    carried = {rank: {"catalogue": sky(ids[rank], rank)} for rank in ids}
-    options = {"nan": LOST, "carried": carried, "straggler": None} | options
-    path = make_run(tmp_path, ranks=RANKS, samples=SAMPLES, **options)
-    if kind is None:
-        return load_run(path)
-    for file in (path / "predictions").glob("*.npz"):
-        arrays = dict(np.load(file))
-        output, raw = distributions(kind, arrays["true_redshift"].astype(float))
-        raw[np.isnan(arrays["redshift"])] = np.nan
-        meaning, kept = outputs.stored_form(output, raw)
-        arrays |= outputs.estimate(output, raw)
-        arrays |= {"pdf": kept, "output": np.array(meaning.model_dump_json())}
-        np.savez(file, **arrays)
-    return load_run(path)
+LOST = 2
 
 
 def test_astropy_reads_the_votable_with_its_units_and_origin(tmp_path):
@@ -146,8 +86,16 @@ def test_only_a_catalogue_is_replaced_by_one(tmp_path):
     assert export(run, tmp_path / "sky", "hats", overwrite=True) == RANKS * SAMPLES
 
 
-@pytest.mark.parametrize("kind", ["pdf", "normal", "quantiles", "mixture"])
-def test_qp_holds_the_distributions_of_predicted_galaxies(tmp_path, kind, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("pdf", b"hist"),
+        ("normal", b"norm"),
+        ("quantiles", b"interp_irregular"),
+        ("mixture", b"interp"),
+    ],
+)
+def test_qp_holds_the_distributions_of_predicted_galaxies(tmp_path, kind, name, monkeypatch):
     import h5py
 
     monkeypatch.setattr(catalogues, "BLOCK_ROWS", SAMPLES)
@@ -156,16 +104,20 @@ def test_qp_holds_the_distributions_of_predicted_galaxies(tmp_path, kind, monkey
     expected = RANKS * SAMPLES - LOST
     assert (done.rows, done.left_out) == (expected, LOST)
     with h5py.File(tmp_path / "pz.hdf5") as file:
-        names = {"pdf": b"hist", "normal": b"norm", "quantiles": b"quant", "mixture": b"interp"}
+        names = {
+            "pdf": b"hist",
+            "normal": b"norm",
+            "quantiles": b"interp_irregular",
+            "mixture": b"interp",
+        }
         assert file["meta/pdf_name"][:].tolist() == [names[kind]]
         assert {len(values) for values in file["data"].values()} == {expected}
         ids = file["ancil/object_id"][:]
         assert file.attrs["RUNID"] == run.name
-        densities = file["data"].get("yvals", file["data"].get("pdfs"))
-        if densities is not None:
-            at = file["meta"].get("xvals")
-            step = np.diff(at[0] if at is not None else file["meta/bins"][0])[0]
-            np.testing.assert_allclose(densities[:].sum(axis=1) * step, 1, atol=2e-3)
+        if kind in ("pdf", "mixture"):
+            x, y = ("bins", "pdfs") if kind == "pdf" else ("xvals", "yvals")
+            area = file[f"data/{y}"][:].sum(axis=1) * np.diff(file[f"meta/{x}"][0])[0]
+            np.testing.assert_allclose(area, 1, atol=2e-3)
     predicted = np.isfinite(run.predictions.redshift)
     expected_ids = run.predictions.catalogue.columns["object_id"].values[predicted]
     np.testing.assert_array_equal(ids, expected_ids)

@@ -40,6 +40,8 @@ _STEPS_IN_SIGMA: Final = 10
 """Of the grid, in the standard deviation of all but the narrowest hundredth of distributions."""
 _TAIL: Final = 1e-6
 """Probability beyond the outer quantiles, where our densities end."""
+_LEAST_STEP: Final = 1e-9
+"""In redshift, between the two points of an edge."""
 _MIN_POINTS, _MAX_POINTS = 301, 3001
 
 
@@ -119,27 +121,26 @@ def _parametrisation(output: Distribution, grid: NDArray[np.float64]) -> dict[st
     if isinstance(output, NormalOutput):
         return {"pdf_name": b"norm", "pdf_version": 0}
     if isinstance(output, QuantilesOutput):
-        return {
-            "pdf_name": b"quant",
-            "pdf_version": 0,
-            "quants": np.array((_TAIL, *output.levels, 1 - _TAIL)),
-            "pdf_constructor_name": b"piecewise_linear",
-            "ensure_extent": True,
-        }
+        return {"pdf_name": b"interp_irregular", "pdf_version": 0}
     return {"pdf_name": b"interp", "pdf_version": 0, "xvals": grid}
 
 
 def _values(
     output: Distribution, raw: NDArray[Any], grid: NDArray[np.float64]
-) -> dict[str, NDArray[np.float32]]:
+) -> dict[str, NDArray[np.floating[Any]]]:
     """Return the values of each distribution in qp's parametrisation."""
     if isinstance(output, PdfOutput):  # a histogram in qp, too
         found = {"pdfs": outputs.pdf(output, raw, outputs.default_grid(output, raw))}
     elif isinstance(output, NormalOutput):
         found = {"loc": raw[:, :1], "scale": raw[:, 1:]}
     elif isinstance(output, QuantilesOutput):
-        levels = (_TAIL, *output.levels, 1 - _TAIL)
-        found = {"locs": outputs.quantiles(output, raw, levels)}
+        # qp's own quantiles interpolate by parabolas; ours are steps, with two points at each edge.
+        levels = np.array((_TAIL, *output.levels, 1 - _TAIL))
+        edges = outputs.quantiles(output, raw, levels)
+        heights = np.diff(levels) / np.maximum(np.diff(edges, axis=1), _LEAST_STEP)
+        low, high = edges[:, :-1], edges[:, 1:] - _LEAST_STEP
+        x = np.maximum.accumulate(np.stack((low, high), axis=2).reshape(len(raw), -1), axis=1)
+        return {"xvals": x, "yvals": np.repeat(heights, 2, axis=1)}
     else:
         found = {"yvals": outputs.pdf(output, raw, grid)}
     return {name: values.astype(np.float32) for name, values in found.items()}
