@@ -1,4 +1,4 @@
-"""Write the sources of the documentation site: the pages of docs/, and a reference made from code.
+"""Write the sources of the documentation site: docs/, its notebooks run, and a reference from code.
 
 python scripts/docs_site.py build/site   # then: mkdocs build -f build/site/mkdocs.yml
 
@@ -12,12 +12,17 @@ import argparse
 import importlib
 import inspect
 import json
+import os
 import shutil
+import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cosmicai.errors
 import fmilib.errors
+import nbclient
+import nbformat
 import typer
 from cosmicai.columns import COLUMNS
 from cosmicai.engines.registry import BUILT_IN
@@ -273,6 +278,19 @@ REFERENCE = {
 }
 
 
+def run_notebook(path: Path) -> None:
+    """Run a notebook, in a folder that is thrown away, and keep what it shows."""
+    notebook = nbformat.read(path, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        client = nbclient.NotebookClient(
+            notebook,
+            timeout=600,
+            resources={"metadata": {"path": folder}},
+            coalesce_streams=True,  # a bar that was drawn again and again, once
+        )
+        nbformat.write(client.execute(), path)
+
+
 def configuration(pages: Path) -> dict[str, Any]:
     """Return mkdocs' settings: no fonts and no scripts from elsewhere; every doubt is an error."""
     named = {page for section in NAVIGATION.values() for _, page in section}
@@ -316,7 +334,7 @@ def configuration(pages: Path) -> dict[str, Any]:
             {"toc": {"permalink": True}},
         ],
         "plugins": [
-            "search",
+            "material/search",
             {"mkdocs-jupyter": {"execute": False, "include_requirejs": False}},
             {
                 "mkdocstrings": {
@@ -349,6 +367,10 @@ def write(folder: Path) -> None:
         (pages / "reference" / f"{name}.md").write_text(make())
     for package in PYTHON:
         (pages / "reference" / f"{package}.md").write_text(python_page(package))
+    # What `source .venv/bin/activate` does: notebooks call commands.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for notebook in sorted(pages.glob("notebooks/*.ipynb")):
+        run_notebook(notebook)
     # JSON is YAML.
     (folder / "mkdocs.yml").write_text(json.dumps(configuration(pages.resolve()), indent=2))
 
