@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import re
+import shutil
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,11 @@ from cosmicai_workbench.cli.run import report
 from cosmicai_workbench.client.cloudwatch import lines
 from cosmicai_workbench.client.connection import connect
 from cosmicai_workbench.client.execution import Ended
+from cosmicai_workbench.data.partition_writer import write_partition
 from cosmicai_workbench.performing import collect
 from cosmicai_workbench.place import on_aws
 from deployed_stack import ROOT, STACK
+from s3_stack import make_galaxies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +62,12 @@ def seed(stack: dict[str, str]) -> list[str]:
     return words
 
 
+MODEL = {
+    "model.safetensors": b"x",
+    "config.json": (ROOT / "models/astromae-small/config.json").read_bytes(),
+}
+
+
 def allowed(stack: dict[str, str]) -> dict[str, str]:
     """Return the stack's own buckets, and a path under its ResultPrefix."""
     return {
@@ -73,8 +82,8 @@ def put_data(stack: dict[str, str], sizes: dict[str, int]) -> None:
     s3, bucket = boto3.client("s3"), stack["BucketName"]
     for each in s3.list_objects_v2(Bucket=bucket).get("Contents", []):
         s3.delete_object(Bucket=bucket, Key=each["Key"])
-    for file in ("model.safetensors", "config.json"):
-        s3.put_object(Bucket=bucket, Key=f"{INPUT['S3_object_name']}/{file}", Body=b"x")
+    for file, body in MODEL.items():
+        s3.put_object(Bucket=bucket, Key=f"{INPUT['S3_object_name']}/{file}", Body=body)
     for name, size in sizes.items():
         s3.put_object(Bucket=bucket, Key=f"{INPUT['data_prefix']}/{name}", Body=b"x" * size)
 
@@ -199,6 +208,23 @@ def test_deploy_check_fails_above_a_cost(
     assert "above --max-cost" in capsys.readouterr().err
 
 
+def test_deploy_check_names_the_engine_that_a_model_needs(
+    stack: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    put_data(stack, {"1.pt": 200_000})
+    config = {
+        "architecture": "ONNX",
+        "inputs": {"image": {"bands": ["r"], "side": 64}},
+        "output": {"kind": "point"},
+    }
+    for name, text in {"config.json": json.dumps(config), "model.xml": "", "model.bin": ""}.items():
+        (tmp_path / name).write_text(text)
+    assert main(["deploy-check", *seed(stack), "--model", str(tmp_path)]) == 1
+    output = capsys.readouterr().out
+    assert "ERROR  engine: models of ONNX need the engine openvino, and there is native" in output
+    assert "parameter Engine=openvino" in output
+
+
 def test_deploy_check_names_a_missing_model_and_a_barrier_too_wide(
     stack: dict[str, str], calls: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -268,11 +294,10 @@ def test_run_needs_no_bucket_name_and_no_input_file(
     """Only the folders are named; the stack's outputs say where everything goes."""
     partitions, model = tmp_path / "partitions", tmp_path / "my model"
     partitions.mkdir()
-    model.mkdir()
     for number in range(3):
-        (partitions / f"{number}.pt").write_bytes(b"x" * 200_000)
-    for file in ("model.safetensors", "config.json"):
-        (model / file).write_bytes(b"x")
+        galaxies = make_galaxies(9, seed=number)
+        write_partition(partitions / f"{number}.pt", galaxies, {"from": "test"})
+    shutil.copytree(ROOT / "models/astromae-small", model)
     folders = ["--data", str(partitions), "--model", str(model)]
     assert main(["run", "--stack", STACK, *folders, "--no-watch", "--name", "mine"]) == 0
     arn = capsys.readouterr().out.strip()

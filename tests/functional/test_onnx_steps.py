@@ -47,7 +47,9 @@ def test_a_stack_without_that_engine_says_what_to_set(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AVAILABLE_ENGINES", "native")
-    with pytest.raises(ModelMismatch, match=r"need the engine openvino.*parameter Engine=openvino"):
+    with pytest.raises(
+        ModelMismatch, match=r"the engine openvino, and there is native.*Engine=openvino"
+    ):
         stack.initialize(file_limit="2")
     with pytest.raises(InvalidInput, match="deploy it with the parameter Engine=openvino"):
         stack.initialize(file_limit="2", engine="openvino")

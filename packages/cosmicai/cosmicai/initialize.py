@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cosmicai import keys, model_cache, sharing, storage
 from cosmicai.claim import claim, holder_of, plan_of
-from cosmicai.engines.registry import engines, find_engine
+from cosmicai.engines.registry import find_engine, fitting_engine
 from cosmicai.errors import (
     CorruptPartition,
     InvalidInput,
@@ -164,9 +164,12 @@ def _decide(
     if asked:
         _check_engine(asked, request, settings)
     model = model_cache.check(request.bucket, request.S3_object_name)
-    engine = asked or _fitting_engine(model.architecture.name, settings)
-    find_engine(engine).check_model(model.architecture.name)
-    if not asked:
+    if asked:
+        find_engine(asked).check_model(model.architecture.name)
+        engine = asked
+    else:
+        carried = (settings.default_engine, *settings.available_engines)
+        engine = fitting_engine(model.architecture.name, dict.fromkeys(carried))
         _check_engine(engine, request, settings)
     if earlier is None:
         shares, warnings = _shares(request)
@@ -223,19 +226,6 @@ def _check_engine(engine: str, request: ExecutionInput, settings: InitializeSett
             f"; deploy it with the parameter Engine={engine} to use {engine}"
         )
     find_engine(engine).check(request.precision, architecture())
-
-
-def _fitting_engine(model: str, settings: InitializeSettings) -> str:
-    """Return the stack's engine, or of those that it carries another that runs such a model."""
-    for engine in (settings.default_engine, *settings.available_engines):
-        if model in find_engine(engine).architectures:
-            return engine
-    runs = [name for name, engine in engines().items() if model in engine.architectures]
-    raise ModelMismatch(
-        f"key 'S3_object_name': models of {model} need the engine {' or '.join(runs)}, and this "
-        f"stack carries {', '.join(settings.available_engines)}; deploy it with the parameter "
-        f"Engine={runs[0]}"
-    )
 
 
 def _fmi_channel(request: ExecutionInput, settings: InitializeSettings) -> FmiChannel | None:

@@ -17,7 +17,7 @@ from cosmicai.errors import InvalidInput, ModelMismatch
 from cosmicai.plugins import declared
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from cosmicai.engines.base import Engine
     from cosmicai.model.bundle import Bundle
@@ -174,6 +174,26 @@ def find_engine(name: str) -> EngineDeclaration:
     if found is None:
         raise InvalidInput(f"engine {name!r} is not one of {', '.join(engines())}")
     return found
+
+
+def fitting_engine(architecture: str, names: Iterable[str]) -> str:
+    """Return the first of some engines that runs models of an architecture.
+
+    Raises
+    ------
+    ModelMismatch
+        None does; the message names those that do.
+    """
+    names = tuple(names)
+    for name in names:
+        if architecture in find_engine(name).architectures:
+            return name
+    others = [name for name, engine in engines().items() if architecture in engine.architectures]
+    raise ModelMismatch(
+        f"models of {architecture} need the engine {' or '.join(others) or 'of another package'}, "
+        f"and there is {', '.join(names)}"
+        + (f"; deploy the stack with the parameter Engine={others[0]}" if others else "")
+    )
 
 
 def installed_engine(

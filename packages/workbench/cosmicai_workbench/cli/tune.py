@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from cosmicai.engines.registry import DEFAULT_ENGINE
 from cosmicai.facts import Architecture
 
 if TYPE_CHECKING:
@@ -22,7 +21,10 @@ PARTITION_SIZES = [25.0, 50.0, 100.0]
 def tune(
     bundle: Annotated[Path, typer.Argument(help="Folder of the model.")],
     out: Annotated[Path, typer.Option(help="Folder for tune.json and tune.png.")] = Path("tune"),
-    engine: Annotated[str, typer.Option(help="Engine to measure.")] = DEFAULT_ENGINE,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Engine to measure.  [default: the fastest that runs the model]"),
+    ] = None,
     memory: Annotated[
         list[int] | None, typer.Option(help="Memory size in MB; repeat.  [default: 1280 … 3538]")
     ] = None,

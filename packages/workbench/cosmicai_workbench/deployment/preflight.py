@@ -7,9 +7,16 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cosmicai import keys, sharing
+from cosmicai.engines.registry import DEFAULT_ENGINE, fitting_engine
 from cosmicai.errors import CosmicAIError, InvalidInput, ModelMismatch, PartitionNotFound
 from cosmicai.facts import ARCHIVE_BYTES, GALAXY_BYTES, MB, NEW_ACCOUNT_MEMORY_MB
-from cosmicai.model.architectures import ARCHITECTURES, DEFAULT, read_config
+from cosmicai.model.architectures import (
+    ARCHITECTURES,
+    DEFAULT,
+    Architecture,
+    load_config,
+    read_config,
+)
 from cosmicai.model.layout import CONFIG_NAME
 
 from cosmicai_workbench.deployment.account import (
@@ -106,7 +113,7 @@ def preflight(
             sizes = _partition_sizes(connection, content)
         else:
             sizes = {path.name: path.stat().st_size for path in sharing.partition_files(data)}
-        model_checks = [] if model else [_model(connection, content)]
+        model_checks = [*_model(connection, content, model)]
     except CosmicAIError as error:
         if permitted:  # the likelier reason
             raise InvalidInput("; ".join(check.finding for check in permitted)) from error
@@ -186,7 +193,20 @@ def _partition_sizes(connection: Connection, content: ExecutionInput) -> Mapping
     return {item.key: item.size for item in listing if sharing.is_partition(item.key)}
 
 
-def _model(connection: Connection, content: ExecutionInput) -> Check:
+def _model(connection: Connection, content: ExecutionInput, folder: Path | None) -> Iterator[Check]:
+    if folder:
+        architecture, _ = load_config(folder)
+    else:
+        found, architecture = _uploaded_model(connection, content)
+        yield found
+    engine = content.engine or connection.parameters.get("Engine", DEFAULT_ENGINE)
+    try:
+        fitting_engine(architecture.name, [engine])
+    except CosmicAIError as error:
+        yield Check("engine", "error", str(error))
+
+
+def _uploaded_model(connection: Connection, content: ExecutionInput) -> tuple[Check, Architecture]:
     prefix = keys.folder(content.S3_object_name)
     store = connection.store(content.bucket)
     found = {item.key for item in store.list(prefix)}
@@ -195,11 +215,12 @@ def _model(connection: Connection, content: ExecutionInput) -> Check:
         try:
             architecture, _ = read_config(store.read(config), store.address(config))
         except ModelMismatch as error:
-            return Check("model", "error", str(error))
+            return Check("model", "error", str(error)), architecture
     wanted = [prefix + name for name in architecture.files]
     if missing := [key for key in wanted if key not in found]:
-        return Check("model", "error", f"not in s3://{content.bucket}: {', '.join(missing)}")
-    return Check("model", "ok", f"s3://{content.bucket}/{prefix}")
+        finding = f"not in s3://{content.bucket}: {', '.join(missing)}"
+        return Check("model", "error", finding), architecture
+    return Check("model", "ok", f"s3://{content.bucket}/{prefix}"), architecture
 
 
 def _concurrency(

@@ -68,7 +68,8 @@ def survey_cost(
     billed = ranks * start_seconds + galaxies / galaxies_per_second
     totals, items = {}, {}
     for architecture in get_args(Architecture):
-        breakdown = _price(galaxies, ranks, billed, rank_seconds, memory_mb, architecture)
+        read = galaxies * GALAXY_BYTES
+        breakdown = _price(read, ranks, billed, rank_seconds, memory_mb, architecture)
         totals[architecture] = breakdown.total
         items[architecture] = breakdown.items
     return {
@@ -95,13 +96,15 @@ def estimate(
     vcpus: float,
     concurrency: int,
     architecture: Architecture = "arm64",
+    galaxy_bytes: int = GALAXY_BYTES,
 ) -> Estimate:
     """Return time and cost of ``galaxies`` at one setting."""
-    in_partition = max(1, galaxies_in(setting.partition_mb))
+    in_partition = max(1, galaxies_in(setting.partition_mb, galaxy_bytes))
     ranks = math.ceil(galaxies / in_partition)
     rank_seconds = start_seconds + min(in_partition, galaxies) / galaxies_per_second
     billed = ranks * start_seconds + galaxies / galaxies_per_second
-    priced = _price(galaxies, ranks, billed, rank_seconds, setting.memory_mb, architecture)
+    read = galaxies * galaxy_bytes
+    priced = _price(read, ranks, billed, rank_seconds, setting.memory_mb, architecture)
     return Estimate(
         setting=setting,
         vcpus=vcpus,
@@ -143,7 +146,7 @@ def recommend(
 
 
 def _price(
-    galaxies: int,
+    read_bytes: int,
     ranks: int,
     billed_seconds: float,
     rank_seconds: float,
@@ -152,7 +155,7 @@ def _price(
 ) -> Any:
     usage = execution_usage(
         ranks=ranks,
-        partition_requests=math.ceil(galaxies * GALAXY_BYTES / READ_BYTES),
+        partition_requests=math.ceil(read_bytes / READ_BYTES),
         cold_starts=ranks,
         inference_seconds=billed_seconds,
         inference_memory_mb=memory_mb,

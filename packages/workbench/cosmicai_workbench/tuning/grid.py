@@ -6,10 +6,11 @@ import json
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from cosmicai.engines.registry import find_engine
+from cosmicai.engines.registry import BUILT_IN, find_engine, fitting_engine
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import vcpus
 from cosmicai.model.bundle import Bundle
+from cosmicai.partition.imaging import GalaxyShape
 
 from cosmicai_workbench.data.files import whole_text_file
 from cosmicai_workbench.tuning.estimates import (
@@ -40,7 +41,7 @@ def tune(
     bundle: Path,
     out: Path,
     *,
-    engine: str,
+    engine: str | None = None,
     memory_sizes: Sequence[int],
     batch_sizes: Sequence[int],
     partition_mbs: Sequence[float],
@@ -55,6 +56,8 @@ def tune(
 
     Parameters
     ----------
+    engine
+        By default the fastest that runs the model.
     sample
         Galaxies that each measurement predicts.
 
@@ -62,11 +65,16 @@ def tune(
     ------
     InvalidInput
         A memory size has more vCPUs than this machine has cores, or none is enough.
+    ModelMismatch
+        The engine does not run the model.
     MeasurementFailed
         A measurement ended with an error.
     """
-    find_engine(engine)
-    Bundle(bundle)
+    model = Bundle(bundle)
+    engine = engine or fitting_engine(model.architecture.name, BUILT_IN)
+    find_engine(engine).check_model(model.architecture.name)
+    inputs = model.config.inputs
+    shape = GalaxyShape(len(inputs.image.bands), inputs.image.side, inputs.num_magnitudes)
     measurements: dict[tuple[int, int], Measurement] = {}
     for memory_mb, batch_size in product(memory_sizes, batch_sizes):
         found = measure(bundle, engine, memory_mb=memory_mb, batch_size=batch_size, galaxies=sample)
@@ -77,6 +85,7 @@ def tune(
         estimate(
             Setting(memory_mb=memory_mb, batch_size=batch_size, partition_mb=partition_mb),
             galaxies=galaxies,
+            galaxy_bytes=shape.nbytes,
             galaxies_per_second=found.galaxies_per_second,
             start_seconds=found.start_seconds,
             vcpus=vcpus(memory_mb),
