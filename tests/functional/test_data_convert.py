@@ -232,10 +232,10 @@ def test_bands_are_picked_renamed_and_cut_out_of_the_middle(tmp_path: Path) -> N
 
     image, magnitude, _ = by_torch(tmp_path / "parts")
     np.testing.assert_array_equal(image, values["image_array"][:, [2, 0], 3:11, 3:11])
-    assert magnitude.shape == (COUNT, 3)
+    np.testing.assert_array_equal(magnitude, values["mag"][:, [2, 0]].astype(np.float32))
     with open_partition(tmp_path / "parts" / "1.pt") as reader:
         assert reader.bands == ("z", "g")
-        assert reader.imaging.magnitude_bands is None
+        assert reader.imaging.magnitude_bands == ("z", "g")
 
 
 @pytest.mark.parametrize("layout", ["channels last", "one band", "flat", "doubles"])
@@ -261,7 +261,9 @@ def test_other_layouts_of_plain_arrays(tmp_path: Path, layout: str) -> None:
     assert carried(tmp_path / "parts", "object_id") == list(range(COUNT))
 
 
-def test_a_magnitude_per_band_and_missing_values(tmp_path: Path) -> None:
+def test_a_magnitude_per_band_and_missing_values(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     values = columns()
     magnitudes = values.pop("mag").astype(np.float32)
     magnitudes[4, 1] = 99
@@ -276,6 +278,7 @@ def test_a_magnitude_per_band_and_missing_values(tmp_path: Path) -> None:
     words = ("--bands", "des-g=g,des-r=r,des-z=z", "--keep", "ebv")
     assert convert(path, tmp_path / "parts", *words) == 0
 
+    assert "magnitude g from mag_g, magnitude r from mag_r" in capsys.readouterr().out
     _, magnitude, redshift = by_torch(tmp_path / "parts")
     magnitudes[4, 1] = np.nan
     np.testing.assert_array_equal(magnitude, magnitudes)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cosmicai.errors import InvalidInput
-from cosmicai.partition.imaging import GalaxyShape
+from cosmicai.partition.imaging import GalaxyShape, Imaging
 from cosmicai.partition.reader import open_partition
 from cosmicai_workbench.cli.main import main
 from cosmicai_workbench.data.partition_writer import PartitionWriter, write_partition
@@ -283,6 +283,62 @@ def test_other_sides_and_bands_are_made_split_and_drawn(tmp_path: Path) -> None:
         assert catalogue is not None
         assert len(catalogue) == 4
     assert main(["data", "preview", str(folder / "1.pt"), str(tmp_path / "a.png")]) == 0
+
+
+def split_off(source: Path, folder: Path, *words: str) -> tuple[list[np.ndarray], Imaging]:
+    """Split with some options; return what torch reads, and what the file says of it."""
+    assert main(["data", "split", str(source), str(folder), "--galaxies", "9", *words]) == 0
+    with open_partition(folder / "1.pt") as reader:
+        return torch_tensors(folder / "1.pt"), reader.imaging
+
+
+def test_part_of_the_images_for_a_model_that_takes_less(tmp_path: Path) -> None:
+    path = tmp_path / "survey.pt"
+    galaxies = next(synthesize(9, "test", 0))
+    assert main(["data", "make", str(path), "-n", "9"]) == 0
+
+    words = ("--bands", "i=I,g", "--side", "21")
+    (image, magnitude, redshift), imaging = split_off(path, tmp_path / "parts", *words)
+
+    np.testing.assert_array_equal(image, galaxies.image[:, [3, 1], 5:26, 5:26])
+    np.testing.assert_array_equal(magnitude, galaxies.magnitude[:, [3, 1]])
+    np.testing.assert_array_equal(redshift, galaxies.redshift)
+    assert imaging == Imaging(("I", "g"), ("I", "g"), 0.396, "SDSS")
+
+
+def test_a_file_that_names_no_bands_gets_names(tmp_path: Path) -> None:
+    galaxies = next(synthesize(9, "test", 0))
+    path = tmp_path / "mine.pt"
+    write_partition(path, galaxies, {})
+
+    (image, _, _), imaging = split_off(path, tmp_path / "a", "--bands", "g,r,i,z,y")
+    np.testing.assert_array_equal(image, galaxies.image)
+    assert imaging == Imaging(("g", "r", "i", "z", "y"), ("g", "r", "i", "z", "y"))
+
+    (image, _, _), imaging = split_off(path, tmp_path / "b", "--bands", "r,i")  # SDSS's, else
+    np.testing.assert_array_equal(image, galaxies.image[:, 2:4])
+    assert imaging == Imaging(("r", "i"), ("r", "i"), 0.396, "SDSS")
+
+    _, imaging = split_off(path, tmp_path / "c", "--side", "30")
+    assert not imaging.stated
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--bands", "g,q"], "--bands: among u, g, r, i, z of"),
+        (["--bands", "g,g"], "different names"),
+        (["--side", "33"], "at most 32 pixels"),
+        (["--side", "3"], "4 to 1024 pixels"),
+    ],
+)
+def test_what_cannot_be_taken_is_named(
+    tmp_path: Path, survey: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    command = ["data", "split", str(survey), str(tmp_path / "parts"), "--galaxies", "9"]
+    assert main([*command, *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "parts").exists()
 
 
 @pytest.mark.parametrize(

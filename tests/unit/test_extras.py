@@ -17,6 +17,8 @@ PACKAGES = Path(__file__).parents[2] / "packages"
         ("moto", "cosmicai-workbench[local]"),
         ("samcli", "cosmicai-workbench[local]"),
         ("kcorrect", "cosmicai-workbench[data]"),
+        ("h5py", "cosmicai-workbench[arrays]"),
+        ("zarr", "cosmicai-workbench[arrays]"),
         ("pyarrow", "cosmicai[tables]"),
         ("elftools", "cosmicai-workbench[build]"),
         ("onnxruntime", "cosmicai-workbench[import]"),

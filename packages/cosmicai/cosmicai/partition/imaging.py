@@ -207,5 +207,6 @@ def _check_bands(
     found = ", ".join(names) if names else f"{count} bands" if count else "none"
     raise PartitionMismatch(
         f"the model takes {what} in {', '.join(expected)} ({len(expected)}), in this order, and "
-        f"the partition has {found} ({count}); make partitions of these bands, or use another model"
+        f"the partition has {found} ({count}); make partitions of these bands (--bands of data "
+        "make, split and convert), or use another model"
     )

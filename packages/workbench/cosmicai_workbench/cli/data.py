@@ -25,6 +25,16 @@ Keep = Annotated[
     ),
 ]
 Side = Annotated[int, typer.Option(help="Pixels on a side of an image.")]
+Bands = Annotated[
+    str | None,
+    typer.Option(
+        help="Bands to take, in order: g,r,i; hsc-g=g,hsc-r=r to call them otherwise. Where the "
+        "file names none: the names of all."
+    ),
+]
+Middle = Annotated[
+    int | None, typer.Option(help="Pixels on a side to cut out of the middle; all by default.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
@@ -50,6 +60,7 @@ def make(
     (`.json`), and its catalogue (`.catalogue.csv`). Beyond the survey's rows (2,501 in `test`),
     galaxies are real ones moved to another redshift.
     """
+    from cosmicai_workbench.data.bands import split_names
     from cosmicai_workbench.data.making import made_files, make_dataset
     from cosmicai_workbench.data.photometry import as_split
 
@@ -60,7 +71,7 @@ def make(
             as_split(split),
             seed,
             side=side,
-            bands=[band.strip() for band in bands.split(",") if band.strip()],
+            bands=split_names(bands),
             overwrite=overwrite,
             on_galaxies=advance,
         )
@@ -87,6 +98,8 @@ def split(
         Path | None,
         typer.Option(help="CSV or FITS table with a row for each galaxy of SOURCE, in its order."),
     ] = None,
+    bands: Bands = None,
+    side: Middle = None,
     keep: Keep = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -94,18 +107,22 @@ def split(
     """Split a data set into numbered partitions; memory stays flat.
 
     Every partition holds its share of the catalogue (object id, RA, Dec, and columns to keep):
-    of `--catalogue`, or else of the one in SOURCE.
+    of `--catalogue`, or else of the one in SOURCE. `--bands` and `--side` take part of the images,
+    for a model that takes less.
     """
     from cosmicai.errors import InvalidInput
     from cosmicai.partition.reader import open_partition
 
-    from cosmicai_workbench.data.splitting import galaxies_per_partition, split_dataset
+    from cosmicai_workbench.data.bands import split_names
+    from cosmicai_workbench.data.splitting import cut_of, galaxies_per_partition, split_dataset
 
     if (size is None) == (galaxies is None):
         raise InvalidInput("pass either --size (MB) or --galaxies, such as --size 25")
     with open_partition(source, batch_size=1) as reader:
-        total, galaxy_bytes = reader.num_samples, reader.shape.nbytes
-    count = galaxies if galaxies is not None else galaxies_per_partition(size or 0, galaxy_bytes)
+        total, cut = reader.num_samples, cut_of(reader, split_names(bands), side)
+    count = galaxies
+    if count is None:
+        count = galaxies_per_partition(size or 0, cut.shape.nbytes)
     with progress_bar("splitting", total, "galaxies") as advance:
         partitions = split_dataset(
             source,
@@ -113,6 +130,8 @@ def split(
             count,
             objects=catalogue,
             keep=keep or (),
+            bands=split_names(bands),
+            side=side,
             overwrite=overwrite,
             on_galaxies=advance,
         )
@@ -240,16 +259,8 @@ def convert(
         int | None, typer.Option(help="Galaxies in a partition, instead of --size.")
     ] = None,
     image: Annotated[str | None, typer.Option(help="Array of images.")] = None,
-    bands: Annotated[
-        str | None,
-        typer.Option(
-            help="Bands to take, in order: g,r,i. Where the files call them otherwise: "
-            "hsc-g=g,hsc-r=r."
-        ),
-    ] = None,
-    side: Annotated[
-        int | None, typer.Option(help="Pixels on a side to cut out of the middle; all by default.")
-    ] = None,
+    bands: Bands = None,
+    side: Middle = None,
     magnitude: Annotated[
         list[str] | None,
         typer.Option(help="Array of magnitudes (galaxies, bands); or one per band, in order."),
@@ -275,6 +286,7 @@ def convert(
     """
     from cosmicai_workbench.data.arrays.converting import convert_arrays
     from cosmicai_workbench.data.arrays.layout import Choices
+    from cosmicai_workbench.data.bands import split_names
 
     result = convert_arrays(
         inputs,
@@ -287,7 +299,7 @@ def convert(
             ra=ra,
             dec=dec,
             keep=tuple(keep or ()),
-            bands=tuple(name.strip() for name in bands.split(",")) if bands else (),
+            bands=split_names(bands),
             side=side,
             pixel_scale=pixel_scale,
         ),

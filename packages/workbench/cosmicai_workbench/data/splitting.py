@@ -3,14 +3,19 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
 
+import numpy as np
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import ARCHIVE_BYTES, GALAXY_BYTES, MB, galaxies_in
 from cosmicai.partition.catalogue import Catalogue
-from cosmicai.partition.reader import PartitionReader, open_partition
+from cosmicai.partition.imaging import GalaxyShape, Imaging
+from cosmicai.partition.reader import Batch, PartitionReader, open_partition
+from numpy.typing import NDArray
 
+from cosmicai_workbench.data.bands import check_side, choose_bands, middle
 from cosmicai_workbench.data.catalogue import write_text_catalogue
 from cosmicai_workbench.data.files import file_errors, replace_files, staging_folder
 from cosmicai_workbench.data.partition_writer import PartitionWriter
@@ -47,6 +52,8 @@ def split_dataset(
     *,
     objects: Path | None = None,
     keep: Sequence[str] = (),
+    bands: Sequence[str] = (),
+    side: int | None = None,
     overwrite: bool = False,
     on_galaxies: Callable[[int], None] = lambda _: None,
 ) -> list[Path]:
@@ -67,6 +74,8 @@ def split_dataset(
         ``source`` may hold.
     keep
         Its columns to carry along, besides the object's name and position.
+    bands, side
+        What to take of the images, and of magnitudes in the same bands; see :func:`cut_of`.
     overwrite
         Remove the numbered partitions that ``folder`` already has.
     on_galaxies
@@ -96,7 +105,8 @@ def split_dataset(
         if not total:
             raise InvalidInput(f"{source} holds no galaxies, so there is nothing to split")
         batches = Rebatched(iter(reader))
-        metadata = reader.metadata or {"split_from": source.name}
+        cut = cut_of(reader, bands, side)
+        metadata = (reader.metadata or {"split_from": source.name}) | cut.imaging.to_metadata()
         catalogue = _catalogue(reader, objects, keep)
         rejected = reader.rejected()
         names: list[str] = []
@@ -105,10 +115,10 @@ def split_dataset(
             path = staging / f"{len(names) + 1}.pt"
             place = {"first_galaxy": first, "partition_galaxies": count}
             with PartitionWriter(
-                path, count, metadata | place, shape=reader.shape, rejected=rejected
+                path, count, metadata | place, shape=cut.shape, rejected=rejected
             ) as writer:
                 for batch in batches.take(count):
-                    writer.write(batch.image, batch.magnitude, batch.redshift)
+                    writer.write(cut.images(batch), cut.magnitudes(batch), batch.redshift)
                     on_galaxies(len(batch))
                 if catalogue is not None:
                     writer.write_catalogue(catalogue[first : first + count])
@@ -117,6 +127,68 @@ def split_dataset(
             rejected = None  # one partition of the set holds them
             names.append(path.name)
     return [folder / name for name in names]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is taken of each galaxy of a partition."""
+
+    shape: GalaxyShape
+    imaging: Imaging
+    channels: tuple[int, ...]
+    magnitude_channels: tuple[int, ...] | None
+    """None: all magnitudes."""
+
+    def images(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the images of a batch."""
+        image = middle(batch.image, self.shape.side)
+        return image if self.channels == tuple(range(image.shape[1])) else image[:, self.channels]
+
+    def magnitudes(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the magnitudes of a batch."""
+        if self.magnitude_channels is None:
+            return batch.magnitude
+        return batch.magnitude[:, self.magnitude_channels]
+
+
+def cut_of(reader: PartitionReader, bands: Sequence[str] = (), side: int | None = None) -> Cut:
+    """Return what to take of a partition.
+
+    Parameters
+    ----------
+    bands
+        See :func:`~.bands.choose_bands`; by default all. Magnitudes in the same bands follow.
+    side
+        Pixels on a side to cut out of the middle; by default all.
+
+    Raises
+    ------
+    InvalidInput
+        The partition has no such bands, or is smaller.
+    """
+    shape, imaging = reader.shape, reader.imaging
+    side = shape.side if side is None else side
+    check_side(side, shape.side, shape.side, reader.name)
+    if not bands:
+        kept = imaging if imaging.stated else Imaging()
+        return Cut(replace(shape, side=side), kept, tuple(range(shape.bands)), None)
+    if not imaging.stated and len(bands) == shape.bands:
+        imaging = Imaging()  # the user says what nobody had said
+    choice = choose_bands(imaging.bands, shape.bands, bands, reader.name)
+    wanted = [choice.names[channel] for channel in choice.channels]
+    of_magnitudes = imaging.magnitude_bands
+    if of_magnitudes is None and shape.magnitudes == shape.bands:
+        of_magnitudes = choice.names
+    picked = None
+    if of_magnitudes is not None and set(wanted) <= set(of_magnitudes):
+        picked = tuple(of_magnitudes.index(name) for name in wanted)
+        of_magnitudes = choice.bands
+    return Cut(
+        GalaxyShape(len(choice.bands), side, shape.magnitudes if picked is None else len(picked)),
+        replace(imaging, bands=choice.bands, magnitude_bands=of_magnitudes),
+        choice.channels,
+        picked,
+    )
 
 
 @contextmanager

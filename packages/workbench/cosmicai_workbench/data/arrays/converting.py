@@ -137,7 +137,9 @@ def convert_arrays(
         raise InvalidInput(f"galaxies per partition: a positive number expected, found {each}")
     total = sum(layout.rows for layout in layouts)
     imaging = Imaging(
-        bands=first.bands, pixel_scale=first.pixel_scale, photometric_system=photometric_system
+        bands=first.choice.bands,
+        pixel_scale=first.pixel_scale,
+        photometric_system=photometric_system,
     )
     factor = None if zero_point is None else np.float32(10 ** (0.4 * (22.5 - zero_point)))
     metadata = imaging.to_metadata() | {
@@ -171,11 +173,11 @@ def convert_arrays(
     return ArrayConversion(
         partitions=tuple(str(folder / name) for name in names),
         galaxies=total,
-        bands=first.bands,
+        bands=first.choice.bands,
         side=first.shape.side,
         magnitudes=first.shape.magnitudes,
         pixel_scale=first.pixel_scale,
-        columns={"image": first.image, **first.columns},
+        columns={"image": first.image, **_shown(first)},
         notices=tuple(_notices(first)),
     )
 
@@ -187,7 +189,7 @@ def _layout(path: Path, choices: Choices) -> Layout:
 
 def _check_alike(path: Path, layout: Layout, first_path: Path, first: Layout) -> None:
     for what, found, expected in (
-        ("bands", ", ".join(layout.bands), ", ".join(first.bands)),
+        ("bands", ", ".join(layout.choice.bands), ", ".join(first.choice.bands)),
         ("side", layout.shape.side, first.shape.side),
         ("magnitudes", layout.shape.magnitudes, first.shape.magnitudes),
         ("pixel scale", layout.pixel_scale, first.pixel_scale),
@@ -257,7 +259,10 @@ def _magnitudes(table: UserTable, layout: Layout) -> NDArray[np.float32]:
         return np.empty((len(table), 0), np.float32)
     fields = [each for name, each in table.fields.items() if name.startswith("magnitude ")]
     columns = [table.numbers(each).reshape(len(table), -1) for each in fields]
-    single: NDArray[np.float32] = plausible(np.concatenate(columns, axis=1)).astype(np.float32)
+    values = plausible(np.concatenate(columns, axis=1))
+    if layout.magnitudes is not None:
+        values = values[:, list(layout.magnitudes)]
+    single: NDArray[np.float32] = values.astype(np.float32)
     return single
 
 
@@ -274,6 +279,14 @@ def _with_infos(path: Path, catalogue: Catalogue, infos: tuple[ColumnInfo, ...])
         (replace(column, info=info) for column, info in zip(columns, infos, strict=True)),
         len(catalogue),
     )
+
+
+def _shown(layout: Layout) -> dict[str, str]:
+    """Return the columns with their arrays, magnitudes by band."""
+    given = [name for name in layout.columns if name.startswith("magnitude ")]
+    bands = (f"magnitude {band}" for band in layout.choice.bands)
+    names = dict(zip(given, bands if len(given) > 1 else ["magnitude"], strict=False))
+    return {names.get(name, name): array for name, array in layout.columns.items()}
 
 
 def _notices(layout: Layout) -> Iterator[str]:

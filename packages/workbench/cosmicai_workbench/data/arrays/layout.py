@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cosmicai.errors import InvalidInput
-from cosmicai.partition.imaging import MAX_BANDS, MAX_SIDE, MIN_SIDE, GalaxyShape
+from cosmicai.partition.imaging import MAX_BANDS, GalaxyShape
 
 from cosmicai_workbench.data.arrays.files import BLOCK_BYTES
+from cosmicai_workbench.data.bands import BandChoice, check_side, choose_bands, middle
 from cosmicai_workbench.data.fits.objects import (
     DEC_NAMES,
     ID_NAMES,
@@ -74,10 +75,8 @@ class Layout:
     ----------
     rows
         Galaxies in it.
-    bands
-        Names of the channels taken, in the partition's order.
-    channels
-        Where they are in the file.
+    choice
+        Channels in the file, and those taken.
     shape
         Of a galaxy in the partition.
     pixel_scale
@@ -91,10 +90,9 @@ class Layout:
     image: str
     band: str | None
     scale: str | None
-    names: tuple[str, ...]
-    """Of all channels in the file."""
-    bands: tuple[str, ...]
-    channels: tuple[int, ...]
+    choice: BandChoice
+    magnitudes: tuple[int, ...] | None
+    """Where the magnitudes taken are in the one array that holds them; None for all of it."""
     shape: GalaxyShape
     pixel_scale: float | None
     columns: dict[str, str] = field(default_factory=dict)
@@ -133,11 +131,14 @@ class Finder:
         if choices.pixel_scale is None:
             scale = self._first(_SCALE_NAMES, rows, text=False)
         sample = self._sample([name for name in (band, scale) if name])
-        names, bands, channels = self._bands(image, band, sample)
-        side = self._side(image, len(names))
-        columns = self._columns(rows, bands)
+        choice = self._bands(image, band, sample)
+        side = self._side(image, len(choice.names))
+        columns = self._columns(rows, choice.bands)
         given = [name for name in columns if name.startswith("magnitude ")]
-        magnitudes = self._magnitudes(columns, given, bands)
+        magnitudes, picked = self._magnitudes(columns, given, choice), None
+        if len(given) == 1 and magnitudes == len(choice.names):
+            picked = choice.channels
+            magnitudes = len(picked)
         pixel_scale = choices.pixel_scale
         if scale is not None and (value := float(np.ravel(sample[scale])[0])) > 0:
             pixel_scale = round(value, 6)
@@ -146,10 +147,9 @@ class Finder:
             image=image,
             band=band,
             scale=scale,
-            names=names,
-            bands=bands,
-            channels=channels,
-            shape=GalaxyShape(len(bands), side, magnitudes),
+            choice=choice,
+            magnitudes=picked,
+            shape=GalaxyShape(len(choice.bands), side, magnitudes),
             pixel_scale=pixel_scale,
             columns=columns,
         )
@@ -206,40 +206,18 @@ class Finder:
             return {}
         return next(self._file.read(names, 1))
 
-    def _bands(
-        self, image: str, band: str | None, sample: Block
-    ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]:
-        """Return names of all channels, names and places of those taken."""
-        asked = [part.partition("=") for part in self._choices.bands]
+    def _bands(self, image: str, band: str | None, sample: Block) -> BandChoice:
+        asked = self._choices.bands
         count = _channels(self._file.columns[image], len(asked))
         names: tuple[str, ...] | None = None
         if band is not None:
             names = tuple(str(name).strip() for name in np.ravel(sample[band][0]))
-            if count is None:
-                count = len(names)
+            count = count or len(names)
             if len(names) != count:
                 raise self._unknown(f"{band} names {len(names)} bands, and {image} has {count}")
-        if names is None:
-            names = tuple(old for old, _, _ in asked)
-            if len(names) != count:
-                raise self._unknown(
-                    f"names of the {count or ''} bands of {image} expected, in order, such as "
-                    f"--bands g,r,i, found {len(names)}"
-                )
-        bands = tuple(new or old for old, _, new in asked) or names
-        wanted = tuple(old for old, _, _ in asked) or names
-        if missing := [name for name in wanted if name not in names]:
-            raise InvalidInput(
-                f"--bands: among {', '.join(names)} of {self._file.path} expected, found "
-                f"{', '.join(missing)}"
-            )
-        if len(set(bands)) != len(bands) or len(set(names)) != len(names):
-            raise InvalidInput(
-                f"{self._file.path}: bands of different names expected, found {', '.join(bands)}"
-            )
-        if len(names) > MAX_BANDS:
-            raise InvalidInput(f"{self._file.path}: at most {MAX_BANDS} bands expected")
-        return names, bands, tuple(names.index(name) for name in wanted)
+        if count is not None and count > MAX_BANDS:
+            raise self._unknown(f"at most {MAX_BANDS} bands expected, found {count} in {image}")
+        return choose_bands(names, count, asked, f"{self._file.path}: {image}")
 
     def _side(self, image: str, bands: int) -> int:
         height, width = _sides(self._file.columns[image], bands)
@@ -250,16 +228,7 @@ class Finder:
                 "out the middle"
             )
         side = height if wanted is None else wanted
-        if side > min(height, width):
-            raise InvalidInput(
-                f"{self._file.path}: --side: at most {min(height, width)} pixels expected, as "
-                f"{image} has, found {side}"
-            )
-        if not MIN_SIDE <= side <= MAX_SIDE:
-            raise InvalidInput(
-                f"{self._file.path}: images of {MIN_SIDE} to {MAX_SIDE} pixels expected, found "
-                f"{side}; --side cuts out the middle"
-            )
+        check_side(side, height, width, f"{self._file.path}: {image}")
         return side
 
     def _columns(self, rows: int, bands: Sequence[str]) -> dict[str, str]:
@@ -305,7 +274,7 @@ class Finder:
                 return found
         return None
 
-    def _magnitudes(self, columns: dict[str, str], given: list[str], bands: Sequence[str]) -> int:
+    def _magnitudes(self, columns: dict[str, str], given: list[str], choice: BandChoice) -> int:
         shapes = [self._file.columns[columns[name]].shape[1:] for name in given]
         if len(shapes) == 1 and len(shapes[0]) == 1:
             return int(shapes[0][0])
@@ -313,9 +282,9 @@ class Finder:
             raise self._unknown(
                 "--magnitude: one array (galaxies, bands), or one per band expected"
             )
-        if shapes and len(shapes) != len(bands):
+        if shapes and len(shapes) != len(choice.bands):
             raise self._unknown(
-                f"--magnitude: one array for each of {', '.join(bands)} expected, found "
+                f"--magnitude: one array for each of {', '.join(choice.bands)} expected, found "
                 f"{len(shapes)}"
             )
         return len(shapes)
@@ -371,12 +340,12 @@ def blocks(file: ArrayFile, layout: Layout) -> Iterator[tuple[int, NDArray[np.fl
 
 def _check_constant(file: ArrayFile, layout: Layout, block: Block, start: int) -> None:
     if layout.band is not None:
-        found = np.char.strip(np.reshape(block[layout.band], (-1, len(layout.names))))
-        other = (found != np.array(layout.names)).any(axis=1)
+        found = np.char.strip(np.reshape(block[layout.band], (-1, len(layout.choice.names))))
+        other = (found != np.array(layout.choice.names)).any(axis=1)
         if other.any():
             row = int(np.flatnonzero(other)[0])
             raise InvalidInput(
-                f"{file.path}: bands {', '.join(layout.names)} expected in every row, found "
+                f"{file.path}: bands {', '.join(layout.choice.names)} expected in every row, found "
                 f"{', '.join(found[row])} in row {start + row}"
             )
     if layout.scale is not None and layout.pixel_scale is not None:
@@ -394,7 +363,7 @@ def _cutouts(values: Any, layout: Layout) -> NDArray[np.float32]:
     """Return the middle of the images in the chosen bands, missing pixels as NaN."""
     with np.errstate(over="ignore"):  # beyond float32 it becomes inf, and is counted by the rank
         image = np.ma.filled(np.ma.asarray(values).astype(np.float32, copy=False), np.nan)
-    count, bands = len(image), len(layout.names)
+    count, bands = len(image), len(layout.choice.names)
     if image.ndim == 2:
         side = math.isqrt(image.shape[1] // bands)
         image = image.reshape(count, bands, side, side)
@@ -402,10 +371,6 @@ def _cutouts(values: Any, layout: Layout) -> NDArray[np.float32]:
         image = image[:, None]
     elif _last(image.shape):
         image = np.moveaxis(image, 3, 1)
-    top = (image.shape[2] - layout.shape.side) // 2
-    left = (image.shape[3] - layout.shape.side) // 2
-    cut = image[
-        :, list(layout.channels), top : top + layout.shape.side, left : left + layout.shape.side
-    ]
+    cut = middle(image, layout.shape.side)[:, list(layout.choice.channels)]
     cutouts: NDArray[np.float32] = np.ascontiguousarray(cut)
     return cutouts
