@@ -2,6 +2,8 @@
 
 import bz2
 import gzip
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -421,7 +423,7 @@ def test_three_commands_from_a_table_to_a_catalogue_that_joins_back(
     model = Path(__file__).parents[2] / "models" / "astromae-small"
     keep = ["--keep", "mass", "--keep", "survey"]
     assert main(["data", "from-fits", "frames", "objects.csv", "partitions", *keep]) == 0
-    assert main(["infer", str(model), "partitions/1.pt", "-o", "runs/mine"]) == 0
+    assert main(["predict", "partitions", "--model", str(model), "-o", "runs/mine"]) == 0
     assert main(["results", "export", "runs/mine", "--to", "fits", "-o", "mine.fits"]) == 0
 
     found = Table.read("mine.fits")
@@ -438,3 +440,24 @@ def test_three_commands_from_a_table_to_a_catalogue_that_joins_back(
     assert joined["mass_x"].equals(joined["mass_y"])
     assert joined["survey_y"].tolist() == ["A", "B"]
     assert joined["ra_y"].tolist() == [150.0, 20.0]
+
+
+def test_the_readmes_lines_for_ones_own_galaxies_run_as_typed(tmp_path: Path) -> None:
+    """In a shell, in the environment of `make setup`."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    lines = readme.partition("## Your own galaxies")[2].partition("```sh\n")[2].partition("```")[0]
+    field(tmp_path / "frames", "obj_{}.fits")
+    text(tmp_path, "objid,ra,dec\n1237648720693755918,150,2\n12,20,2\n")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    done = subprocess.run(
+        ["bash", "-e", "-c", lines],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/latest/catalogue.fits").is_file()
+    assert (tmp_path / "runs/latest/report.html").is_file()
+    assert len((tmp_path / "redshifts.csv").read_text().splitlines()) == 3

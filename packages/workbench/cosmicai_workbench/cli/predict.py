@@ -94,6 +94,8 @@ def predict(
     if to is not None:
         exported = export_catalogue(run, None, form)
         typer.echo(f"Catalogue: {exported.path}, {exported.rows:,} rows", err=as_json)
+    elif not (as_json or report):
+        typer.echo("Catalogue: cosmicai results export; page: cosmicai report")
     if report:
         from cosmicai_workbench.report.service import write_report
 
