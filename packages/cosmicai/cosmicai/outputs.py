@@ -50,12 +50,21 @@ _BOUNDS: Final = tuple(
 )
 """Levels of ``INTERVALS``: as much probability below as above."""
 _FLOAT16_MAX: Final = float(np.finfo(np.float16).max)
+_FLOAT16_MIN: Final = float(np.finfo(np.float16).tiny)
 _LEAST_WIDTH: Final = 1e-6
 """In redshift, of what neighbouring quantiles that coincide would make infinitely dense."""
 _LARGEST_LOG: Final = 50.0
 """Beyond ± this, the logarithm of a sigma is no number that a model means."""
-_TOLERANCE: Final = 1e-8
+_TOLERANCE: Final = 1e-7
+"""In ln(1+z), of the last step towards a quantile or a mode."""
 _STEPS: Final = 60
+_CLIMBS: Final = 4
+"""Steps from every component's mode, before the highest goes on alone."""
+_REACH: Final = 9.0
+"""In sigmas: no quantile lies farther from every component."""
+_BRACKETS: Final = 16
+"""Parts into which that range is divided before the search begins."""
+_LEAST_WEIGHT: Final = 1e-300
 _BLOCK: Final = 2**22
 """Comparisons at once, which bounds memory."""
 
@@ -207,8 +216,9 @@ def stored_form(
         kept = output.model_copy(update={"tensors": ()})
         return kept, np.where(good[:, None], rows, np.nan).astype(np.float32)
     density = np.minimum(_probabilities(output, rows[good]) / output.width, _FLOAT16_MAX)
+    density[density < _FLOAT16_MIN] = 0  # or they would take ten times as long
     meaning = output.model_copy(update={"tensors": (), "logits": False})
-    return meaning, _scattered(density.astype(np.float16), good)
+    return meaning, _scattered(density.astype(np.float32).astype(np.float16), good)
 
 
 def _rows(output: PointOutput | Distribution, raw: NDArray[np.floating[Any]]) -> Array:
@@ -392,6 +402,13 @@ def _normal_cdf(x: Array, density: Array) -> Array:
     return np.where(x >= 0, 1 - tail, tail)
 
 
+def _scores(levels: Array) -> Array:
+    """Return the quantiles of the standard normal distribution."""
+    from statistics import NormalDist
+
+    return np.array([NormalDist().inv_cdf(level) for level in levels])
+
+
 class _Mixture:
     """A sum of normal distributions of t = ln(1+z); weights, means, sigmas are (N, components)."""
 
@@ -399,14 +416,17 @@ class _Mixture:
         self._weights, self._means, self._sigmas = weights, means, sigmas
 
     def _in_t(self, t: Array) -> tuple[Array, Array]:
-        """Return CDF and density of t, (N, k)."""
+        """Return CDF and density of t, (N, k) or (1, k), for every galaxy."""
         shape = (len(self._means), t.shape[1])
-        cdf, density = np.zeros(shape), np.zeros(shape)
-        for weight, mean, sigma in zip(self._weights.T, self._means.T, self._sigmas.T, strict=True):
-            x = (t - mean[:, None]) / sigma[:, None]
-            part = _normal_density(x)
-            cdf += weight[:, None] * _normal_cdf(x, part)
-            density += (weight / sigma)[:, None] * part
+        t, cdf, density = np.broadcast_to(t, shape), np.empty(shape), np.empty(shape)
+        step = max(1, _BLOCK // (8 * max(1, t.shape[1] * self._means.shape[1])))
+        for start in range(0, len(t), step):
+            part = slice(start, start + step)
+            weights, sigmas = self._weights[part, None], self._sigmas[part, None]
+            x = (t[part, :, None] - self._means[part, None]) / sigmas
+            densities = _normal_density(x)
+            cdf[part] = (weights * _normal_cdf(x, densities)).sum(axis=2)
+            density[part] = (weights / sigmas * densities).sum(axis=2)
         return cdf, density
 
     def density(self, z: Array) -> Array:
@@ -420,22 +440,28 @@ class _Mixture:
         return np.where(inside, self._in_t(t)[0], 0.0)
 
     def quantiles(self, levels: Array) -> Array:
-        shape = (len(self._means), len(levels))
-        reach = 9 * self._sigmas
-        low = np.broadcast_to((self._means - reach).min(axis=1, initial=np.inf)[:, None], shape)
-        high = np.broadcast_to((self._means + reach).max(axis=1, initial=-np.inf)[:, None], shape)
-        t = np.repeat((self._weights * self._means).sum(axis=1)[:, None], len(levels), axis=1)
-        for _ in range(_STEPS):  # Newton's method, or a bisection where that leaves the bracket
-            cdf, density = self._in_t(t)
-            below = cdf < levels
-            low, high = np.where(below, t, low), np.where(below, high, t)
+        """Solve cdf(t) = level: bracketed on a grid, then by Newton's method or bisection."""
+        reach = _REACH * self._sigmas
+        first = (self._means - reach).min(axis=1, initial=np.inf)[:, None]
+        last = (self._means + reach).max(axis=1, initial=-np.inf)[:, None]
+        grid = first + (last - first) * np.linspace(0, 1, _BRACKETS + 1)
+        cdf = self._in_t(grid)[0]
+        wanted = np.broadcast_to(levels, (len(grid), len(levels)))
+        at = _interval(wanted, cdf)
+        low, high = np.take_along_axis(grid, at, 1), np.take_along_axis(grid, at + 1, 1)
+        t = _interpolate(wanted, cdf, grid)
+        rows = np.arange(len(t))  # whose quantiles still move
+        for _ in range(_STEPS):
+            part = _Mixture(self._weights[rows], self._means[rows], self._sigmas[rows])
+            cdf, density = part._in_t(t[rows])
+            below, at = cdf < levels, t[rows]
+            low[rows], high[rows] = np.where(below, at, low[rows]), np.where(below, high[rows], at)
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                following = t - (cdf - levels) / density
-            inside = (following > low) & (following < high)
-            following = np.where(inside, following, (low + high) / 2)
-            moved = np.abs(following - t).max(initial=0.0)
-            t = following
-            if moved < _TOLERANCE:
+                following = at - (cdf - levels) / density
+            inside = (following >= low[rows]) & (following <= high[rows])
+            t[rows] = np.where(inside, following, (low[rows] + high[rows]) / 2)
+            rows = rows[(np.abs(t[rows] - at) > _TOLERANCE).any(axis=1)]
+            if not len(rows):
                 break
         quantiles: Array = np.expm1(t)
         return quantiles
@@ -446,24 +472,41 @@ class _Mixture:
         return mean
 
     def mode(self) -> Array:
-        """Climb to a mode of p(z) from every component's own, and return the highest."""
-        precisions = 1 / self._sigmas**2
+        """Climb to a mode of p(z) from every component's own, then on from the highest alone."""
         t = self._means - self._sigmas**2  # the mode of a log-normal distribution
+        for _ in range(_CLIMBS):
+            t = self._climbed(t, newton=False)
+        best = self.density(np.expm1(t)).argmax(axis=1)[:, None]
+        t = np.take_along_axis(t, best, 1)
         for _ in range(_STEPS):
-            x = (t[:, :, None] - self._means[:, None, :]) / self._sigmas[:, None, :]
-            logs = np.log(np.maximum(self._weights, 1e-300)) - np.log(self._sigmas)
-            logs = logs[:, None, :] - 0.5 * x * x
-            shares = np.exp(logs - logs.max(axis=2, keepdims=True, initial=-np.inf))
-            shares *= precisions[:, None, :] / shares.sum(axis=2, keepdims=True)
-            pulls = (shares * self._means[:, None, :]).sum(axis=2) - 1
-            following = pulls / shares.sum(axis=2)
+            following = self._climbed(t, newton=True)
             moved = np.abs(following - t).max(initial=0.0)
             t = following
             if moved < _TOLERANCE:
                 break
-        z = np.expm1(t)
-        best = self.density(z).argmax(axis=1)
-        return np.take_along_axis(z, best[:, None], 1)[:, 0]
+        mode: Array = np.expm1(t[:, 0])
+        return mode
+
+    def _climbed(self, t: Array, *, newton: bool) -> Array:
+        """Return the next t, (N, k), of a climb on ln p(z); a mean shift never descends."""
+        precisions = 1 / self._sigmas**2
+        offsets = self._means[:, None, :] - t[:, :, None]
+        logs = np.log(np.maximum(self._weights, _LEAST_WEIGHT) / self._sigmas)
+        logs = logs[:, None, :] - 0.5 * precisions[:, None, :] * offsets**2
+        shares = np.exp(logs - logs.max(axis=2, keepdims=True, initial=-np.inf))
+        shares *= precisions[:, None, :] / shares.sum(axis=2, keepdims=True)
+        stiffness = shares.sum(axis=2)
+        slope = (shares * offsets).sum(axis=2)
+        shift = (slope - 1) / stiffness
+        if newton:
+            curvature = stiffness + slope**2
+            curvature -= (shares * precisions[:, None, :] * offsets**2).sum(axis=2)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                step = (slope - 1) / curvature
+            near = (curvature > 0) & (np.abs(step) < 1 / np.sqrt(stiffness))
+            shift = np.where(near, step, shift)
+        climbed: Array = t + shift
+        return climbed
 
 
 class _Normal:
@@ -484,10 +527,7 @@ class _Normal:
         return _normal_cdf(x, _normal_density(x))
 
     def quantiles(self, levels: Array) -> Array:
-        from statistics import NormalDist
-
-        scores = np.array([NormalDist().inv_cdf(level) for level in levels])
-        found: Array = self._means[:, None] + self._sigmas[:, None] * scores
+        found: Array = self._means[:, None] + self._sigmas[:, None] * _scores(levels)
         return found
 
     def mean(self) -> Array:
