@@ -29,6 +29,7 @@ from cosmicai.model.interface import (
     PointOutput,
     QuantilesOutput,
 )
+from cosmicai.outputs import estimate, stored_form
 from cosmicai.prediction import Predictor, npz_bytes
 from cosmicai_workbench.data.partition_writer import PartitionWriter
 from measuring import machine, spread
@@ -113,13 +114,26 @@ def rank(name: str, partition: str, partitions: int) -> dict[str, float]:
     started = time.process_time()
     measured_fields(predictions, columns, BATCH)
     statistics = time.process_time() - started
-    body = npz_bytes(columns)
+    body, peak = npz_bytes(columns), peak_memory_mb()
     return {
-        "peak_mb": peak_memory_mb(),
-        "columns_us": predictions.predict_seconds / predictions.num_samples * 1e6,
+        "peak_mb": peak,
+        "columns_us": columns_seconds(interface) / BATCH * 1e6,
         "statistics_us": statistics / predictions.num_samples * 1e6,
         "file_bytes": len(body) / predictions.num_samples,
     }
+
+
+def columns_seconds(interface: Interface) -> float:
+    """Return the processor time of one batch's columns, the least of several."""
+    raw, magnitude = raw_outputs(interface.output), np.full(BATCH, 17.5, np.float32)
+    found = []
+    for _ in range(20):
+        started = time.process_time()
+        estimate(interface.output, raw, interface.calibration, magnitude)
+        if interface.distribution is not None:
+            stored_form(interface.distribution, raw)
+        found.append(time.process_time() - started)
+    return min(found)
 
 
 def measure(partition: Path, partitions: int, repeat: int) -> dict[str, Any]:

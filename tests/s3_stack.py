@@ -41,7 +41,7 @@ class MeanEngine:
     def predict(
         self, image: NDArray[np.float32], magnitude: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        return image.mean(axis=(1, 2, 3)) / np.float32(20) + magnitude[:, 2] * np.float32(0)
+        return image.mean(axis=(1, 2, 3)) / np.float32(20) + magnitude.sum(axis=1) * np.float32(0)
 
 
 @dataclass

@@ -13,12 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from cosmicai import model_cache, storage
 from cosmicai.collective import run_collective
 from cosmicai.errors import CosmicAIError
+from cosmicai.facts import BAND_NAMES
+from cosmicai.model.architectures import bundle_files
+from cosmicai.model.interface import ImageInput, Inputs, PointOutput
+from cosmicai.model.onnx_config import OnnxConfig
 from cosmicai.schema import CollectiveEvent, parse
 from cosmicai_workbench.cloud.template import _Reader
 from model_fill import CALIBRATION
@@ -152,6 +157,31 @@ def run_everything(stack: Stack, recorder: Recorder) -> None:
         stack.initialize("resumed", resume=plan.execution.id)
         stack.initialize("third", overwrite=True)
     meet(stack, recorder)
+    run_a_graph(stack, recorder)
+
+
+def run_a_graph(stack: Stack, recorder: Recorder) -> None:
+    """Run a model that was imported from ONNX, whose bundle has other files."""
+    import openvino as ov
+    from openvino import opset13 as op
+
+    folder = stack.folder / "graph"
+    folder.mkdir()
+    image = op.parameter([-1, 5, 32, 32], np.float32, name="image")
+    image.output(0).set_names({"image"})
+    mean = op.reduce_mean(image, np.array([1, 2, 3]), keep_dims=False)
+    mean.output(0).set_names({"z"})
+    ov.save_model(ov.Model([mean], [image]), folder / "model.xml", compress_to_fp16=False)
+    inputs = Inputs(image=ImageInput(bands=BAND_NAMES, side=32))
+    config = OnnxConfig(inputs=inputs, output=PointOutput(tensors=("z",)))
+    (folder / "config.json").write_text(config.to_json())
+    for file in bundle_files(folder):
+        storage.store(BUCKET).write(f"graph/{file.name}", file.read_bytes())
+    change = {"S3_object_name": "graph", "engine": "openvino", "result_path": "of/a/graph"}
+    with recorder.of("InitializeFunction"):
+        plan = stack.initialize("graph", **change)
+    with recorder.of("ModelInferenceFunction"):
+        stack.run_ranks(plan)
 
 
 def meet(stack: Stack, recorder: Recorder) -> None:

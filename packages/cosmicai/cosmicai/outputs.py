@@ -67,6 +67,8 @@ _BRACKETS: Final = 16
 _LEAST_WEIGHT: Final = 1e-300
 _BLOCK: Final = 2**22
 """Comparisons at once, which bounds memory."""
+_IN_CACHE: Final = 2**15
+"""Numbers at once where many operations follow one another."""
 
 
 def estimate(
@@ -419,7 +421,7 @@ class _Mixture:
         """Return CDF and density of t, (N, k) or (1, k), for every galaxy."""
         shape = (len(self._means), t.shape[1])
         t, cdf, density = np.broadcast_to(t, shape), np.empty(shape), np.empty(shape)
-        step = max(1, _BLOCK // (8 * max(1, t.shape[1] * self._means.shape[1])))
+        step = max(1, _IN_CACHE // max(1, t.shape[1] * self._means.shape[1]))
         for start in range(0, len(t), step):
             part = slice(start, start + step)
             weights, sigmas = self._weights[part, None], self._sigmas[part, None]
