@@ -69,7 +69,7 @@ class PartitionMismatch(CorruptPartition):
 
 
 class ModelNotFound(CosmicAIError):
-    """The model folder holds no bundle (``model.safetensors`` and ``config.json``)."""
+    """The model folder holds no bundle (``config.json`` and the files of its architecture)."""
 
 
 class ModelMismatch(CosmicAIError):

@@ -139,7 +139,8 @@ class ExecutionInput(Contract):
     )
     object_type: Literal["folder"] = Field(description="What S3_object_name is: a folder.")
     S3_object_name: Path = Field(
-        description="Folder of the model bundle (model.safetensors and config.json) in bucket."
+        description="Folder of the model bundle (config.json and the files of its architecture) "
+        "in bucket."
     )
     script: str = Field(
         description="Built-in entry, by base name: inference.py, or inference_FMI.py for FMI."
@@ -607,7 +608,9 @@ class RankRecord(Contract):
         default=0, ge=0, description="Pixels that are NaN, infinite, or beyond ±1e9."
     )
     num_nonfinite_magnitudes: int = Field(
-        default=0, ge=0, description="Magnitudes that are NaN, infinite, or beyond ±1e9."
+        default=0,
+        ge=0,
+        description="Magnitudes and scalars that are NaN, infinite, or beyond ±1e9.",
     )
     num_unpredicted: int = Field(
         default=0, ge=0, description="Galaxies whose prediction is NaN: non-finite input or output."
