@@ -169,7 +169,7 @@ class Ownership:
 def write_owned(
     store: Store,
     key: str,
-    body: bytes,
+    body: bytes | bytearray,
     execution: str,
     require: Callable[[], None],
     *,

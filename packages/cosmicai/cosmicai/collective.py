@@ -85,8 +85,10 @@ def run_collective(event: CollectiveEvent, remaining_seconds: float) -> dict[str
     return _answer(event, result)
 
 
-def check(agreed: CollectiveResult, records: Sequence[RankRecord]) -> None:
-    """Hold what the ranks agreed on against their records.
+def check(
+    agreed: CollectiveResult, records: Sequence[RankRecord], merged: QualityStatistics
+) -> None:
+    """Hold what the ranks agreed on against their records and the sum of their quality.
 
     Raises
     ------
@@ -100,7 +102,6 @@ def check(agreed: CollectiveResult, records: Sequence[RankRecord]) -> None:
                 f"the ranks agreed on {name} {agreed.sums[name]:g} in fmi.json, "
                 f"their records add up to {expected:g}"
             )
-    merged = quality.merge(record.quality for record in records)
     if agreed.quality_statistics.count != merged.count:
         raise IncompleteResults(
             f"the ranks agreed on the quality of {agreed.quality_statistics.count} galaxies in "

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmicai.facts import INTERVAL_PERCENT, OUTLIER_LIMIT, WIDE_OUTLIER_LIMIT
@@ -218,21 +219,39 @@ def _counted(galaxies: Mapping[str, NDArray[np.float64]], scales: Scales) -> dic
 
 def merge(parts: Iterable[QualityStatistics]) -> QualityStatistics:
     """Add up the statistics of several ranks, in bounded memory; the order does not matter."""
-    total, by_redshift, by_magnitude = _Total(OVERALL), _Totals(), _Totals()
+    merging = Merging()
     for part in parts:
-        total.add(part)
-        by_redshift.add(part.by_redshift)
-        by_magnitude.add(part.by_magnitude)
-    return QualityStatistics(
-        **total.fields(), by_redshift=by_redshift.merged(), by_magnitude=by_magnitude.merged()
-    )
+        merging.add(part)
+    return merging.result()
+
+
+class Merging:
+    """Adds up statistics one by one: a rank's are not kept."""
+
+    def __init__(self) -> None:
+        self._total, self._by_redshift, self._by_magnitude = _Total(OVERALL), _Totals(), _Totals()
+
+    def add(self, part: QualityStatistics) -> None:
+        """Add the statistics of one rank."""
+        self._total.add(part)
+        self._by_redshift.add(part.by_redshift)
+        self._by_magnitude.add(part.by_magnitude)
+
+    def result(self) -> QualityStatistics:
+        """Return the sum so far."""
+        return QualityStatistics(
+            **self._total.fields(),
+            by_redshift=self._by_redshift.merged(),
+            by_magnitude=self._by_magnitude.merged(),
+        )
 
 
 class _Total:
     """The sum of statistics with the same bins."""
 
     def __init__(self, scales: Scales) -> None:
-        self._sums: dict[str, list[float]] = {name: [] for name in (*_SUMS, "sum_relative")}
+        # All are kept until they are added, whose order then makes no difference.
+        self._sums = {name: array("d") for name in (*_SUMS, "sum_relative")}
         self._counts = dict.fromkeys(_COUNTS, 0)
         self._histograms = {"histogram": Sum(scales.relative.bins), "pit": Sum(scales.pit.bins)}
         self._old = False

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cosmicai import keys, storage
 from cosmicai.errors import InvalidInput, ObjectNotFound, load_json
+from cosmicai.quality import Merging
 from cosmicai.schema import (
     FailedRank,
     ManifestItem,
     Plan,
+    QualityStatistics,
     RankFailure,
     RankRecord,
     parse,
@@ -36,15 +38,32 @@ _VANISHED = _Reason(
 
 @dataclass
 class Reconciled:
-    """The ranks received, as files and as records in rank order, and the ranks that were not.
+    """The ranks received and the ranks that were not.
 
-    ``changed`` says how the manifest differs from the one that was planned; empty if it does not.
+    Attributes
+    ----------
+    records
+        Of the ranks received, in their order. Their ``quality``, nearly all of a record, is empty.
+    quality
+        The sum of the ranks' quality.
+    failed
+        The other ranks.
+    changed
+        How the manifest differs from the one that was planned; empty if it does not.
+    combined
+        JSON array of the records received, as they were written.
     """
 
-    files: list[bytes] = field(default_factory=list)
     records: list[RankRecord] = field(default_factory=list)
+    quality: QualityStatistics = field(default_factory=QualityStatistics)
     failed: list[FailedRank] = field(default_factory=list)
     changed: str = ""
+    combined: bytearray = field(default_factory=lambda: bytearray(b"[]"), repr=False)
+
+    def receive(self, record: RankRecord, file: bytes) -> None:
+        """Add the record of the next rank, and the file that it was read from."""
+        self.combined[-1:] = (b",\n" if self.records else b"") + file + b"]"
+        self.records.append(record.model_copy(update={"quality": QualityStatistics()}))
 
 
 def reconcile(plan: Plan) -> Reconciled:
@@ -57,7 +76,7 @@ def reconcile(plan: Plan) -> Reconciled:
     etags = _etags(plan)
     failures = _failures(plan, etags)
     items, changed = _planned_items(plan, etags)
-    result = Reconciled(changed=changed)
+    result, quality = Reconciled(changed=changed), Merging()
     missing: dict[int, _Reason] = {}
     for rank, file, record in _present(plan, etags, items):
         if isinstance(record, str):
@@ -65,8 +84,9 @@ def reconcile(plan: Plan) -> Reconciled:
         elif plan.fmi and rank in failures:
             missing[rank] = failures[rank]
         else:
-            result.files.append(file)
-            result.records.append(record)
+            result.receive(record, file)
+            quality.add(record.quality)
+    result.quality = quality.result()
     for rank in range(plan.world_size):
         if keys.rank(plan.result_path, rank) not in etags:
             missing[rank] = failures.get(rank, _VANISHED)

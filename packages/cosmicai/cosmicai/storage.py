@@ -12,7 +12,8 @@ import http.client
 import json
 import random
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -221,9 +222,19 @@ class Store:
             raise InvalidInput(f"{self.address(key)} is not valid JSON: {error}") from error
 
     def read_many(self, keys: Iterable[str]) -> Iterator[bytes]:
-        """Read objects in parallel; yield them in the order of ``keys``."""
+        """Read objects in parallel, not far ahead; yield them in the order of ``keys``."""
+        pending: deque[Future[bytes]] = deque()
         with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-            yield from pool.map(self.read, keys)
+            try:
+                for key in keys:
+                    pending.append(pool.submit(self.read, key))
+                    if len(pending) > 2 * PARALLEL_REQUESTS:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
 
     def download(self, key: str, path: Path, *, if_match: str | None = None) -> None:
         """Write an object to a local file, in bounded memory; see :meth:`read` for the errors."""
@@ -257,7 +268,7 @@ class Store:
     def write(
         self,
         key: str,
-        body: bytes,
+        body: bytes | bytearray,
         *,
         content_type: str = "application/octet-stream",
         if_none_match: bool = False,

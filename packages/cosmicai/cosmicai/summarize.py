@@ -90,7 +90,7 @@ def _conclude(event: SummarizeEvent) -> Summary:
     _write_file(
         request,
         keys.combined_data(plan.result_path),
-        b"[" + b",\n".join(found.files) + b"]",
+        found.combined,
         event.execution.id,
     )
     _write(request, summary)
@@ -137,7 +137,7 @@ def _disagreement(plan: Plan, found: Reconciled, agreed: CollectiveResult | None
     cause = "all ranks are there, and fmi.json, which rank 0 wrote, is not"
     if agreed is not None:
         try:
-            check(agreed, found.records)
+            check(agreed, found.records, found.quality)
         except IncompleteResults as error:
             cause = str(error)
         else:
@@ -217,7 +217,7 @@ def _figures(
         inference_seconds = _elapsed(first, last)
     own_samples = sum(record.num_samples for record in own_with_data)
     now = datetime.now(UTC)
-    figures = quality.figures(quality.merge(record.quality for record in records))
+    figures = quality.figures(found.quality)
     warnings = [*plan.warnings, *_warnings(records), *quality.warnings(figures)]
     memory_mb = max((record.memory_limit_mb for record in records), default=0)
     dollars, trouble = _cost(plan, own, memory_mb, agreed, time.perf_counter() - started)
@@ -348,7 +348,7 @@ def _write(request: ExecutionInput, summary: Summary) -> None:
     _write_file(request, keys.summary(request.result_path), document, summary.execution.id)
 
 
-def _write_file(request: ExecutionInput, key: str, body: bytes, execution: str) -> None:
+def _write_file(request: ExecutionInput, key: str, body: bytes | bytearray, execution: str) -> None:
     """Write a JSON file below the result path, if that is still the execution's."""
 
     def require() -> None:
