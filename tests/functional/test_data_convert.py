@@ -375,6 +375,8 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
     ),
     "no galaxies": ({"image_array": np.zeros((0, 3, 8, 8))}, (), "holds no galaxies"),
     "tiny images": ({"image_array": np.zeros((COUNT, 3, 2, 2))}, (), "4 to 1024 pixels"),
+    "a galaxy of 400 MB": ({"image_array": np.zeros((1, 100_000_000), "f4")}, (), "256 MB of each"),
+    "65 magnitudes": ({"mag": np.zeros((COUNT, 65))}, (), "--magnitude: at most 64 bands"),
     "two magnitudes": ({}, ("--magnitude", "ra", "--magnitude", "dec"), "des-z expected, found 2"),
 }
 
@@ -580,6 +582,24 @@ def test_chunks_of_any_shape_are_read(
         folder = tmp_path / f"{name} parts"
         assert convert(tmp_path / name, folder, "--bands", "g,r,z") == 0
         np.testing.assert_array_equal(by_torch(folder)[0], image)
+
+
+@pytest.mark.parametrize(
+    "shape", [(-3, 3, 8, 8), (3, -3, 8, 8), (2**62, 3, 8, 8), (3, 3, 8, 2**60)]
+)
+def test_an_npz_with_an_impossible_shape_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: tuple[int, ...]
+) -> None:
+    path = write_npz(tmp_path / "a", columns())
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    header = repr({"descr": "<f4", "fortran_order": False, "shape": shape}).encode().ljust(117)
+    members["image_array.npy"] = b"\x93NUMPY\x01\x00\x76\x00" + header + b"\n" + bytes(1000)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+    assert "a.npz" in refusal(capsys, tmp_path / "parts", path)
 
 
 def test_chunks_too_large_to_hold_are_refused(

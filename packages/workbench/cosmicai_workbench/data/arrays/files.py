@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES: Final = 8 * MB
 MAX_BLOCK_BYTES = 128 * MB
 MAX_CHUNK_BYTES: Final = 256 * MB
-"""A chunk is held whole while any galaxy in it is read."""
+"""Of a galaxy, and of a chunk, which is held whole while any galaxy in it is read."""
 MAX_ARRAYS: Final = 10_000
 
 
@@ -118,7 +118,7 @@ def plain(values: NDArray[Any]) -> NDArray[Any]:
 
     Raises
     ------
-    InvalidInput
+    ValueError
         They are neither.
     """
     kind = values.dtype.kind
@@ -133,4 +133,4 @@ def plain(values: NDArray[Any]) -> NDArray[Any]:
         ]
         if all(isinstance(text, str) for text in texts):
             return np.array(texts, np.str_).reshape(values.shape)
-    raise InvalidInput(f"numbers or text expected, found {values.dtype}")
+    raise ValueError(f"numbers or text expected, found {values.dtype}")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import MB
 from cosmicai.partition.imaging import MAX_BANDS, GalaxyShape
 
-from cosmicai_workbench.data.arrays.files import BLOCK_BYTES
+from cosmicai_workbench.data.arrays.files import BLOCK_BYTES, MAX_CHUNK_BYTES
 from cosmicai_workbench.data.bands import BandChoice, check_side, choose_bands, middle
 from cosmicai_workbench.data.fits.objects import (
     DEC_NAMES,
@@ -124,8 +125,9 @@ class Finder:
         choices = self._choices
         image = self._image()
         rows = self._file.columns[image].shape[0]
-        if not rows:
+        if rows < 1:
             raise InvalidInput(f"{self._file.path} holds no galaxies")
+        self._check_size(image)
         band = self._first(_BAND_NAMES, rows, text=True)
         scale = None
         if choices.pixel_scale is None:
@@ -139,6 +141,8 @@ class Finder:
         if len(given) == 1 and magnitudes == len(choice.names):
             picked = choice.channels
             magnitudes = len(picked)
+        for name in columns.values():
+            self._check_size(name)
         pixel_scale = choices.pixel_scale
         if scale is not None and (value := float(np.ravel(sample[scale])[0])) > 0:
             pixel_scale = round(value, 6)
@@ -175,7 +179,9 @@ class Finder:
             found = self._by_name.get(name)
             if found is not None:
                 column = self._file.columns[found]
-                if column.shape[0] == rows and (column.dtype.kind in "USOT") == text:
+                fits = len(column.shape) <= 2 and column.shape[0] == rows
+                if fits and (column.dtype.kind in "USOT") == text:
+                    self._check_size(found)
                     return found
         return None
 
@@ -200,6 +206,15 @@ class Finder:
                 f"expected, found {image} {column}"
             )
         return image
+
+    def _check_size(self, name: str) -> None:
+        """Refuse an array that would take all memory for a single galaxy."""
+        column = self._file.columns[name]
+        if not 0 < column.row_bytes <= MAX_CHUNK_BYTES:
+            raise InvalidInput(
+                f"{self._file.path}: {name}: at most {MAX_CHUNK_BYTES // MB} MB of each galaxy "
+                f"expected, found {column}"
+            )
 
     def _sample(self, names: list[str]) -> Block:
         if not names:
@@ -277,7 +292,10 @@ class Finder:
     def _magnitudes(self, columns: dict[str, str], given: list[str], choice: BandChoice) -> int:
         shapes = [self._file.columns[columns[name]].shape[1:] for name in given]
         if len(shapes) == 1 and len(shapes[0]) == 1:
-            return int(shapes[0][0])
+            count = int(shapes[0][0])
+            if count > MAX_BANDS:
+                raise self._unknown(f"--magnitude: at most {MAX_BANDS} bands expected")
+            return count
         if any(shape != () for shape in shapes):
             raise self._unknown(
                 "--magnitude: one array (galaxies, bands), or one per band expected"
@@ -326,8 +344,7 @@ def blocks(file: ArrayFile, layout: Layout) -> Iterator[tuple[int, NDArray[np.fl
     InvalidInput
         The file cannot be read, or bands or pixel scale change within it.
     """
-    column = file.columns[layout.image]
-    rows = max(1, BLOCK_BYTES // max(1, column.row_bytes))
+    rows = max(1, BLOCK_BYTES // sum(file.columns[name].row_bytes for name in layout.reads))
     start = 0
     for block in file.read(layout.reads, rows):
         _check_constant(file, layout, block, start)

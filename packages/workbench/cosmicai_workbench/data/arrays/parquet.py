@@ -40,7 +40,7 @@ class ParquetArrays:
             for name, values in _leaves(root, first.column(root)).items():
                 try:
                     array = _array(values)
-                except InvalidInput:
+                except ValueError:
                     continue  # neither numbers nor text: of no use here
                 dtype = np.dtype("U256") if array.dtype.kind == "U" else array.dtype
                 self.columns[name] = ArrayColumn((self._rows, *array.shape[1:]), dtype)
@@ -121,7 +121,7 @@ def _array(values: pa.Array) -> Values:
 
     Raises
     ------
-    InvalidInput
+    ValueError
         Lists differ in length, one is missing, or they hold neither numbers nor text.
     """
     import pyarrow as pa
@@ -131,11 +131,11 @@ def _array(values: pa.Array) -> Values:
     values = getattr(values, "storage", values)
     while _is_list(values.type):
         if values.null_count:
-            raise InvalidInput("a list for every galaxy expected, found none for some")
+            raise ValueError("a list for every galaxy expected, found none for some")
         lengths = pc.list_value_length(values)
         sizes = {int(each) for each in pc.unique(lengths).to_pylist()}
         if len(sizes) != 1:
-            raise InvalidInput(f"lists of one length expected, found lengths {sorted(sizes)[:10]}")
+            raise ValueError(f"lists of one length expected, found lengths {sorted(sizes)[:10]}")
         shape.append(sizes.pop())
         values = getattr(values.flatten(), "storage", values.flatten())
     kind = values.type
@@ -146,7 +146,7 @@ def _array(values: pa.Array) -> Values:
         or pa.types.is_string(kind)
         or pa.types.is_large_string(kind)
     ):
-        raise InvalidInput(f"numbers or text expected, found {kind}")
+        raise ValueError(f"numbers or text expected, found {kind}")
     missing = values.is_null().to_numpy(zero_copy_only=False)
     if missing.any():
         values = values.fill_null(_zero(kind))
