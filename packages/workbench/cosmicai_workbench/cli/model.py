@@ -241,10 +241,10 @@ def _print_calibration(out: Path, found: dict[str, Any]) -> None:
 
     labelled = found["labelled"]
     typer.echo(f"{out}: calibrated on {labelled['galaxies']:,} galaxies of {labelled['name']}")
-    table = Table(title="Intervals of Δz/(1+z), and how many hold the true redshift")
-    headings = ("z from – to", "r from – to", "galaxies", "68 %", "holds", "95 %", "holds")
+    table = Table(box=None, padding=(0, 1, 0, 0), title="Intervals, in Δz/(1+z)")
+    headings = ("predicted z", "r magnitude", "galaxies", "68 %", "holds", "95 %", "holds")
     for heading in headings:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for cell in found["cells"]:
         texts = [
             range_of(*cell["redshift"]),
@@ -256,7 +256,9 @@ def _print_calibration(out: Path, found: dict[str, Any]) -> None:
             texts.append(f"{level['measured']:.1%}")
         table.add_row(*texts)
     Console(markup=False).print(table)
-    typer.echo("Measured by cross-validation: each fifth of a cell against the other four.")
+    typer.echo(
+        "holds: the true redshifts, each fifth of a cell tried on the intervals of the others"
+    )
 
 
 def _settings(config: Path | None, **options: Any) -> "TrainingConfig":

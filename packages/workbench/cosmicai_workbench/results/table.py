@@ -122,6 +122,8 @@ def print_quality(quality: Quality) -> None:
                 _add(table, range_of(part.low, part.high), part, shown)
             _add(table, "all", quality, shown, style="bold")
             console.print(table)
+    if any(part.under_covered for part in (quality, *quality.by_redshift, *quality.by_magnitude)):
+        console.print("! holds fewer true redshifts than chance explains")
 
 
 def _add(
@@ -138,4 +140,7 @@ def one_line(heading: str) -> str:
 
 def _figure(part: Figures, name: str) -> str:
     value = getattr(part, name)
-    return "–" if value is None else format(value, FIGURES[name][1])
+    if value is None:
+        return "–"
+    marked = name.startswith("coverage_") and int(name[-2:]) in part.under_covered
+    return format(value, FIGURES[name][1]) + ("!" if marked else "")
