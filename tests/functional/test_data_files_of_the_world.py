@@ -431,7 +431,13 @@ def test_three_commands_from_a_table_to_a_catalogue_that_joins_back(
     assert found["ra"].tolist() == [150.0, 20.0]
     assert str(found["ra"].unit) == "deg"
     assert [str(text) for text in found["reason"].filled("")] == ["", "off every image"]
+    assert found["flags"].tolist()[1] == 1  # no prediction
     assert np.isfinite(found["redshift"][0])
+    back = pd.read_csv("objects.csv").merge(
+        Table.read("mine.fits").to_pandas(), left_on="objid", right_on="object_id", how="left"
+    )
+    assert back["flags"].notna().all()
+    assert back["ra_y"].tolist() == [150.0, 20.0]
     assert main(["results", "export", "runs/mine", "--to", "parquet", "-o", "mine.parquet"]) == 0
     mine = pd.read_csv("objects.csv")
     joined = mine.merge(

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 from cosmicai import storage
+from cosmicai.errors import IncompleteResults, InvalidInput
 from cosmicai.flags import FAILED_RANK, NO_PREDICTION
 from cosmicai.partition.catalogue import DEC, RA, REASON, Catalogue, ColumnInfo, column_of
 from cosmicai_workbench.client.connection import Connection
 from cosmicai_workbench.client.execution import Ended
 from cosmicai_workbench.data.partition_writer import PartitionWriter
 from cosmicai_workbench.results.catalogue import RunCatalogue
+from cosmicai_workbench.results.export import export
 from cosmicai_workbench.results.fetch import fetch
 from cosmicai_workbench.results.run_folder import load_run
 from s3_stack import make_galaxies, running_stack
@@ -127,3 +129,18 @@ def test_counts_of_flags_reach_the_summary(stack, tmp_path):
     assert [record.data_etag for record in run.records] == [
         storage.store(stack.input["data_bucket"]).find(f"100MB/{n}.pt").etag for n in (1, 3)
     ]
+
+
+def test_a_run_that_failed_whole_has_no_catalogue(stack, tmp_path):
+    stack.put_model()
+    stack.put_partitions(["1.pt"], galaxies=GALAXIES)
+    plan = stack.initialize()
+    stack.fail_rank(plan, 0, "Lambda.Unknown", "out of memory")
+    with pytest.raises(IncompleteResults):
+        stack.summarize()
+    ended = Ended(plan.execution.id, "first", "FAILED", stack.input)
+    connection = Connection(s3=storage.client(), states=None, outputs={}, service=None)
+    run = load_run(fetch(connection, ended, tmp_path / "runs"))
+    with pytest.raises(InvalidInput, match=r"left nothing to export: .*out of memory"):
+        export(run, tmp_path / "c.csv", "csv")
+    assert not (tmp_path / "c.csv").exists()

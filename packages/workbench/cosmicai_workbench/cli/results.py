@@ -85,11 +85,14 @@ def export(
     """
     from typing import cast
 
+    from cosmicai.flags import FAILED_RANK
+
     from cosmicai_workbench.results.export import Columns, Format, export_catalogue
     from cosmicai_workbench.results.run_folder import load_run
 
+    loaded = load_run(run)
     done = export_catalogue(
-        load_run(run),
+        loaded,
         output,
         cast("Format", to),
         data=data,
@@ -100,6 +103,12 @@ def export(
     if done.left_out:
         lacking = "a prediction" if to == "qp" else "a position"
         typer.echo(f"  left out: {done.left_out:,} objects without {lacking}")
+    summary = loaded.summary
+    if failed := summary.num_failed_ranks:
+        typer.echo(
+            f"  {summary.status}: {failed} of {summary.world_size} ranks failed; their objects "
+            f"have no redshift and the flag {FAILED_RANK.value}"
+        )
     if done.unlisted:
         typer.echo(
             f"  not listed: the objects of {len(done.unlisted)} partition(s) of failed ranks, such "

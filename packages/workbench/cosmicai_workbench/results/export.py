@@ -164,6 +164,9 @@ def export_catalogue(
         raise InvalidInput(f"--data {data}: no such folder")
     needs_distributions = form == "qp" or columns == "euclid"
     catalogue = RunCatalogue(run, data, distributions=needs_distributions)
+    if run.summary.status == "FAILED" and not catalogue.num_rows:
+        why = run.summary.failure.message if run.summary.failure else "no reason was recorded"
+        raise InvalidInput(f"{run.path}: the run failed, and left nothing to export: {why:.300}")
     source: Source = EuclidCatalogue(catalogue) if columns == "euclid" else catalogue
     provenance = provenance_of(run)
     with file_errors(path):
