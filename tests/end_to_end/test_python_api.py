@@ -8,7 +8,7 @@ import cosmicai_workbench
 import numpy as np
 import pytest
 from astropy import units
-from cosmicai.errors import InvalidInput
+from cosmicai.errors import CorruptPartition, InvalidInput
 from cosmicai_workbench import ExecutionFailed, Progress
 from cosmicai_workbench.data.partition_writer import write_partition
 from s3_stack import make_galaxies
@@ -74,10 +74,19 @@ def test_progress_is_told_from_start_to_end(run, told):
 
 def test_a_failed_execution_raises_with_what_it_left(folder):
     (folder / "corrupt").mkdir()
-    (folder / "corrupt" / "1.pt").write_bytes(b"not a partition")
+    whole = (folder / "partitions" / "1.pt").read_bytes()
+    (folder / "corrupt" / "1.pt").write_bytes(whole)
+    (folder / "corrupt" / "2.pt").write_bytes(b"not a partition")  # the first is looked at before
     with pytest.raises(ExecutionFailed, match="FAILED") as failed:
         cosmicai_workbench.run(data=Path("corrupt"), model=None)
     assert failed.value.run.outcome.execution.status == "FAILED"
+
+
+def test_a_first_partition_that_is_none_starts_nothing(folder):
+    (folder / "other").mkdir()
+    (folder / "other" / "1.pt").write_bytes(b"not a partition")
+    with pytest.raises(CorruptPartition, match=r"1\.pt"):
+        cosmicai_workbench.run(data="other")
 
 
 @pytest.mark.parametrize(

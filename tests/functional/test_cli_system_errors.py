@@ -90,6 +90,31 @@ def test_an_output_that_cannot_be(
 @pytest.mark.parametrize(
     "command",
     [
+        "results export {i}/run --to fits --overwrite -o pipe",
+        "results export {i}/run --to csv --overwrite -o pipe",
+        "report {i}/run -o pipe",
+        "data preview {i}/1.pt pipe.png",
+    ],
+)
+def test_no_file_takes_the_place_of_a_pipe_or_a_device(
+    command: str,
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pipe = tmp_path / command.split()[-1]
+    os.mkfifo(pipe)
+    monkeypatch.chdir(tmp_path)
+    assert run(command, inputs) == 2
+    assert "pipe" in (told := capsys.readouterr().err)
+    assert "a regular file expected" in told
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
         "predict {i}/1.pt --model {i}/1.pt",
         "run --data {i} --model {i}/1.pt",
         "model evaluate {i}/1.pt",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,7 +17,14 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Give a path beside ``path`` to write to; it takes the place of ``path`` when the block ends.
 
     An error in the block leaves what was there before, and nothing beside it.
+
+    Raises
+    ------
+    OSError
+        ``path`` is a device, a pipe or a folder, whose place no file may take.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "a regular file expected", str(path))
     partial = path.with_name(f"{path.name}.partial")
     try:
         yield partial

@@ -61,6 +61,7 @@ _RUN_ERRORS = (IncompleteResults, FmiTimeout, TransientStorageError)
 _NAMED_WRONGLY = {
     errno.EACCES,
     errno.EEXIST,
+    errno.EINVAL,
     errno.EISDIR,
     errno.ELOOP,
     errno.ENAMETOOLONG,

@@ -72,8 +72,11 @@ def check_contents(*, model: Path | None, data: Path | None) -> None:
 def _partitions(data: Path) -> list[Path]:
     found = partition_files(data)
     if not found:
-        what = "holds no partitions (*.pt)" if data.is_dir() else "is no folder of partitions"
-        raise InvalidInput(f"{data} {what}; make some by `cosmicai data split` or `from-fits`")
+        why = "" if data.is_dir() else ": there is no such folder"
+        raise InvalidInput(
+            f"{data} holds no partitions (*.pt){why}; make some by `cosmicai data split` or "
+            "`from-fits`"
+        )
     return found
 
 
