@@ -29,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path) -> Path:
     folder = data.parent / "run"
-    options = ["--model", str(MODEL), "--to", "none", "--no-report", "-o", str(folder)]
+    options = ["--model", str(MODEL), "-o", str(folder)]
     assert main(["predict", str(data), *options]) == 0
     return folder
 
