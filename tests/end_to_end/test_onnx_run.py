@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +146,7 @@ def test_a_cnn_with_extinction(survey: Survey, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_cnn_trained_for_a_minute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,25 +167,25 @@ def test_a_cnn_trained_for_a_minute(
     quality = finished.summary.quality
     assert quality is not None
     with capsys.disabled():
-        print(f"\nCNN, 5 × 64 × 64, 60 s: {quality.nmad=}, {quality.r2=}, {done.notes}")
+        print(f"\nCNN after 60 s: {quality.nmad=}, {quality.r2=}, {done.notes}")
     assert quality.nmad is not None
-    assert quality.nmad < 0.05
+    assert quality.nmad < 0.04  # 0.025 was measured
 
 
 def train(module: PdfCnn, seconds: float) -> PdfCnn:
-    """Train by cross-entropy in the bins of the grid, for so long."""
-    import time
+    """Train by cross-entropy in the bins of the grid, for so much of the processor's time."""
 
     width = (GRID[1] - GRID[0]) / (BINS - 1)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(module.parameters(), weight_decay=0.05)
     blocks = list(synthesize(4096, "train", 0, SIDE))
     image, magnitude, redshift = (
         torch.from_numpy(np.concatenate([getattr(block, name) for block in blocks]))
         for name in ("image", "magnitude", "redshift")
     )
     bins = torch.clamp(((redshift - GRID[0]) / width).round().long(), 0, BINS - 1)
-    started = time.monotonic()
-    while time.monotonic() - started < seconds:
+    started = time.process_time()
+    while (left := 1 - (time.process_time() - started) / seconds) > 0:
+        optimizer.param_groups[0]["lr"] = 1e-2 * left  # falls to nothing, whatever the speed
         part = torch.randint(0, len(bins), (64,))
         loss = nn.functional.cross_entropy(module.logits(image[part], magnitude[part]), bins[part])
         optimizer.zero_grad()

@@ -118,6 +118,16 @@ def test_a_model_is_opened_with_the_engine_that_runs_it(imported: tuple[Path, Bu
         open_model(bundle.path, engine="native")
 
 
+def test_what_is_for_tensors_alone_says_so(
+    imported: tuple[Path, Bundle], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, bundle = imported
+    assert main(["model", "prepare", str(bundle.path)]) != 0
+    assert "a model of tensors by name expected, found a graph" in capsys.readouterr().err
+    with pytest.raises(ModelMismatch, match="an AstroMAE expected, found ONNX"):
+        _ = bundle.astromae
+
+
 class Plain(nn.Module):
     """Image and magnitudes → redshift, however it is written."""
 

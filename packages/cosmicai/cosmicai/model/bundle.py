@@ -159,7 +159,15 @@ class Bundle:
                     )
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Return the tensors as read-only NumPy arrays, mapped from the file, not read."""
+        """Return the tensors as read-only NumPy arrays, mapped from the file, not read.
+
+        Raises
+        ------
+        ModelMismatch
+            The model is a graph, not tensors by name.
+        """
+        if not self.architecture.layout:
+            raise ModelMismatch(f"{self.path}: a model of tensors by name expected, found a graph")
         with self.weights_path.open("rb") as file:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         # The header was checked when this bundle was opened: every tensor is inside the file.
