@@ -13,6 +13,7 @@ from cosmicai_workbench.results.binned import quality_by_bin
 from cosmicai_workbench.results.compare import compare
 from cosmicai_workbench.results.run_folder import load_run
 from run_folders import make_run
+from skies import run_with
 
 
 def test_a_run_agrees_with_itself_and_not_with_another(tmp_path):
@@ -169,3 +170,14 @@ def test_pictures_are_drawn_of_what_there_are_figures_for(tmp_path, capsys):
     assert "in 68 %" in shown
     assert "PIT KS" in shown
     assert "…" not in shown
+
+
+def test_bins_of_equal_numbers_have_the_figures_of_distributions(tmp_path):
+    run = run_with(tmp_path, "mixture", samples=200)
+    quality = quality_by_bin(run, 4)
+    assert quality.num_distributions == quality.num_intervals == 598
+    for bins in (quality.by_redshift, quality.by_magnitude):
+        assert [bin_.num_distributions for bin_ in bins] == pytest.approx([149.5] * 4, abs=2)
+        assert sum(bin_.crps * bin_.num_distributions for bin_ in bins) == pytest.approx(
+            quality.crps * 598
+        )

@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 from cosmicai.calibration import Calibration, LabelledSet
 from cosmicai.errors import InvalidInput
+from cosmicai.model.bundle import Bundle
 from cosmicai.quality import MAGNITUDE_EDGES, REDSHIFT_EDGES
+from cosmicai_workbench.modeling.calibrating import Labelled, write_calibrated
 from cosmicai_workbench.modeling.conformal import FEWEST, fit, quantiles
+from model_fill import SMALL, filled_bundle
 
 LABELLED = LabelledSet(galaxies=1)
 
@@ -93,3 +96,16 @@ def test_a_cell_needs_enough_galaxies_for_its_widest_interval() -> None:
     assert fit(redshift, true, magnitude, LABELLED).cells[0].galaxies == FEWEST == 39
     with pytest.raises(InvalidInput, match=r"39 galaxies .* found 38"):
         fit(redshift[1:], true[1:], magnitude[1:], LABELLED)
+
+
+def test_galaxies_that_lack_something_are_left_out(tmp_path) -> None:
+    redshift, true, magnitude = (values.astype(np.float32) for values in galaxies(600))
+    true[:50], magnitude[50:80], redshift[80:90] = np.nan, np.nan, np.inf
+    bundle = filled_bundle(SMALL, tmp_path / "model")
+    with_r = write_calibrated(bundle, tmp_path / "a", Labelled("x", redshift, true, magnitude))
+    assert with_r.labelled.galaxies == 600 - 90
+    no_r = Labelled("x", redshift, true, np.full_like(magnitude, np.nan))
+    without = write_calibrated(bundle, tmp_path / "b", no_r)
+    assert without.labelled.galaxies == 600 - 60
+    assert without.magnitude_edges == ()
+    assert Bundle(tmp_path / "b").interface.calibration == without

@@ -7,7 +7,9 @@ from cosmicai.errors import InvalidInput
 from cosmicai.quality import figures, merge, statistics_of
 
 if TYPE_CHECKING:
-    from cosmicai.schema import Quality
+    from collections.abc import Iterator
+
+    from cosmicai.schema import Quality, QualityStatistics
     from numpy.typing import NDArray
 
     from cosmicai_workbench.results.run_folder import Run
@@ -35,12 +37,22 @@ def quality_by_bin(run: "Run", bins: int | None = None) -> "Quality":
         recorded = figures(merge(record.quality for record in run.records))
         if recorded.by_redshift:  # otherwise the records are older than the bins
             return recorded
-        return figures(statistics_of(predictions.stored))
+        return figures(merge(_statistics(run)))
     edges = {
         "redshift_edges": _edges(predictions.redshift[known], bins),
         "magnitude_edges": _edges(predictions.magnitude_r[known], bins),
     }
-    return figures(statistics_of(predictions.stored, **edges), **edges)
+    return figures(merge(_statistics(run, **edges)), **edges)
+
+
+def _statistics(run: "Run", **edges: list[float]) -> "Iterator[QualityStatistics]":
+    """Compute the statistics of one rank after the other, which bounds the memory of p(z)."""
+    for record in run.records:
+        found = run.predictions_of([record.rank], distributions=True)
+        columns = dict(found.stored)
+        if found.output is not None and found.raw is not None:
+            columns |= {"pdf": found.raw, "output": np.array(found.output.model_dump_json())}
+        yield statistics_of(columns, **edges)
 
 
 def _edges(values: "NDArray[np.float32]", bins: int) -> list[float]:
