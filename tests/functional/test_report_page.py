@@ -317,7 +317,7 @@ def test_a_run_without_any_rank_still_has_a_page(tmp_path):
 @pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize(
-    ("name", "width", "height"), [("desktop", 1280, 3600), ("phone", 390, 6200)]
+    ("name", "width", "height"), [("desktop", 1280, 4300), ("phone", 390, 7600)]
 )
 def test_looks_as_it_did_and_writes_nothing_to_the_console(
     troubled_page, tmp_path, name, width, height

@@ -10,7 +10,7 @@ import numpy as np
 from cosmicai.errors import CosmicAIError
 from cosmicai.partition.reader import open_partition
 
-from cosmicai_workbench.data.preview import colour_image
+from cosmicai_workbench.data.preview import colour_bands, colour_image
 from cosmicai_workbench.report.content import Cutout, Cutouts
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _note(found: int, missing: list[str]) -> str:
             f"No pictures: {why}. The option --data of cosmicai report names the folder of the "
             "partitions."
         )
-    note = "Bands i, r and g as red, green and blue. Click one to find it in the figures."
+    note = "Three bands as red, green and blue. Click one to find it in the figures."
     return note + (f" Some are not shown: {missing[0]}." if missing else "")
 
 
@@ -151,6 +151,7 @@ def _read(
     at = {int(index[i]): i for i in galaxies}
     last = max(at)
     with open_partition(source, batch_size=_BATCH) as reader:
+        channels = colour_bands(reader.bands)
         for batch in reader:
             for place in range(batch.start, batch.start + len(batch)):
                 if place not in at:
@@ -158,7 +159,7 @@ def _read(
                 i, row = at[place], place - batch.start
                 if not np.array_equal(true[i], batch.redshift[row], equal_nan=True):
                     raise CosmicAIError(f"{source} holds other galaxies than were predicted")
-                yield i, _png(colour_image(batch.image[row]))
+                yield i, _png(colour_image(batch.image[row], channels))
             if batch.start + len(batch) > last:
                 return
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from cosmicai.facts import BAND_NAMES
-from cosmicai.flags import FLAGS, count_flags
+from cosmicai.flags import FAILED_RANK, FLAGS, count_flags
 from cosmicai.quality import range_of
 
 from cosmicai_workbench.report import figures, text
@@ -41,12 +41,14 @@ def sections(run: "Run", sample: "Sample", prefix: str) -> "Iterator[Section]":
         yield _quality(run, sample, prefix)
 
 
-def flags(predictions: "Predictions", prefix: str) -> Section | None:
+def flags(run: "Run", prefix: str) -> Section | None:
     """Return how many galaxies have each flag; None where no galaxy has any."""
-    counts = count_flags(predictions.stored["flags"])
+    stored = run.predictions.stored["flags"]
+    counts = run.summary.flag_counts or count_flags(stored)
     if not counts:
         return None
-    total = predictions.redshift.size
+    lost = counts.get(FAILED_RANK.name, 0)
+    total, flagged = stored.size + lost, int(np.count_nonzero(stored)) + lost
     rows = tuple(
         (
             flag.description,
@@ -58,7 +60,6 @@ def flags(predictions: "Predictions", prefix: str) -> Section | None:
         for flag in FLAGS
         if flag.name in counts
     )
-    flagged = int(np.count_nonzero(predictions.stored["flags"]))
     note = (
         f"{text.count(flagged)} of {text.count(total)} galaxies ({text.share(flagged / total)}) "
         "have at least one. Look at why before you use their redshifts."

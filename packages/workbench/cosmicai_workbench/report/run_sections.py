@@ -124,7 +124,7 @@ def sections(
     """
     found = [_headline(run, prefix)]
     if sample is not None:
-        flagged = redshift_sections.flags(run.predictions, prefix)
+        flagged = redshift_sections.flags(run, prefix)
         found += [flagged] if flagged else []
         found += redshift_sections.sections(run, sample, prefix)
         if images is not None:
