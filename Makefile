@@ -63,6 +63,10 @@ definition: setup ## the retry policy written into the state machine
 states-language: ## AWS's language service, by which the tests check the state machine (npm)
 	npm ci --prefix tests/infrastructure/states-language --no-audit --no-fund
 
+.PHONY: browser
+browser: ## what drives Chromium and judges accessibility, for the tests of the report (npm)
+	npm ci --prefix tests/browser --no-audit --no-fund
+
 test-deploy: setup ## sam build and sam deploy against an emulator of AWS, and runs there
 	tests/deploy/run.sh
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cosmicai_workbench.report.palette import LIGHT
+from cosmicai_workbench.report.palette import LIGHT, RAMP
 from cosmicai_workbench.report.plot import (
     Band,
     Cells,
@@ -157,14 +157,15 @@ def _draw(layer: "Layer", axes: "Axes", drawn: "Figure") -> None:  # noqa: C901 
 
 
 def _draw_cells(layer: Cells, axes: "Axes", drawn: "Figure") -> None:
-    from matplotlib.colors import LogNorm
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
+    ramp = LinearSegmentedColormap.from_list("ramp", [LIGHT[name] for name in RAMP])
     mesh = axes.pcolormesh(
         layer.x_edges,
         layer.y_edges,
         np.ma.masked_equal(layer.counts, 0),
         norm=LogNorm(vmin=1, vmax=max(2.0, layer.counts.max())),
-        cmap="viridis_r",
+        cmap=ramp,
         rasterized=True,
     )
     drawn.colorbar(mesh, ax=axes, label=layer.label, shrink=0.85)

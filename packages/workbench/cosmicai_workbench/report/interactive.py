@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cosmicai_workbench.report.palette import RAMP
 from cosmicai_workbench.report.plot import (
     Band,
     Cells,
@@ -239,6 +240,7 @@ def _cells(layer: Cells) -> dict[str, Any]:
     ticks = [10**power for power in range(int(top) + 1)]
     return {
         "type": "heatmap",
+        "showlegend": False,
         "x": numbers(layer.x_edges),
         "y": numbers(layer.y_edges),
         "z": [numbers(row, 3) for row in depth],
@@ -247,7 +249,7 @@ def _cells(layer: Cells) -> dict[str, Any]:
         "hoverongaps": False,
         "zmin": 0,
         "zmax": top,
-        "colorscale": "@ramp",
+        "colorscale": [[i / (len(RAMP) - 1), f"@{name}"] for i, name in enumerate(RAMP)],
         "colorbar": {
             "title": {"text": layer.label, "side": "right"},
             "tickvals": [float(np.log10(tick)) for tick in ticks],

@@ -11,24 +11,15 @@
 
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
-  const RAMP = ["#fde725", "#7ad151", "#22a884", "#2a788e", "#414487", "#440154"]; // viridis
-
-  function ramp() {
-    const colours = isDark() ? [...RAMP].reverse() : RAMP;
-    return colours.map((colour, i) => [i / (colours.length - 1), colour]);
-  }
 
   function coloured(value, colours) {
     if (typeof value === "string" && value.startsWith("@")) {
-      if (value === "@ramp") return ramp();
-      const [, name, alpha] = /^@([a-z]+)([0-9a-f]{2})?$/.exec(value);
+      const [, name, alpha] = /^@([a-z-]+)(\d\d)?$/.exec(value);
       return colours.getPropertyValue(`--${name}`).trim() + (alpha || "");
     }
     if (Array.isArray(value)) {
       // Long columns of numbers hold no colours.
-      return typeof value[0] === "object" && value[0] !== null && !Array.isArray(value[0])
-        ? value.map((each) => coloured(each, colours))
-        : value;
+      return value.length > 2 && typeof value[0] === "number" ? value : value.map((each) => coloured(each, colours));
     }
     if (value && typeof value === "object") {
       return Object.fromEntries(
@@ -61,9 +52,11 @@
     };
     const layout = coloured(figure.layout, colours);
     const margin = marginOf(figure, width);
+    const room = width - margin.l - margin.r;
+    const inside = layout.yaxis.scaleanchor ? Math.min(room, layout.height - 58) : layout.height - 58;
     return {
       ...layout,
-      height: layout.height + margin.t - 14,
+      height: inside + margin.t + margin.b,
       xaxis: { ...axis, ...layout.xaxis, title: { ...layout.xaxis.title, standoff: 8 } },
       yaxis: { ...axis, tickformat: isLarge(figure) ? "~s" : undefined, ...layout.yaxis, title: { ...layout.yaxis.title, standoff: 6 } },
       margin,
@@ -92,7 +85,7 @@
     const right = Math.max(
       14,
       14 + 7 * longest(figure.layout.annotations.map((note) => note.text)),
-      figure.data.some((trace) => trace.colorbar) ? 76 : 0,
+      figure.data.some((trace) => trace.colorbar) ? 78 : 0,
     );
     const room = width - left - right;
     const widths = names.map((name) => 46 + 6.8 * name.length);

@@ -22,6 +22,12 @@ LIGHT = {
     "theirs": "#FDF3DC",
     "alarm": "#FDECEA",
     "notice": "#EEF4FA",
+    # Of densities, from few to many.
+    "ramp-a": "#DCEBF6",
+    "ramp-b": "#9CCBE6",
+    "ramp-c": "#4F9CCB",
+    "ramp-d": "#00669F",
+    "ramp-e": "#003A5C",
 }
 DARK = {
     "blue": "#5AB4E8",
@@ -44,7 +50,13 @@ DARK = {
     "theirs": "#3A321C",
     "alarm": "#3B1D1C",
     "notice": "#1D2A38",
+    "ramp-a": "#23384A",
+    "ramp-b": "#2C6489",
+    "ramp-c": "#3F93C2",
+    "ramp-d": "#86C8EF",
+    "ramp-e": "#E6F5FF",
 }
+RAMP = tuple(name for name in LIGHT if name.startswith("ramp-"))
 SERIES = ("blue", "orange", "green", "purple", "indigo", "wine", "sky", "yellow")
 """Colours of lines that a figure does not name."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
