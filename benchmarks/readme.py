@@ -119,6 +119,17 @@ def fmi(found: Figures) -> list[str]:
     ]
 
 
+def coverage(found: Figures) -> list[str]:
+    """Intervals of a calibrated point model: the bin that is furthest off."""
+    counted = [row["galaxies"] for row in found["bins"].values()]
+    what = (
+        f"conformal intervals, {len(counted)} bins of {min(counted):,.0f} to "
+        f"{max(counted):,.0f} galaxies: coverage at most this far from 68 and 95 %"
+    )
+    worst = " and ".join(f"{100 * value:.1f}" for value in found["worst"].values())
+    return [_row(what, f"{worst} points, mean of the seeds", "coverage", found["seeds"])]
+
+
 def simulation(found: Figures) -> list[str]:
     """Show how far `cosmicai plan` is off local runs."""
     errors = f"{found['local_median_error']:.1%} at the median, {found['local_largest_error']:.1%}"
@@ -133,6 +144,7 @@ SECTIONS = {
     "fmi": fmi,
     "overhead": overhead,
     "planning": planning,
+    "coverage": coverage,
     "data": data,
     "simulation": simulation,
 }

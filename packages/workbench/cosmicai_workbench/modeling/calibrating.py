@@ -129,7 +129,8 @@ def write_calibrated(
         raise InvalidInput(f"{out}: is the bundle itself; name another folder for the copy")
     if out.exists() and not overwrite:
         raise InvalidInput(f"{out}: exists already; --overwrite replaces it")
-    known = np.isfinite(labelled.redshift) & np.isfinite(labelled.true) & (labelled.true > -1)
+    known = np.isfinite(labelled.redshift) & np.isfinite(labelled.true)
+    known &= (labelled.redshift > -1) & (labelled.true > -1)
     bright = known & np.isfinite(labelled.magnitude_r)
     magnitude = labelled.magnitude_r[bright] if bright.any() else None
     used = known if magnitude is None else bright
