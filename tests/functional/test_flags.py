@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from cosmicai.flags import FLAGS, TrainingRanges, add_counts, count_flags, fit_training, flags_of
 from cosmicai.model.interface import Inputs, sdss_inputs
+from cosmicai.models import open_model
+from cosmicai_workbench.application import SMALL_MODEL
 from cosmicai_workbench.data.synthesis import synthesize
 
 SDSS_INPUTS = sdss_inputs()
@@ -77,6 +79,23 @@ def test_without_magnitudes_images_alone_tell(training, held_out, kind):
     moved = moved.but(magnitude=moved.magnitude[:, :0])
     flags = flags_of(moved, IMAGES_ONLY, training(IMAGES_ONLY))
     assert np.mean(flags != 0) >= 0.99
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    model = open_model(SMALL_MODEL)
+    if model.interface.training is None:
+        pytest.skip("the shipped model does not say what it was trained on")
+    return lambda batch: model.predict(batch.image, batch.magnitude)["flags"]
+
+
+def test_the_shipped_model_flags_few_held_out_galaxies(shipped, held_out):
+    assert np.mean(shipped(held_out) != 0) <= 0.01
+
+
+@pytest.mark.parametrize("kind", MOVED)
+def test_the_shipped_model_flags_galaxies_moved_out_of_its_range(shipped, held_out, kind):
+    assert np.mean(shipped(MOVED[kind](held_out)) != 0) >= 0.99
 
 
 def test_each_flag_says_what_it_is_for(training, held_out):

@@ -418,7 +418,8 @@ def _known(column: Column, values: NDArray[Any] | None, count: int) -> Masked:
         return np.ma.MaskedArray(values, np.zeros(len(values), bool))
     dtype = np.dtype(object if column.dtype == "str" else column.dtype)
     filler: Any = "" if dtype.kind == "O" else np.nan if dtype.kind == "f" else 0
-    return np.ma.MaskedArray(np.full(count, filler, dtype), np.ones(count, bool))
+    # A real number that is missing is NaN everywhere, as where a galaxy could not be predicted.
+    return np.ma.MaskedArray(np.full(count, filler, dtype), np.full(count, dtype.kind != "f"))
 
 
 def _width(values: NDArray[Any]) -> int:
