@@ -50,19 +50,21 @@ def demo(
 
     from cosmicai_workbench import place as places
     from cosmicai_workbench.cli.approval import approve, tell_start
+    from cosmicai_workbench.cli.interruption import if_interrupted
     from cosmicai_workbench.cli.progress import progress_bar
     from cosmicai_workbench.cli.run import report
     from cosmicai_workbench.demo import demo as run_demo
 
     place = None if stack is None else places.on_aws(stack, profile=profile, region=region)
-    outcome = run_demo(
-        galaxies=galaxies,
-        partitions=partitions,
-        engine=engine,
-        place=place,
-        approve=partial(approve, place, max_cost=max_cost, yes=yes) if place else None,
-        on_start=tell_start if place else None,
-        bar=progress_bar,
-        runs=runs,
-    )
+    with if_interrupted("" if place else "the local cloud ends, and its execution with it"):
+        outcome = run_demo(
+            galaxies=galaxies,
+            partitions=partitions,
+            engine=engine,
+            place=place,
+            approve=partial(approve, place, max_cost=max_cost, yes=yes) if place else None,
+            on_start=tell_start if place else None,
+            bar=progress_bar,
+            runs=runs,
+        )
     raise typer.Exit(report(outcome, as_json=as_json))

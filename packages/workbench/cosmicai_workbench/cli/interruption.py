@@ -42,7 +42,7 @@ def answering() -> Iterator[None]:
 
 
 def _answer(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - the signature is Python's
-    note = f"; {_notes[-1]}" if _notes else ""
+    note = f"; {_notes[-1]}" if _notes and _notes[-1] else ""
     # Not by the stream's buffer, which the signal may have interrupted.
     os.write(
         sys.__stderr__.fileno() if sys.__stderr__ else 2,

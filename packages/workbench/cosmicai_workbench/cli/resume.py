@@ -45,6 +45,7 @@ def resume(
     """
     from cosmicai_workbench import place as places
     from cosmicai_workbench.cli.approval import approve, tell_start
+    from cosmicai_workbench.cli.interruption import if_interrupted
     from cosmicai_workbench.cli.progress import progress_bar
     from cosmicai_workbench.cli.run import report
     from cosmicai_workbench.client.execution import execution_arn, resumed_input, start
@@ -62,5 +63,6 @@ def resume(
         typer.echo(json.dumps({"arn": arn}) if as_json else arn)
         return
     told = tell_start if stack is not None else None
-    outcome = perform(place, content, bar=progress_bar, name=name, runs=runs, on_start=told)
+    with if_interrupted("what was started goes on; `cosmicai run --attach` watches it again"):
+        outcome = perform(place, content, bar=progress_bar, name=name, runs=runs, on_start=told)
     raise typer.Exit(report(outcome, as_json=as_json))
