@@ -414,7 +414,11 @@ def cold_start(bench: Bench) -> dict[str, Any]:
     }
     found = bench.alternate(runs)
     reference = found["import torch, load checkpoint"]
+    first = [bench.worker(*commands["native, first 32"])["processor_seconds"] for _ in range(5)]
     return {
+        "native_processor_seconds": {
+            part: spread([parts[part] for parts in first]) for part in first[0]
+        },
         "seconds": {name: spread(seconds) for name, seconds in found.items()},
         "of_the_reference": {
             name: spread([a / b for a, b in zip(seconds, reference, strict=True)])

@@ -57,10 +57,15 @@ def _accuracy(found: Figures) -> list[str]:
 
 
 def _cold_start(found: Figures) -> list[str]:
-    return [
+    lines = [
         _row(name, seconds, "9.2f")
         + f" s  {found['of_the_reference'][name]['median']:.2f} of the reference"
         for name, seconds in found["seconds"].items()
+    ]
+    parts = found.get("native_processor_seconds", {})
+    return lines + [
+        _row(f"native, first 32: {part}", seconds, "9.2f") + " s of processor"
+        for part, seconds in parts.items()
     ]
 
 
