@@ -13,7 +13,7 @@ from cosmicai.errors import ModelMismatch, ModelNotFound
 from cosmicai.model.architectures import bundle_files
 from cosmicai.model.bundle import Bundle
 from cosmicai.schema import ManifestItem, parse
-from model_fill import SMALL, filled_bundle
+from model_fill import CALIBRATION, SMALL, filled_bundle
 from s3_stack import BUCKET, ROOT, MeanEngine, Stack, running_stack
 
 REAL_LOAD = model_cache.load
@@ -75,6 +75,27 @@ def test_another_version_is_loaded_when_it_is_planned(
     second, _ = model_cache.load(planned(), 1)
     assert second.digest != first.digest
     assert len(loaded) == 2
+
+
+def test_a_bundle_is_loaded_with_the_calibration_that_was_planned(
+    item: ManifestItem, loaded: list[Path]
+) -> None:
+    plain, _ = model_cache.load(item, 1)
+    assert not plain.interface.has_intervals
+    key = "Anomaly Detection/calibration.json"
+    storage.store(BUCKET).write_json(key, CALIBRATION)
+    again = planned()
+    assert again.MODEL_VERSION
+    assert again.MODEL_VERSION.split()[:2] == (item.MODEL_VERSION or "").split()
+    model, _ = model_cache.load(again, 1)
+    assert model.interface.has_intervals
+    assert model.digest != plain.digest
+    storage.store(BUCKET).write_json(key, CALIBRATION | {"redshift_edges": [0.3]})
+    model_cache._load.cache_clear()
+    assert model_cache.load(again, 1)[0].digest == model.digest, "this machine has that version"
+    storage.store(BUCKET).write_json(key, {})
+    with pytest.raises(ModelMismatch, match=r"calibration\.json is no calibration"):
+        planned()
 
 
 def test_a_model_replaced_after_planning_is_refused(item: ManifestItem, loaded: list[Path]) -> None:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from cosmicai.engines.base import load_engine
 from cosmicai.errors import InvalidInput, ModelMismatch, ModelNotFound
+from cosmicai.model.architectures import bundle_files
 from cosmicai.model.bundle import Bundle, save_bundle, save_tensors
 from cosmicai.model.config import ModelConfig
-from cosmicai.model.layout import CONFIG_NAME, WEIGHTS_NAME
-from model_fill import SMALL, filled_bundle, filled_state, galaxies
+from cosmicai.model.interface import MixtureOutput, Training, sdss_inputs
+from cosmicai.model.layout import CALIBRATION_NAME, CONFIG_NAME, WEIGHTS_NAME
+from model_fill import CALIBRATION, SMALL, filled_bundle, filled_state, galaxies
 
 
 def test_a_module_survives_the_round_trip(tmp_path):
@@ -30,6 +32,45 @@ def test_the_digest_names_the_weights_and_the_architecture(tmp_path):
     state["head.bias"] = state["head.bias"] + 1
     other_weights = save_tensors(SMALL, state, tmp_path / "weights")
     assert len({one.digest, other_heads.digest, other_weights.digest}) == 3
+
+
+def test_a_config_says_no_more_than_it_did_before_models_declared_their_output():
+    found = json.loads(SMALL.to_json())
+    assert found.keys() == ModelConfig.model_fields.keys() - {"inputs", "output", "training"}
+    assert next(iter(found)) == "architecture"
+    config = SMALL.model_copy(
+        update={
+            "output": MixtureOutput(components=3),
+            "training": Training(galaxies=9, redshift=(0.0, 0.4), magnitude={"r": (14, 18)}),
+        }
+    )
+    assert ModelConfig.model_validate_json(config.to_json()) == config
+    stated = found | {"inputs": sdss_inputs().model_dump(mode="json")}
+    assert ModelConfig.model_validate(stated) == SMALL
+    stated["inputs"]["image"]["side"] = 64
+    with pytest.raises(ValueError, match=r"inputs: an AstroMAE takes .* and nothing else"):
+        ModelConfig.model_validate(stated)
+
+
+def test_a_calibration_is_part_of_the_bundle(tmp_path):
+    bundle = filled_bundle(SMALL, tmp_path)
+    plain, file = bundle.digest, tmp_path / CALIBRATION_NAME
+    file.write_text(json.dumps(CALIBRATION))
+    calibrated = Bundle(tmp_path)
+    assert calibrated.digest != plain
+    assert calibrated.interface.has_intervals
+    assert [path.name for path in bundle_files(tmp_path)] == [
+        CONFIG_NAME,
+        WEIGHTS_NAME,
+        CALIBRATION_NAME,
+    ]
+    file.write_text("{}")
+    with pytest.raises(ModelMismatch, match=r"calibration\.json is no calibration"):
+        _ = Bundle(tmp_path).interface
+    file.unlink()
+    assert Bundle(tmp_path).digest == plain
+    file.write_text(json.dumps(CALIBRATION))
+    assert not filled_bundle(SMALL, tmp_path).interface.has_intervals, "it was another model's"
 
 
 def test_a_wrong_architecture_names_what_differs(tmp_path):
