@@ -169,7 +169,7 @@ class Ownership:
 def write_owned(
     store: Store,
     key: str,
-    body: bytes | bytearray,
+    body: bytes,
     execution: str,
     require: Callable[[], None],
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,20 +51,24 @@ class Reconciled:
         The other ranks.
     changed
         How the manifest differs from the one that was planned; empty if it does not.
-    combined
-        JSON array of the records received, as they were written.
     """
 
     records: list[RankRecord] = field(default_factory=list)
     quality: QualityStatistics = field(default_factory=QualityStatistics)
     failed: list[FailedRank] = field(default_factory=list)
     changed: str = ""
-    combined: bytearray = field(default_factory=lambda: bytearray(b"[]"), repr=False)
+    _combined: io.BytesIO = field(default_factory=lambda: io.BytesIO(b"[]"), repr=False)
 
     def receive(self, record: RankRecord, file: bytes) -> None:
         """Add the record of the next rank, and the file that it was read from."""
-        self.combined[-1:] = (b",\n" if self.records else b"") + file + b"]"
+        self._combined.seek(-1, io.SEEK_END)
+        self._combined.writelines((b",\n" if self.records else b"", file, b"]"))
         self.records.append(record.model_copy(update={"quality": QualityStatistics()}))
+
+    @property
+    def combined(self) -> bytes:
+        """JSON array of the records received, as they were written; not a copy."""
+        return self._combined.getvalue()
 
 
 def reconcile(plan: Plan) -> Reconciled:

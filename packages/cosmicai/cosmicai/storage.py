@@ -268,7 +268,7 @@ class Store:
     def write(
         self,
         key: str,
-        body: bytes | bytearray,
+        body: bytes,
         *,
         content_type: str = "application/octet-stream",
         if_none_match: bool = False,

@@ -348,7 +348,7 @@ def _write(request: ExecutionInput, summary: Summary) -> None:
     _write_file(request, keys.summary(request.result_path), document, summary.execution.id)
 
 
-def _write_file(request: ExecutionInput, key: str, body: bytes | bytearray, execution: str) -> None:
+def _write_file(request: ExecutionInput, key: str, body: bytes, execution: str) -> None:
     """Write a JSON file below the result path, if that is still the execution's."""
 
     def require() -> None:
