@@ -22,6 +22,7 @@ from cosmicai_workbench.report.page import PLOTLY, render, source
 from cosmicai_workbench.report.phases import phases, stragglers
 from cosmicai_workbench.report.plot import Galaxies
 from cosmicai_workbench.report.service import report_page, write_report
+from cosmicai_workbench.results.logs import write_logs
 from cosmicai_workbench.results.run_folder import load_run
 from run_folders import make_run
 from s3_stack import make_galaxies
@@ -223,6 +224,15 @@ def test_the_published_system_is_compared_with_only_when_asked_for(tmp_path):
     assert not any("published" in s.key for s in report_page([run]).sections)
     (section,) = (s for s in report_page([run], published=True).sections if "published" in s.key)
     assert not any("per rank" in row[0] for row in section.tables[0].rows)
+
+
+def test_logs_of_failed_and_slow_ranks_go_first_where_there_is_little_room(tmp_path):
+    folder = make_run(tmp_path, ranks=30, samples=5, failed=(3,))
+    write_logs(folder, {rank: ["x" * 500] * 60 for rank in range(30)})
+    logs = report_page([load_run(folder)]).data["ranks"]["logs"]
+    assert {"3", "5", "0"} <= set(logs)
+    assert "29" not in logs
+    assert logs["3"] == ["x" * 500] * 60
 
 
 def test_the_straggler_is_named(troubled_page):

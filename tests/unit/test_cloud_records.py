@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
-from cosmicai_workbench.cloud.invocations import invocations
+from cosmicai.errors import InvalidInput
+from cosmicai_workbench.cloud.invocations import invocations, lines_by_rank
 from cosmicai_workbench.cloud.pool import sandbox_threads
 from cosmicai_workbench.cloud.records import (
     LogReader,
@@ -16,6 +17,7 @@ from cosmicai_workbench.cloud.records import (
     start_line,
 )
 from cosmicai_workbench.results.invocations import parse_report
+from cosmicai_workbench.results.logs import read_logs, write_logs
 
 REPORT = Report("abc", 12.34, 512, 81, init_duration=250.4)
 
@@ -54,6 +56,33 @@ def test_only_the_invocations_of_a_rank(tmp_path: Path) -> None:
     shown = LogReader(tmp_path, rank=3).read()
     assert {entry.text.split("\t")[0] for entry in shown} >= {"REPORT RequestId: r-3"}
     assert not any("r-33" in entry.text for entry in shown)
+
+
+def test_the_lines_of_every_rank_of_an_execution_are_kept_with_it(tmp_path: Path) -> None:
+    first = LogStream(tmp_path / "logs/model_inference/0.log")
+    second = LogStream(tmp_path / "logs/model_inference/1.log")
+    serve(first, "r-0", rank=0)
+    serve(second, "r-1", rank=1)
+    serve(first, "r-2", rank=2)
+    serve(second, "other", rank=0, execution="e2")
+    serve(first, "again", rank=0)  # a retry
+    found = lines_by_rank(tmp_path / "logs", "e1")
+    assert sorted(found) == [0, 1, 2]
+    assert [line.split("RequestId: ")[1].split()[0] for line in found[0] if "START" in line] == [
+        "r-0",
+        "again",
+    ]
+    write_logs(tmp_path, found)
+    assert read_logs(tmp_path) == found
+    assert read_logs(tmp_path / "logs") == {}
+    write_logs(tmp_path, {7: [f"line {i} " + "x" * 1000 for i in range(100)]})
+    (kept,) = read_logs(tmp_path).values()
+    assert kept[-1].startswith("line 99 ")
+    assert len(kept) == 60
+    assert max(map(len, kept)) < 700
+    (tmp_path / "logs.jsonl").write_text("{}\n")
+    with pytest.raises(InvalidInput, match=r"logs\.jsonl, line 1"):
+        read_logs(tmp_path)
 
 
 def test_a_rank_that_is_still_at_work_is_shown_once_it_is_done(tmp_path: Path) -> None:

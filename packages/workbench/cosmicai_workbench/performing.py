@@ -13,9 +13,10 @@ from cosmicai_workbench.client.connection import LookupRefused
 from cosmicai_workbench.client.links import Links, links_of
 from cosmicai_workbench.client.upload import files_to_upload, upload
 from cosmicai_workbench.client.waiting import WatchLost, persist
-from cosmicai_workbench.cloud.invocations import invocations
+from cosmicai_workbench.cloud.invocations import invocations, lines_by_rank
 from cosmicai_workbench.results.fetch import RUNS, fetch, reserve
 from cosmicai_workbench.results.invocations import write_invocations
+from cosmicai_workbench.results.logs import write_logs
 from cosmicai_workbench.results.plot import plot_redshifts
 from cosmicai_workbench.results.run_folder import Run, load_run
 
@@ -186,6 +187,7 @@ def collect(place: Place, execution: executions.Ended, *, bar: Bar, runs: Path =
         return Outcome(execution, trouble=str(error), links=links())
     if place.logs is not None:
         write_invocations(folder, invocations(place.logs, execution.name))
+        write_logs(folder, lines_by_rank(place.logs, execution.name))
     if not (folder / "summary.json").is_file():
         return Outcome(execution, folder, links=links())
     run = load_run(folder)

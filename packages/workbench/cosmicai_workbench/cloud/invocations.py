@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from cosmicai_workbench.cloud.records import LogReader
+from cosmicai_workbench.cloud.records import LogReader, rank_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +41,25 @@ def invocations(logs: Path, execution: str) -> Iterator[dict[str, str]]:
     for entry in lines_of(logs, execution):
         if entry.text.startswith("REPORT RequestId"):
             yield {"function": entry.stream.split("/", 1)[0], "report": entry.text}
+
+
+def lines_by_rank(logs: Path, execution: str) -> dict[int, list[str]]:
+    """Return rank → the lines of the invocations that served it, each with its time."""
+    serving: dict[str, int | None] = {}
+    pending: dict[str, list[str]] = {}
+    found: dict[int, list[str]] = {}
+    for entry in lines_of(logs, execution):
+        if entry.text.startswith("START RequestId"):
+            serving[entry.stream], pending[entry.stream] = None, []
+        if serving.get(entry.stream) is None:
+            serving[entry.stream] = rank_of(entry.text)
+        pending.setdefault(entry.stream, []).extend(entry.shown().splitlines())
+        if entry.text.startswith("REPORT RequestId"):
+            rank = serving[entry.stream]
+            if rank is not None:
+                found.setdefault(rank, []).extend(pending[entry.stream])
+            pending[entry.stream] = []
+    return found
 
 
 def _names(text: str, execution: str) -> bool:

@@ -193,7 +193,7 @@ class LogReader:
         if entry.text.startswith("START RequestId"):
             stream.pending, stream.rank_seen = [], False
         stream.pending.append(entry)
-        stream.rank_seen = stream.rank_seen or _rank(entry.text) == self._rank
+        stream.rank_seen = stream.rank_seen or rank_of(entry.text) == self._rank
         if entry.text.startswith("REPORT RequestId"):
             if stream.rank_seen:
                 yield from stream.pending
@@ -214,7 +214,7 @@ def start_line(request_id: str, payload: bytes) -> str:
     return line if rank is None else f"{line}{_RANK_FIELD}{rank}"
 
 
-def _rank(text: str) -> int | None:
+def rank_of(text: str) -> int | None:
     """Return the rank that a START or JSON log line names, if it does."""
     if text.startswith("START RequestId"):
         named = text.partition(_RANK_FIELD)[2]

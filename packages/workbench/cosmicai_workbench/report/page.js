@@ -313,7 +313,7 @@
       const text = element("pre", lines.join("\n"), box);
       text.tabIndex = 0;
     } else {
-      element("p", `Its log: cosmicai logs --rank ${rank}`, box);
+      element("p", `Its log: cosmicai logs --rank ${rank} (of a run on AWS, with --stack)`, box);
     }
   }
 

@@ -8,6 +8,7 @@ from cosmicai_workbench.report import rank_figures, text
 from cosmicai_workbench.report.content import Picture, Section, Table
 from cosmicai_workbench.report.interactive import numbers
 from cosmicai_workbench.report.phases import STRAGGLER_FACTOR, phases, stragglers
+from cosmicai_workbench.results.logs import read_logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _MOST_DETAILED = 2000
 """Ranks whose records a page holds: beyond, the slow and failed ones, and every n-th."""
+_LOG_BYTES = 600_000
+"""Of all log lines on a page: those of failed and slow ranks go first."""
 _FIELDS: "tuple[tuple[str, Callable[[RankRecord], float | str], str], ...]" = (
     ("galaxies", lambda r: r.num_samples, ""),
     ("without prediction", lambda r: r.num_unpredicted, ""),
@@ -53,7 +56,10 @@ def document(run: "Run") -> dict[str, Any]:
     slow = _slow(run)[2] if records else []
     step = max(1, -(-len(records) // _MOST_DETAILED))
     kept = [record for i, record in enumerate(records) if i % step == 0 or i in slow]
-    found: dict[str, Any] = {
+    failed = [each.rank for each in run.summary.failed_ranks]
+    first = [*failed, *(records[i].rank for i in slow)]
+    return {
+        "logs": _logs(run, first),
         "fields": [[label, unit] for label, _, unit in _FIELDS],
         "ranks": {
             str(record.rank): [_partition_name(record), *map(_short, _values(record))]
@@ -61,13 +67,25 @@ def document(run: "Run") -> dict[str, Any]:
         },
         "slow": numbers(np.array([records[i].rank for i in slow], int)),
         "failed": {
-            str(failed.rank): [
-                _path_name(failed.data_path),
-                f"{failed.error}: {failed.cause}",
+            str(each.rank): [
+                _path_name(each.data_path),
+                f"{each.error}: {each.cause}",
             ]
-            for failed in run.summary.failed_ranks[:_MOST_DETAILED]
+            for each in run.summary.failed_ranks[:_MOST_DETAILED]
         },
     }
+
+
+def _logs(run: "Run", first: "list[int]") -> dict[str, list[str]]:
+    """Return the log lines that a page has room for, those of some ranks first."""
+    lines = read_logs(run.path)
+    room, found = _LOG_BYTES, {}
+    for rank in dict.fromkeys([*first, *lines]):
+        room -= sum(len(line) + 3 for line in lines.get(rank, ()))
+        if room < 0:
+            break
+        if rank in lines:
+            found[str(rank)] = lines[rank]
     return found
 
 
