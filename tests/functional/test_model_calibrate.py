@@ -39,6 +39,7 @@ def test_a_copy_has_intervals_and_the_same_redshifts(data, run, tmp_path, capsys
     assert main(["model", "calibrate", str(MODEL), str(data), "-o", str(copy), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["labelled"]["galaxies"] == GALAXIES
+    assert told["labelled"]["name"] == "partitions"
     assert told["labelled"]["model_digest"] == Bundle(MODEL).digest != Bundle(copy).digest
     assert sum(cell["galaxies"] for cell in told["cells"]) == GALAXIES
     training = Bundle(copy).interface.training
@@ -94,6 +95,9 @@ def test_what_cannot_be_calibrated_is_refused(data, run, tmp_path, capsys) -> No
     shutil.copytree(MODEL, tmp_path / "there")
     there = (str(MODEL), "--from-run", str(run), "-o", str(tmp_path / "there"))
     assert "--overwrite" in refused(*there)
+    (tmp_path / "photos").mkdir()
+    photos = ("--from-run", str(run), "-o", str(tmp_path / "photos"), "--overwrite")
+    assert "no model bundle" in refused(str(MODEL), *photos)
     other = tmp_path / "other"
     assert main(["model", "calibrate", str(MODEL), "--from-run", str(run), "-o", str(other)]) == 0
     message = refused(str(other), "--from-run", str(run), "-o", str(copy))

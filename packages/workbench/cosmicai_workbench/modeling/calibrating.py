@@ -129,6 +129,8 @@ def write_calibrated(
         raise InvalidInput(f"{out}: is the bundle itself; name another folder for the copy")
     if out.exists() and not overwrite:
         raise InvalidInput(f"{out}: exists already; --overwrite replaces it")
+    if out.exists() and not (out / CONFIG_NAME).is_file():
+        raise InvalidInput(f"{out}: is there, but no model bundle: not replaced")
     known = np.isfinite(labelled.redshift) & np.isfinite(labelled.true)
     known &= (labelled.redshift > -1) & (labelled.true > -1)
     bright = known & np.isfinite(labelled.magnitude_r)
@@ -196,5 +198,5 @@ def _batches(engine: str, partitions: Sequence[str]) -> Iterator[Any]:
 
 
 def _common_name(partitions: Sequence[str]) -> str:
-    folders = {str(partition).rpartition("/")[0] or "." for partition in partitions}
-    return ", ".join(sorted(folders))
+    folders = {str(partition).rstrip("/").rpartition("/")[0] for partition in partitions}
+    return ", ".join(sorted({folder.rpartition("/")[2] or "." for folder in folders}))
