@@ -233,7 +233,7 @@ def _measured(
     import numpy as np
 
     with np.errstate(invalid="ignore", over="ignore"):
-        flux = _pixels(image).sum(axis=2, dtype=np.float64)
+        flux = _pixels(image).sum(axis=2).astype(np.float64)
         light = _ZERO_POINT - 2.5 * np.log10(np.maximum(flux, _LEAST_FLUX))
     bands = inputs.magnitude.bands if inputs.magnitude else ()
     given = dict(zip(bands, magnitude.T, strict=False))

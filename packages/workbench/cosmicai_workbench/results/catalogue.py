@@ -125,6 +125,10 @@ class Source(Protocol):
         """Text columns with characters outside ASCII."""
 
     @property
+    def positions(self) -> tuple[str, str, str]:
+        """Columns of right ascension, declination and HEALPix index."""
+
+    @property
     def output(self) -> Distribution | None:
         """What ``raw`` of the blocks means, if they have any."""
 
@@ -191,6 +195,8 @@ class RunCatalogue:
     PartitionNotFound, CorruptPartition, UnsafePickle
         A failed rank's partition in ``data`` cannot be read.
     """
+
+    positions = ("ra", "dec", "healpix")
 
     def __init__(self, run: Run, data: Path | None = None, *, distributions: bool = False) -> None:
         self.run = run

@@ -32,8 +32,8 @@ _RENAMED: Final = {
     "PHZ_FLAGS": "flags",
     "HEALPIX": "healpix",
 }
-_STEPS: Final = 400
-"""Of the probability, in which the shortest interval is looked for."""
+_STEPS: Final = 1000
+"""Of the probability, in which the shortest interval is looked for; the levels are whole ones."""
 _ROWS: Final = 4096
 _DECLARED: Final = (
     *(
@@ -67,6 +67,8 @@ class EuclidCatalogue:
     InvalidInput
         It gives none.
     """
+
+    positions = ("RIGHT_ASCENSION", "DECLINATION", "HEALPIX")
 
     def __init__(self, catalogue: RunCatalogue) -> None:
         if catalogue.output is None:
@@ -104,21 +106,20 @@ class EuclidCatalogue:
         values: dict[str, Any] = {
             new: block.values[old] for new, old in _RENAMED.items() if old in block.values
         }
-        for name, level in _LEVELS.items():
-            values[name] = shortest_interval(self.output, block.distributions, level).astype(
-                np.float32
-            )
+        values |= shortest_intervals(self.output, block.distributions)
         values["PHZ_PDF"] = outputs.pdf(self.output, block.distributions, GRID)
         masked = {name: np.ma.MaskedArray(found) for name, found in values.items()}
         return CatalogueTable(self.columns, masked, block.raw)
 
 
-def shortest_interval(output: Distribution, raw: NDArray[Any], level: float) -> NDArray[np.float32]:
-    """Return the shortest interval (N, 2) that holds a part of each galaxy's probability."""
-    below = np.linspace(0, 1 - level, _STEPS + 2)[1:-1]
-    ends = outputs.quantiles(output, raw, np.concatenate((below, below + level)))
-    low, high = ends[:, :_STEPS], ends[:, _STEPS:]
-    length = np.where(np.isnan(low), np.inf, high - low)
-    best = length.argmin(axis=1)[:, None]
-    found = (np.take_along_axis(low, best, 1), np.take_along_axis(high, best, 1))
-    return np.concatenate(found, axis=1).astype(np.float32)
+def shortest_intervals(output: Distribution, raw: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    """Return, by name, the shortest interval (N, 2) that holds a part of each galaxy's p(z)."""
+    ends = outputs.quantiles(output, raw, np.arange(1, _STEPS) / _STEPS)
+    found = {}
+    for name, level in _LEVELS.items():
+        width = round(level * _STEPS)
+        length = ends[:, width:] - ends[:, :-width]
+        best = np.where(np.isnan(length), np.inf, length).argmin(axis=1)[:, None]
+        pair = [np.take_along_axis(ends, best + step, 1) for step in (0, width)]
+        found[name] = np.concatenate(pair, axis=1).astype(np.float32)
+    return found

@@ -154,6 +154,10 @@ def export_catalogue(
         raise InvalidInput(
             f"--columns: expected one of {', '.join(get_args(Columns))}, found {columns!r}"
         )
+    if form == "qp" and columns != "all":
+        raise InvalidInput(
+            "--columns: qp has names of its own; leave it out, or choose another --to"
+        )
     writer = WRITERS[form]
     path = output or run.path / writer.file
     if path.exists() and not overwrite:

@@ -54,7 +54,7 @@ def write(path: Path, catalogue: Source, provenance: Provenance) -> int:
 
     if INDEX in catalogue.columns:
         raise InvalidInput(f"column {INDEX}: HATS needs the name for an index of its own")
-    of_blocks = [_indices(block) for block in _placed(catalogue)]
+    of_blocks = [_indices(block, catalogue) for block in _placed(catalogue)]
     pixels = partition_sky(np.concatenate([np.empty(0, np.int64), *of_blocks]), MAX_ROWS)
     if not pixels:
         raise InvalidInput(
@@ -67,7 +67,7 @@ def write(path: Path, catalogue: Source, provenance: Provenance) -> int:
     writers: dict[Pixel, pq.ParquetWriter] = {}
     try:
         for block in _placed(catalogue):
-            table, indices = _arrow(block, catalogue, facts), _indices(block)
+            table, indices = _arrow(block, catalogue, facts), _indices(block, catalogue)
             for pixel in pixels:
                 rows = np.flatnonzero(_within(indices, pixel))
                 if not len(rows):
@@ -81,7 +81,7 @@ def write(path: Path, catalogue: Source, provenance: Provenance) -> int:
             writer.close()
     for file in files.values():
         pq.write_table(pq.read_table(file, partitioning=None).sort_by(INDEX), file)
-    _describe(path, pixels, files)
+    _describe(path, pixels, files, catalogue)
     return sum(pixels.values())
 
 
@@ -116,12 +116,12 @@ def partition_sky(indices: NDArray[Any], max_rows: int) -> dict[Pixel, int]:
 def _placed(catalogue: Source) -> Iterator[CatalogueTable]:
     """Yield the rows that have a position."""
     for block in catalogue.blocks():
-        there = ~np.ma.getmaskarray(block.values["healpix"])
+        there = ~np.ma.getmaskarray(block.values[catalogue.positions[2]])
         yield block[there]
 
 
-def _indices(block: CatalogueTable) -> NDArray[np.int64]:
-    return np.ma.getdata(block.values["healpix"]).astype(np.int64)
+def _indices(block: CatalogueTable, catalogue: Source) -> NDArray[np.int64]:
+    return np.ma.getdata(block.values[catalogue.positions[2]]).astype(np.int64)
 
 
 def _within(indices: NDArray[np.int64], pixel: Pixel) -> NDArray[np.bool_]:
@@ -134,7 +134,7 @@ def _arrow(block: CatalogueTable, catalogue: Source, facts: dict[str, str]) -> p
     import pyarrow as pa
 
     table = to_arrow(block.values, facts, catalogue.columns)
-    return table.add_column(0, pa.field(INDEX, pa.int64()), pa.array(_indices(block)))
+    return table.add_column(0, pa.field(INDEX, pa.int64()), pa.array(_indices(block, catalogue)))
 
 
 def _file(pixel: Pixel) -> str:
@@ -143,7 +143,9 @@ def _file(pixel: Pixel) -> str:
     return f"dataset/Norder={order}/Dir={folder}/Npix={number}.parquet"
 
 
-def _describe(path: Path, pixels: dict[Pixel, int], files: dict[Pixel, Path]) -> None:
+def _describe(
+    path: Path, pixels: dict[Pixel, int], files: dict[Pixel, Path], catalogue: Source
+) -> None:
     """Write what a reader looks at first: properties, pixels, and the files' common metadata."""
     import pyarrow.parquet as pq
 
@@ -158,12 +160,13 @@ def _describe(path: Path, pixels: dict[Pixel, int], files: dict[Pixel, Path]) ->
     lines = [f"{order},{number}" for order, number in pixels]
     (path / "partition_info.csv").write_text("\n".join(["Norder,Npix", *lines]) + "\n")
     sky = sum(1 / (12 * 4**order) for order, _ in pixels)
+    ra, dec, _ = catalogue.positions
     properties = {
         "obs_collection": "cosmicai",
         "dataproduct_type": "object",
         "hats_nrows": sum(pixels.values()),
-        "hats_col_ra": "ra",
-        "hats_col_dec": "dec",
+        "hats_col_ra": ra,
+        "hats_col_dec": dec,
         "hats_col_healpix": INDEX,
         "hats_col_healpix_order": HEALPIX_ORDER,
         "hats_npix_suffix": ".parquet",
