@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
-from cosmicai.errors import InvalidInput, ModelMismatch, ModelNotFound, UnsafeModel
+from cosmicai.errors import (
+    CosmicAIError,
+    InvalidInput,
+    ModelMismatch,
+    ModelNotFound,
+    UnsafeModel,
+)
 from cosmicai.model.bundle import Bundle
 from cosmicai_workbench.modeling import onnx_file
 from cosmicai_workbench.modeling.onnx_import import Choices, import_onnx
@@ -258,6 +266,50 @@ def test_a_file_that_is_something_else(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(InvalidInput, match="no whole ONNX file"):
         import_onnx(path, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("text", [b"Relu", b"last", b"image"])
+def test_names_that_are_no_text(text: bytes, tmp_path: Path) -> None:
+    path = save(model([node("Relu", "image", "last")]), tmp_path)
+    path.write_bytes(path.read_bytes().replace(text, b"\xff" * len(text)))
+    with pytest.raises(InvalidInput, match="bytes that are no text"):
+        import_onnx(path, tmp_path / "bundle")
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    changed = bytearray(content)
+    for _ in range(rng.choice((1, 2, 8))):
+        place, other = rng.randrange(len(changed)), rng.randrange(len(changed))
+        match rng.randrange(4):
+            case 0:
+                changed[place] ^= 1 << rng.randrange(8)
+            case 1:
+                del changed[place : place + rng.randrange(1, 40)]
+            case 2:
+                changed[place:place] = rng.randbytes(rng.randrange(1, 9))
+            case 3:
+                changed[place : place + 8] = changed[other : other + 8]
+        changed = changed or bytearray(b"x")
+    return bytes(changed)
+
+
+def test_files_and_graphs_with_random_damage(imported: Path, tmp_path: Path) -> None:
+    """Each is read, or refused by one of our errors; nothing else comes out."""
+    rng, path = random.Random(0), tmp_path / "model.onnx"
+    whole = BOMBS["tiles"]().SerializeToString()
+    for _ in range(300):
+        path.write_bytes(mutated(whole, rng))
+        with contextlib.suppress(CosmicAIError):
+            onnx_file.read_model(path)
+    bundle = Bundle(imported)
+    check = bundle.architecture.check_graph
+    assert check is not None
+    description = (imported / "model.xml").read_bytes()
+    size = (imported / "model.bin").stat().st_size
+    check(description, size, bundle.config, "the whole one")
+    for _ in range(300):
+        with contextlib.suppress(ModelMismatch):
+            check(mutated(description, rng), size, bundle.config, "a damaged one")
 
 
 def test_graphs_within_graphs_without_end(tmp_path: Path) -> None:

@@ -143,6 +143,11 @@ def _check_model(model: ModelProto, path: Path) -> None:
             "sparse tensors; export it for inference, and inline functions with "
             "onnx.inliner.inline_local_functions"
         )
+    if not all(isinstance(text, str) and len(text) <= _MAX_NAME for text in _texts(model)):
+        raise InvalidInput(
+            f"{path} is no whole ONNX file: names of at most {_MAX_NAME} characters expected, "
+            "found longer ones, or bytes that are no text"
+        )
     versions = [entry.version for entry in model.opset_import if _is_standard(entry.domain)]
     if len(versions) != 1 or versions[0] not in _OPSETS:
         raise InvalidInput(
@@ -166,14 +171,25 @@ def _check_model(model: ModelProto, path: Path) -> None:
         _check_node(node, path)
 
 
+def _texts(model: ModelProto) -> Iterator[str | bytes]:
+    """Yield every text that is used of a model; bytes where one is not UTF-8."""
+    graph = model.graph
+    yield from (model.producer_name, model.producer_version)
+    yield from (entry.domain for entry in model.opset_import)
+    yield from (value.name for value in (*graph.input, *graph.output))
+    for node in graph.node:
+        yield from (node.name, node.domain, node.op_type, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+    for tensor in _tensors(graph):
+        yield tensor.name
+        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
+
+
 def _is_standard(domain: str) -> bool:
     return domain in {"", "ai.onnx"}
 
 
 def _check_node(node: NodeProto, path: Path) -> None:
-    names = (node.name, *node.input, *node.output)
-    if len(names) > _MAX_NAME or max(map(len, names)) > _MAX_NAME:
-        raise InvalidInput(f"{path}: a node with more inputs, or longer names, than a model has")
     for attribute in node.attribute:
         if _holds_more(attribute):
             raise UnsafeModel(
