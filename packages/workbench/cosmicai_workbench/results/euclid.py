@@ -34,6 +34,8 @@ _RENAMED: Final = {
 }
 _STEPS: Final = 1000
 """Of the probability, in which the shortest interval is looked for; the levels are whole ones."""
+_TAIL: Final = 1e-4
+"""Probability at each end that is not looked at."""
 _ROWS: Final = 4096
 _DECLARED: Final = (
     *(
@@ -114,7 +116,7 @@ class EuclidCatalogue:
 
 def shortest_intervals(output: Distribution, raw: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
     """Return, by name, the shortest interval (N, 2) that holds a part of each galaxy's p(z)."""
-    ends = outputs.quantiles(output, raw, np.arange(1, _STEPS) / _STEPS)
+    ends = _quantiles(output, raw)
     found = {}
     for name, level in _LEVELS.items():
         width = round(level * _STEPS)
@@ -123,3 +125,16 @@ def shortest_intervals(output: Distribution, raw: NDArray[Any]) -> dict[str, NDA
         pair = [np.take_along_axis(ends, best + step, 1) for step in (0, width)]
         found[name] = np.concatenate(pair, axis=1).astype(np.float32)
     return found
+
+
+def _quantiles(output: Distribution, raw: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the quantiles (N, _STEPS - 1) at equal steps, from p(z) summed up on a grid.
+
+    The exact ones of a mixture take seven times as long.
+    """
+    outer = outputs.quantiles(output, raw, (_TAIL, 1 - _TAIL))
+    z = outer[:, :1] + np.diff(outer, axis=1) * np.linspace(0, 1, _STEPS + 1)
+    below = outputs.cdf_at(output, raw, z)
+    levels = np.arange(1, _STEPS) / _STEPS
+    rows = [np.interp(levels, *pair) for pair in zip(below, z, strict=True)]
+    return np.array(rows).reshape(len(raw), len(levels))
