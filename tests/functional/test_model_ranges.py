@@ -67,6 +67,9 @@ def test_a_bundle_is_never_changed_in_place(model, tmp_path, capsys):
     assert "is the bundle itself" in capsys.readouterr().err
     assert main([*words, str(tmp_path)]) != 0
     assert "exists already" in capsys.readouterr().err
+    assert main([*words, str(tmp_path), "--overwrite"]) != 0
+    assert "no model bundle" in capsys.readouterr().err
+    assert (tmp_path / "1.pt").is_file()
 
 
 def test_galaxies_without_redshifts_make_no_ranges(model, tmp_path, capsys):

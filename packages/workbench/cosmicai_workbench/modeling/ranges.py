@@ -60,12 +60,14 @@ def write_with_training(
     Raises
     ------
     InvalidInput
-        ``out`` is the bundle itself, or exists; nothing is written.
+        ``out`` is the bundle itself, or exists, or is no bundle; nothing is written.
     """
     if out.resolve() == bundle.path.resolve():
         raise InvalidInput(f"{out}: is the bundle itself; name another folder for the copy")
     if out.exists() and not overwrite:
         raise InvalidInput(f"{out}: exists already; --overwrite replaces it")
+    if out.exists() and not (out / CONFIG_NAME).is_file():
+        raise InvalidInput(f"{out}: is there, but no model bundle: not replaced")
     config = bundle.config.model_copy(update={"training": training})
     with whole_folder(out) as folder:
         for file in bundle.files:
