@@ -11,7 +11,7 @@ from cosmicai.flags import MAGNITUDE, NO_PREDICTION
 from cosmicai.model.interface import NormalOutput
 from cosmicai.outputs import cdf_at, estimate, pdf
 from cosmicai.partition.catalogue import Catalogue
-from cosmicai.quality import Scores, figures, merge, statistics
+from cosmicai.quality import figures, merge, statistics
 from cosmicai.schema import (
     CollectiveResult,
     Execution,
@@ -20,6 +20,7 @@ from cosmicai.schema import (
     RankRecord,
     Summary,
 )
+from cosmicai.scores import Scores
 
 START = datetime(2026, 9, 1, 12, 0, tzinfo=UTC)
 DIGEST = "5f" * 32

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cosmicai.errors import InvalidInput
-from cosmicai.quality import Scores, statistics
+from cosmicai.quality import statistics
+from cosmicai.scores import Scores
 from cosmicai_workbench.cli.main import main
 from cosmicai_workbench.results.binned import quality_by_bin
 from cosmicai_workbench.results.compare import compare

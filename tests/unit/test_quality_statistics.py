@@ -12,13 +12,13 @@ from cosmicai.quality import (
     MAGNITUDE_EDGES,
     OVERALL,
     REDSHIFT_EDGES,
-    Scores,
     figures,
     merge,
     statistics,
     warnings,
 )
 from cosmicai.schema import Quality, QualityStatistics, parse
+from cosmicai.scores import Scores
 from flat_numbers import same_numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from cosmicai.scores import Scores
+
     Floats = NDArray[np.floating[Any]]
 
 
@@ -79,18 +81,6 @@ _COUNTS = (
     "within_95",
     "distributions",
 )
-
-
-class Scores(NamedTuple):
-    """How well distributions p(z) describe the true redshifts, each (N,); NaN where unknown."""
-
-    pit: Floats
-    """Probability below the true redshift."""
-    crps: Floats
-    density: Floats
-    """p(true redshift)."""
-    squared_density: Floats
-    """∫ p(z)² dz."""
 
 
 def statistics(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from cosmicai.model.interface import PdfOutput, QuantilesOutput
 from cosmicai.outputs import cdf_at, pdf, quantiles
-from cosmicai.quality import Scores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +22,18 @@ _TAIL: Final = 1e-5
 """Probability beyond each end of that grid."""
 _BLOCK: Final = 2**19
 """Grid points at once, which bounds memory."""
+
+
+class Scores(NamedTuple):
+    """How well distributions p(z) describe the true redshifts, each (N,); NaN where unknown."""
+
+    pit: Floats
+    """Probability below the true redshift."""
+    crps: Floats
+    density: Floats
+    """p(true redshift)."""
+    squared_density: Floats
+    """∫ p(z)² dz."""
 
 
 def scores_of(output: Distribution, raw: Floats, true: Floats) -> Scores:
