@@ -83,6 +83,17 @@ def filled_bundle(config: ModelConfig, path: Path) -> Bundle:
     return save_tensors(config, filled_state(config), path)
 
 
+def point_of(mixture: Path, path: Path) -> Bundle:
+    """Write the model of a mixture as one that gives a point: the mean of the mixture's means."""
+    bundle = Bundle(mixture)
+    state = dict(bundle.tensors())
+    for name in ("concat_block.2.weight", "concat_block.2.bias"):
+        _, means, _ = np.split(state[name], 3)
+        state[name] = means.mean(axis=0, keepdims=True)
+    fields = bundle.config.model_dump(exclude={"output", "training"})
+    return save_tensors(ModelConfig.model_validate(fields), state, path)
+
+
 def galaxies(count: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Random images of plausible range and magnitudes around 18."""
     rng = np.random.default_rng(seed)

@@ -47,13 +47,13 @@ def test_the_notebook_snippet_runs_as_written(
         result = model.predict_partitions(["1.pt", f"s3://{BUCKET}/2.pt"])
         table = result.to_table()
 
-        assert np.array_equal(table["redshift"], np.concatenate([alone, alone]))
+        np.testing.assert_array_equal(table["redshift"], np.concatenate([alone, alone]))
         assert table["magnitude_r"].unit == units.mag
         assert "predicted redshift" in table["redshift"].info.description
         assert set(table["partition"]) == {"1.pt", f"s3://{BUCKET}/2.pt"}
         assert list(result.to_pandas()["index"]) == [*range(6), *range(6)]
         assert result.to_arrow().column_names == table.colnames
-        assert result.quality().num_galaxies == 12
+        assert result.quality().num_galaxies == np.isfinite(table["redshift"]).sum() > 0
 
 
 def test_a_model_in_s3_predicts_as_the_same_in_a_folder(

@@ -11,9 +11,15 @@ from cosmicai.calibration import INTERVALS
 from cosmicai.model.bundle import Bundle
 from cosmicai_workbench.cli.main import main
 from cosmicai_workbench.results.run_folder import load_run
+from model_fill import point_of
 
-MODEL = Path(__file__).parents[2] / "models" / "astromae-small"
+SHIPPED = Path(__file__).parents[2] / "models" / "astromae-small"
 GALAXIES = 480
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return point_of(SHIPPED, tmp_path_factory.mktemp("point")).path
 
 
 @pytest.fixture(scope="module")
@@ -27,26 +33,26 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(data: Path) -> Path:
+def run(model: Path, data: Path) -> Path:
     folder = data.parent / "run"
-    options = ["--model", str(MODEL), "-o", str(folder)]
+    options = ["--model", str(model), "-o", str(folder)]
     assert main(["predict", str(data), *options]) == 0
     return folder
 
 
-def test_a_copy_has_intervals_and_the_same_redshifts(data, run, tmp_path, capsys) -> None:
+def test_a_copy_has_intervals_and_the_same_redshifts(model, data, run, tmp_path, capsys) -> None:
     copy = tmp_path / "copy"
-    assert main(["model", "calibrate", str(MODEL), str(data), "-o", str(copy), "--json"]) == 0
+    assert main(["model", "calibrate", str(model), str(data), "-o", str(copy), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["labelled"]["galaxies"] == GALAXIES
     assert told["labelled"]["name"] == "partitions"
-    assert told["labelled"]["model_digest"] == Bundle(MODEL).digest != Bundle(copy).digest
+    assert told["labelled"]["model_digest"] == Bundle(model).digest != Bundle(copy).digest
     assert sum(cell["galaxies"] for cell in told["cells"]) == GALAXIES
     training = Bundle(copy).interface.training
     assert training.galaxies == GALAXIES
     assert set(training.magnitude) == set("ugriz")
     partitions = sorted(map(str, data.glob("*.pt")))
-    plain = open_model(MODEL).predict_partitions(partitions)
+    plain = open_model(model).predict_partitions(partitions)
     found = open_model(copy).predict_partitions(partitions)
     assert not set(INTERVALS) & set(plain.columns)
     np.testing.assert_array_equal(found["redshift"], plain["redshift"])
@@ -64,22 +70,22 @@ def test_a_copy_has_intervals_and_the_same_redshifts(data, run, tmp_path, capsys
     assert plain.quality().coverage_68 is None
 
 
-def test_a_runs_own_results_give_the_same_calibration(data, run, tmp_path, capsys) -> None:
+def test_a_runs_own_results_give_the_same_calibration(model, data, run, tmp_path, capsys) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     name = ["--name", "test"]
-    assert main(["model", "calibrate", str(MODEL), str(data), "-o", str(one), *name]) == 0
+    assert main(["model", "calibrate", str(model), str(data), "-o", str(one), *name]) == 0
     assert f"{GALAXIES} galaxies" in " ".join(capsys.readouterr().out.split())
     arguments = ["--from-run", str(run), "-o", str(other), *name]
-    assert main(["model", "calibrate", str(MODEL), *arguments]) == 0
+    assert main(["model", "calibrate", str(model), *arguments]) == 0
     first, second = (Bundle(path).interface.calibration for path in (one, other))
     assert first.cells == second.cells
     assert first.labelled.digest == second.labelled.digest
     twice = ["--from-run", str(run), "--from-run", str(run), "-o", str(other), "--overwrite"]
-    assert main(["model", "calibrate", str(MODEL), *twice]) == 0
+    assert main(["model", "calibrate", str(model), *twice]) == 0
     assert Bundle(other).interface.calibration.labelled.galaxies == 2 * GALAXIES
 
 
-def test_what_cannot_be_calibrated_is_refused(data, run, tmp_path, capsys) -> None:
+def test_what_cannot_be_calibrated_is_refused(model, data, run, tmp_path, capsys) -> None:
     copy = tmp_path / "copy"
 
     def refused(*arguments: str) -> str:
@@ -88,18 +94,18 @@ def test_what_cannot_be_calibrated_is_refused(data, run, tmp_path, capsys) -> No
         assert sorted(tmp_path.rglob("*")) == before
         return capsys.readouterr().err
 
-    assert "one of them" in refused(str(MODEL), "-o", str(copy))
-    both = (str(MODEL), str(data), "--from-run", str(run), "-o", str(copy))
+    assert "one of them" in refused(str(model), "-o", str(copy))
+    both = (str(model), str(data), "--from-run", str(run), "-o", str(copy))
     assert "one of them" in refused(*both)
-    assert "the bundle itself" in refused(str(MODEL), "--from-run", str(run), "-o", str(MODEL))
-    shutil.copytree(MODEL, tmp_path / "there")
-    there = (str(MODEL), "--from-run", str(run), "-o", str(tmp_path / "there"))
+    assert "the bundle itself" in refused(str(model), "--from-run", str(run), "-o", str(model))
+    shutil.copytree(model, tmp_path / "there")
+    there = (str(model), "--from-run", str(run), "-o", str(tmp_path / "there"))
     assert "--overwrite" in refused(*there)
     (tmp_path / "photos").mkdir()
     photos = ("--from-run", str(run), "-o", str(tmp_path / "photos"), "--overwrite")
-    assert "no model bundle" in refused(str(MODEL), *photos)
+    assert "no model bundle" in refused(str(model), *photos)
     other = tmp_path / "other"
-    assert main(["model", "calibrate", str(MODEL), "--from-run", str(run), "-o", str(other)]) == 0
+    assert main(["model", "calibrate", str(model), "--from-run", str(run), "-o", str(other)]) == 0
     message = refused(str(other), "--from-run", str(run), "-o", str(copy))
     assert "another model" in message
     assert load_run(run).summary.model_digest in message
@@ -110,5 +116,5 @@ def test_what_cannot_be_calibrated_is_refused(data, run, tmp_path, capsys) -> No
         changed = dict(arrays)
     changed["true_redshift"] = np.full_like(changed["true_redshift"], np.nan)
     np.savez(file, **changed)
-    arguments = (str(MODEL), "--from-run", str(unlabelled), "-o", str(copy))
+    arguments = (str(model), "--from-run", str(unlabelled), "-o", str(copy))
     assert "39 galaxies" in refused(*arguments)

@@ -11,6 +11,7 @@ from cosmicai_workbench.data.synthesis import synthesize
 TINY = {
     "resampled": 0,
     "batch_size": 3000,
+    "refinement": {"epochs": 2},
     "model": {
         "depth": 1,
         "width": 8,
@@ -22,6 +23,7 @@ TINY = {
         "head_width": 8,
         "stem_width": 2,
         "inception_widths": [1, 1, 1, 1, 1],
+        "output": {"kind": "mixture", "components": 2},
     },
 }
 
@@ -55,16 +57,28 @@ def test_fold_gives_the_model_that_takes_raw_inputs() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "moment", [("training", 1), ("refining", 1), ("refining on everything", 1)]
+)
 def test_interrupted_run_ends_with_the_weights_of_an_unbroken_one(
-    tmp_path: Path, settings: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    settings: Path,
+    moment: tuple[str, int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from cosmicai_workbench.modeling.train import CHECKPOINT_NAME, TrainingConfig, train
+    from cosmicai_workbench.modeling.train import (
+        CHECKPOINT_NAME,
+        PHASES,
+        Trainer,
+        TrainingConfig,
+        train,
+    )
 
     class Interrupted(Exception):
         pass
 
-    def interrupt(trainer: object) -> None:
-        if trainer.epoch == 1:  # type: ignore[attr-defined]
+    def interrupt(trainer: Trainer) -> None:
+        if (PHASES[trainer.phase], trainer.epoch) == moment:
             raise Interrupted
 
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
@@ -86,7 +100,16 @@ def test_interrupted_run_ends_with_the_weights_of_an_unbroken_one(
     assert (broken / name).read_bytes() == (unbroken / name).read_bytes()
     assert not (broken / CHECKPOINT_NAME).exists()
     record = json.loads((broken / "training.json").read_text())
-    assert len(record["losses"]) == 3
+    training, refining, everything = record["phases"]
+    assert (len(training["losses"]), len(refining["losses"])) == (3, 2)
+    for phase in (training, refining):
+        scores = phase["validation_crps"]
+        assert phase["best_epoch"] == scores.index(min(scores)) + 1
+    assert len(everything["losses"]) == refining["best_epoch"]
+    assert "validation_crps" not in everything
+    assert record["held_out"]["num_distributions"] == 2000
+    redshift = json.loads((broken / "config.json").read_text())["training"]["redshift"]
+    assert 0.01 < redshift[0] < redshift[1] < 0.4
     assert record["held_out"]["num_galaxies"] == 2000
 
 

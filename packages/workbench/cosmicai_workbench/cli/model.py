@@ -54,23 +54,28 @@ def train(
     same weights as a run without a break.
     """
     from cosmicai_workbench.cli.interruption import if_interrupted
-    from cosmicai_workbench.modeling.train import batches_per_epoch
+    from cosmicai_workbench.modeling.train import total_batches
     from cosmicai_workbench.modeling.train import train as run
 
     settings = _settings(config, epochs=epochs, seed=seed)
-    batches = batches_per_epoch(settings)
+    batches = total_batches(settings)
 
     with (
         if_interrupted("--resume goes on from the last whole epoch"),
-        progress_bar("training", settings.epochs * batches, "batches") as advance,
+        progress_bar("training", batches, "batches") as advance,
     ):
 
         def begin(trainer: "Trainer") -> None:
-            advance(trainer.epoch * batches)
+            advance(trainer.batches_done)
 
         def report(trainer: "Trainer") -> None:
-            loss = trainer.losses[-1]
-            typer.echo(f"epoch {trainer.epoch}/{settings.epochs}: loss {loss:.4f}", err=True)
+            record, epochs = trainer.history[-1], trainer.cycle.epochs
+            score = f", validation CRPS {record['scores'][-1]:.6f}" if record["scores"] else ""
+            typer.echo(
+                f"{record['phase']}, epoch {trainer.epoch}/{epochs}: loss "
+                f"{record['losses'][-1]:.4f}{score}",
+                err=True,
+            )
 
         quality = run(
             settings,

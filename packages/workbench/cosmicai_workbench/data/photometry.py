@@ -5,7 +5,7 @@ galaxies with model fluxes in u, g, r, i, z, Galactic extinction and spectroscop
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -26,6 +26,7 @@ MIN_FLUX = 0.05
 """Nanomaggies; below it in any band a galaxy has no usable magnitude and is left out."""
 
 _TEST_SHARE = 0.25
+_VALIDATION_SHARE = 0.15
 _MIN_REDSHIFT, _MAX_REDSHIFT = 0.01, 0.4
 
 
@@ -88,6 +89,13 @@ def concatenate(first: Photometry, second: Photometry) -> Photometry:
     )
 
 
+def jittered(photometry: Photometry, amount: float, rng: np.random.Generator) -> Photometry:
+    """Return galaxies with noise of ``amount`` standard errors added to their fluxes."""
+    error = np.where(np.isfinite(photometry.flux_error), photometry.flux_error, 0)
+    noise = amount * error * rng.standard_normal(error.shape)
+    return replace(photometry, flux=np.maximum(photometry.flux + noise, MIN_FLUX))
+
+
 @lru_cache(maxsize=1)
 def _table() -> dict[str, NDArray[np.float64]]:
     """Read the columns used of the survey table."""
@@ -146,8 +154,12 @@ def is_test_parent(parent: int) -> bool:
     By a hash of the row number, so that it depends on no seed, no order and no other row: a
     galaxy made from this row, by whatever command, is always on the same side.
     """
-    digest = hashlib.sha256(f"gst:{parent}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") < _TEST_SHARE * 2**32
+    return _hash_below("gst", parent, _TEST_SHARE)
+
+
+def _hash_below(salt: str, parent: int, share: float) -> bool:
+    digest = hashlib.sha256(f"{salt}:{parent}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") < share * 2**32
 
 
 def load_split(split: Split) -> Photometry:
@@ -155,3 +167,15 @@ def load_split(split: Split) -> Photometry:
     sample = load_sample()
     in_test = np.array([is_test_parent(int(parent)) for parent in sample.parent])
     return sample[in_test if split == "test" else ~in_test]
+
+
+def load_training() -> tuple[Photometry, Photometry]:
+    """Load the galaxies of the train split as those to learn from and those to validate on.
+
+    By a hash of the survey row, as the split itself: no galaxy has a relative on the other side.
+    """
+    train = load_split("train")
+    validation = np.array(
+        [_hash_below("gst-validation", int(row), _VALIDATION_SHARE) for row in train.parent]
+    )
+    return train[~validation], train[validation]

@@ -4,10 +4,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from cosmicai.calibration import INTERVALS
 from cosmicai.engines.base import load_engine
 from cosmicai.facts import R_BAND
+from cosmicai.model.bundle import Bundle
+from cosmicai.outputs import estimate
 from cosmicai.quality import figures, statistics
 from cosmicai.schema import Quality
+from cosmicai.scores import scores_of
 
 from cosmicai_workbench.data.synthesis import Galaxies
 
@@ -18,7 +22,7 @@ HELD_OUT = 2000
 def evaluate(
     bundle: Path, galaxies: Iterable[Galaxies], *, engine: str = "plain", threads: int = 1
 ) -> Quality:
-    """Predict galaxies and compare with their true redshifts.
+    """Predict galaxies and compare redshifts, intervals and p(z) with the true redshifts.
 
     Parameters
     ----------
@@ -36,10 +40,22 @@ def evaluate(
     ModelNotFound, ModelMismatch
         The bundle cannot be used.
     """
-    model = load_engine(engine, bundle, threads=threads)
+    checked = Bundle(bundle)
+    interface = checked.interface
+    model = load_engine(engine, checked, threads=threads)
     parts = [
         (model.predict(block.image, block.magnitude), block.redshift, block.magnitude[:, R_BAND])
         for block in galaxies
     ]
-    predicted, true, magnitude = map(np.concatenate, zip(*parts, strict=True))
-    return figures(statistics(predicted, true, magnitude))
+    raw, true, magnitude = map(np.concatenate, zip(*parts, strict=True))
+    columns = estimate(interface.output, raw, interface.calibration, magnitude)
+    distribution = interface.distribution
+    return figures(
+        statistics(
+            columns["redshift"],
+            true,
+            magnitude,
+            intervals={name: columns[name] for name in INTERVALS} if "z_lo68" in columns else None,
+            scores=scores_of(distribution, raw, true) if distribution else None,
+        )
+    )

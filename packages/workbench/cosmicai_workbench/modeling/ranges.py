@@ -2,13 +2,14 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from cosmicai.errors import InvalidInput
 from cosmicai.flags import TrainingRanges
 from cosmicai.model.bundle import Bundle
-from cosmicai.model.interface import Training
+from cosmicai.model.interface import Inputs, Training
 from cosmicai.model.layout import CONFIG_NAME
 from cosmicai.partition.reader import open_partition
 from cosmicai.partition.sources import located
@@ -37,19 +38,40 @@ def training_of(
         No galaxy has a known redshift.
     """
     inputs = bundle.interface.inputs
-    ranges, digest = TrainingRanges(inputs), hashlib.sha256()
-    for partition in partitions:
-        with open_partition(located(partition), inputs=inputs) as reader:
-            for batch in reader:
-                ranges.add(batch.image, batch.magnitude, batch.redshift)
-                for array in (batch.image, batch.magnitude, batch.redshift):
-                    digest.update(array.astype("<f4").tobytes())
-        on_partition(partition)
+
+    def batches() -> Iterator[Any]:
+        for partition in partitions:
+            with open_partition(located(partition), inputs=inputs) as reader:
+                yield from reader
+            on_partition(partition)
+
     folders = sorted({partition.rpartition("/")[0] or "." for partition in partitions})
     try:
-        return ranges.training(name or ", ".join(folders), digest.hexdigest())
+        return ranges_of(batches(), inputs, name or ", ".join(folders))
     except ValueError:
         raise InvalidInput(f"{', '.join(folders)}: no galaxy has a known redshift") from None
+
+
+def ranges_of(batches: Iterable[Any], inputs: Inputs, name: str) -> Training:
+    """Return the ranges of a training set, with its digest.
+
+    Parameters
+    ----------
+    batches
+        Anything with ``image``, ``magnitude`` and ``redshift``.
+
+    Raises
+    ------
+    ValueError
+        No galaxy has a known redshift.
+    """
+    ranges, digest = TrainingRanges(inputs), hashlib.sha256()
+    for batch in batches:
+        arrays = (batch.image, batch.magnitude, batch.redshift)
+        ranges.add(*arrays)
+        for array in arrays:
+            digest.update(array.astype("<f4").tobytes())
+    return ranges.training(name, digest.hexdigest())
 
 
 def write_with_training(
