@@ -26,7 +26,7 @@ import nbformat
 import typer
 from cosmicai.columns import COLUMNS
 from cosmicai.engines.registry import BUILT_IN
-from cosmicai.schema import ExecutionInput, RankRecord, Summary
+from cosmicai.schema import ExecutionInput, Quality, QualityStatistics, RankRecord, Summary
 from cosmicai_workbench.cli.main import app
 from samcli.yamlhelper import yaml_parse
 
@@ -254,6 +254,11 @@ def results() -> str:
             schema_table(RankRecord),
             "## `summary.json`\n",
             schema_table(Summary),
+            "## `quality` of `summary.json`\n",
+            "Each bin has the same figures, with its edges `low` and `high`.\n",
+            schema_table(Quality),
+            "## `quality` of a rank's record\n",
+            schema_table(QualityStatistics),
         )
     )
 

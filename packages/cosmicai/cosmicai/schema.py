@@ -403,14 +403,14 @@ class Statistics(Contract):
     """Mergeable statistics of some galaxies' redshifts; see :mod:`cosmicai.quality`."""
 
     count: int = Field(default=0, ge=0, description="Galaxies with finite true and predicted z.")
-    sum_true: float = 0.0
-    sum_true_squared: float = 0.0
-    sum_error: float = 0.0
+    sum_true: float = Field(default=0.0, description="Sum of z.")
+    sum_true_squared: float = Field(default=0.0, description="Sum of z².")
+    sum_error: float = Field(default=0.0, description="Sum of Δz.")
     sum_relative: float | None = Field(
         default=None, description="Sum of Δz/(1+z); None in records that were written without it."
     )
-    sum_absolute_error: float = 0.0
-    sum_squared_error: float = 0.0
+    sum_absolute_error: float = Field(default=0.0, description="Sum of |Δz|.")
+    sum_squared_error: float = Field(default=0.0, description="Sum of Δz².")
     outliers: int = Field(
         default=0, ge=0, description=f"Galaxies with |Δz|/(1+z) > {OUTLIER_LIMIT}."
     )
@@ -421,7 +421,7 @@ class Statistics(Contract):
     within_68: int = Field(default=0, ge=0, description="True redshifts in the 68 % interval.")
     within_95: int = Field(default=0, ge=0, description="True redshifts in the 95 % interval.")
     distributions: int = Field(default=0, ge=0, description="Galaxies of those that have p(z).")
-    sum_crps: float = 0.0
+    sum_crps: float = Field(default=0.0, description="Sum of ∫ (F(x) - [x >= z])² dx.")
     sum_density: float = Field(default=0.0, description="Sum of p(true redshift).")
     sum_squared_density: float = Field(default=0.0, description="Sum of ∫ p(z)² dz.")
     pit: str = Field(default="", description="Packed counts of the PIT in fixed bins.")
@@ -444,7 +444,7 @@ class Figures(Contract):
     Δz is predicted minus true redshift. docs/quality.md has the equations and their sources.
     """
 
-    num_galaxies: int
+    num_galaxies: int = Field(description="Galaxies with a known and a predicted redshift.")
     mae: float | None = Field(default=None, description="Mean of |Δz|.")
     mse: float | None = Field(default=None, description="Mean of Δz².")
     bias: float | None = Field(default=None, description="Mean of Δz/(1+z).")
