@@ -45,7 +45,6 @@ _STYLE: Any = {
     "axes.edgecolor": LIGHT["soft"],
     "legend.frameon": False,
     "legend.fontsize": 8,
-    "figure.constrained_layout.use": True,
 }
 
 
@@ -59,7 +58,7 @@ def svg(plot: "Plot") -> str:
         axes = drawn.subplots()
         for layer in plot.layers:
             _draw(layer, axes, drawn)
-        _finish(plot, axes)
+        _set_margins(drawn, plot, _finish(plot, axes))
         buffer = io.StringIO()
         drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue(), plot)
@@ -168,7 +167,7 @@ def _draw_cells(layer: Cells, axes: "Axes", drawn: "Figure") -> None:
         cmap=ramp,
         rasterized=True,
     )
-    drawn.colorbar(mesh, ax=axes, label=layer.label, shrink=0.85)
+    drawn.colorbar(mesh, ax=axes, label=layer.label, fraction=0.12, pad=0.03, shrink=0.75)
 
 
 def _draw_spans(layer: Spans, axes: "Axes") -> None:
@@ -186,8 +185,8 @@ def _draw_spans(layer: Spans, axes: "Axes") -> None:
     axes.add_collection(bars)
 
 
-def _finish(plot: "Plot", axes: "Axes") -> None:
-    """Set titles, ranges, ticks and legend."""
+def _finish(plot: "Plot", axes: "Axes") -> int:
+    """Set titles, ranges, ticks and legend; return how many rows the legend has."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set(xlabel=plot.x.title, ylabel=plot.y.title)
@@ -209,8 +208,28 @@ def _finish(plot: "Plot", axes: "Axes") -> None:
     if plot.legend:
         labels = axes.get_legend_handles_labels()[1]
         letters = sum(len(label) + 8 for label in labels)
-        columns = len(labels) if letters < _LETTERS * (2 if plot.wide else 1) else 2
+        room = 2 * _LETTERS if plot.wide else _LETTERS - (20 if _has_density(plot) else 0)
+        columns = len(labels) if letters < room else 2
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
+        return -(-len(labels) // columns)
+    return 0
+
+
+def _has_density(plot: "Plot") -> bool:
+    return any(isinstance(layer, Cells) for layer in plot.layers)
+
+
+def _set_margins(drawn: "Figure", plot: "Plot", legend_rows: int) -> None:
+    """Leave room, in inches, for what lies around the axes: measuring it would draw it twice."""
+    names = [name for layer in plot.layers if isinstance(layer, NamedBars) for name in layer.names]
+    notes = any(isinstance(layer, Note) for layer in plot.layers)
+    width, height = drawn.get_size_inches()
+    drawn.subplots_adjust(
+        left=(0.82 if not names else 0.4 + 0.072 * max(map(len, names))) / width,
+        right=1 - (0.95 if notes else 0.42 if _has_density(plot) else 0.15) / width,
+        bottom=0.48 / height,
+        top=1 - (0.12 + 0.19 * legend_rows) / height,
+    )
 
 
 def _inline(text: str, plot: "Plot") -> str:
