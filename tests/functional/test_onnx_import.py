@@ -110,10 +110,13 @@ def test_a_model_is_opened_with_the_engine_that_runs_it(imported: tuple[Path, Bu
     _, bundle = imported
     predictor = open_model(bundle.path)
     assert predictor.engine == "openvino"
-    if bundle.config.inputs.scalars or not bundle.config.inputs.magnitude:
-        return
     image, values = galaxies(bundle, 5)
-    assert np.isfinite(predictor.predict(image, values).redshift).all()
+    inputs = bundle.config.inputs
+    magnitudes, scalars = np.split(values, [inputs.num_magnitudes], axis=1)
+    given = {scalar.name: scalars[:, column] for column, scalar in enumerate(inputs.scalars)}
+    predicted = predictor.predict(image, magnitudes if inputs.magnitude else None, given or None)
+    assert np.isfinite(predicted.redshift).all()
+    assert ("z_lo68" in predicted.columns) == (bundle.config.output.kind != "point")
     with pytest.raises(ModelMismatch, match="engines that do: openvino"):
         open_model(bundle.path, engine="native")
 

@@ -149,8 +149,8 @@ def _import_onnx(
     beside += [scalar.name for scalar in inputs.scalars]
     typer.echo(
         f"{bundle.path}: image {names}, {side} × {side} pixels"
-        f"{''.join(f', {what}' for what in beside)} → {output.kind}, {output.values} values; "
-        "engine openvino"
+        f"{''.join(f', {what}' for what in beside)} → {output.kind}, "
+        f"{output.values} value{'s' if output.values > 1 else ''}; engine openvino"
     )
     typer.echo(f"SHA-256 {bundle.digest}")
 
