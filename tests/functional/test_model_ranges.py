@@ -35,7 +35,7 @@ def test_predictions_stay_and_galaxies_out_of_range_are_flagged(model, tmp_path,
     write_partition(tmp_path / "1.pt", galaxies, {})
     write_partition(tmp_path / "2.pt", moved, {})
     for name, bundle in (("before", SMALL_MODEL), ("after", model)):
-        words = ["predict", str(tmp_path), "--model", str(bundle), "--to", "none"]
+        words = ["predict", str(tmp_path), "--model", str(bundle)]
         assert main([*words, "-o", str(tmp_path / "runs" / name)]) == 0
     before, after = (load_run(tmp_path / "runs" / name) for name in ("before", "after"))
     np.testing.assert_array_equal(before.predictions.redshift, after.predictions.redshift)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, Literal, cast, get_args
 
 from cosmicai.errors import InvalidInput
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 Format = Literal["parquet", "fits", "csv", "votable", "qp", "hats"]
 Columns = Literal["all", "euclid"]
-POSITIONS: Final = ("astropy", "astropy_healpix")
-"""Libraries that every catalogue needs."""
 
 
 @dataclass(frozen=True)
@@ -35,22 +34,18 @@ class Writer:
     write: Callable[[Path, Source, Provenance], int]
     file: str
     """What it is called where no name is given."""
-    libraries: tuple[str, ...]
-    """Optional ones that it needs."""
+    library: str
+    """An optional one, that it needs."""
     is_folder: bool = False
-    any_run: bool = True
-    """Whether it suits every run: one without positions, or distributions, too."""
 
 
 WRITERS: Final[dict[Format, Writer]] = {
-    "parquet": Writer(parquet.write, "catalogue.parquet", ("pyarrow", *POSITIONS)),
-    "fits": Writer(fits.write, "catalogue.fits", POSITIONS),
-    "csv": Writer(csv.write, "catalogue.csv", ("pandas", *POSITIONS)),
-    "votable": Writer(votable.write, "catalogue.vot", POSITIONS),
-    "qp": Writer(qp.write, "catalogue.qp.hdf5", ("h5py", *POSITIONS), any_run=False),
-    "hats": Writer(
-        hats.write, "catalogue.hats", ("pyarrow", *POSITIONS), is_folder=True, any_run=False
-    ),
+    "parquet": Writer(parquet.write, "catalogue.parquet", "pyarrow"),
+    "fits": Writer(fits.write, "catalogue.fits", "astropy"),
+    "csv": Writer(csv.write, "catalogue.csv", "pandas"),
+    "votable": Writer(votable.write, "catalogue.vot", "astropy"),
+    "qp": Writer(qp.write, "catalogue.qp.hdf5", "h5py"),
+    "hats": Writer(hats.write, "catalogue.hats", "pyarrow", is_folder=True),
 }
 
 
@@ -88,16 +83,21 @@ def unlisted_partitions(run: Run, data: Path | None = None) -> list[str]:
 
 
 def as_format(name: str) -> Format:
-    """Return the format of that name.
+    """Return the format of that name, having made sure that it can be written here.
 
     Raises
     ------
     InvalidInput
         There is none.
+    ModuleNotFoundError
+        Its library is not installed.
     """
     if name not in get_args(Format):
         raise InvalidInput(f"--to: expected one of {', '.join(get_args(Format))}, found {name!r}")
-    return cast("Format", name)
+    form = cast("Format", name)
+    if find_spec(WRITERS[form].library) is None:
+        raise ModuleNotFoundError(name=WRITERS[form].library)
+    return form
 
 
 def export(
