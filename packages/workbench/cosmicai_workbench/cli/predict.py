@@ -95,7 +95,7 @@ def predict(
         exported = export_catalogue(run, None, form)
         typer.echo(f"Catalogue: {exported.path}, {exported.rows:,} rows", err=as_json)
     elif not (as_json or report):
-        typer.echo("Catalogue: cosmicai results export; page: cosmicai report")
+        typer.echo(f"Catalogue: cosmicai results export {run.path}")
     if report:
         from cosmicai_workbench.report.service import write_report
 

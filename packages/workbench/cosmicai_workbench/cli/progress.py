@@ -1,9 +1,10 @@
 """Progress bars of the command line: on stderr, so that stdout stays for results."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from cosmicai_workbench.bars import bar_columns
+from cosmicai_workbench.bars import bar_columns, no_bar
 
 
 @contextmanager
@@ -12,11 +13,13 @@ def progress_bar(what: str, total: int, unit: str) -> Iterator[Callable[[int], N
 
     Nothing is drawn where stderr is not a terminal.
     """
+    if not sys.stderr.isatty():
+        with no_bar(what, total, unit) as advance:
+            yield advance
+        return
     from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
-    columns = bar_columns(what, unit)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*bar_columns(what, unit), console=Console(stderr=True)) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
