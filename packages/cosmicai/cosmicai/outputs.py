@@ -112,8 +112,8 @@ def estimate(
         found = {
             name: _scattered(np.where(lost, np.nan, value), good) for name, value in values.items()
         }
-    result = {name: value.astype(np.float32) for name, value in found.items()}
-    # A float64 beyond float32 is none either.
+    with np.errstate(over="ignore"):  # a float64 beyond float32 is none either
+        result = {name: value.astype(np.float32) for name, value in found.items()}
     result["redshift"][~np.isfinite(result["redshift"])] = np.nan
     if calibration is not None:
         bounds = calibration.intervals(result["redshift"], magnitude_r)
@@ -434,7 +434,7 @@ class _Mixture:
     def density(self, z: Array) -> Array:
         inside = z > -1
         t = np.log1p(np.where(inside, z, 0.0))
-        return np.where(inside, self._in_t(t)[1] / (1 + z), 0.0)
+        return np.where(inside, self._in_t(t)[1] * np.exp(-t), 0.0)
 
     def cdf(self, z: Array) -> Array:
         inside = z > -1
