@@ -131,6 +131,19 @@ def test_what_is_for_tensors_alone_says_so(
         _ = bundle.astromae
 
 
+def test_it_is_evaluated_on_galaxies_painted_for_it(
+    imported: tuple[Path, Bundle], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, bundle = imported
+    code = main(["model", "evaluate", str(bundle.path), "-n", "20", "--json"])
+    told = capsys.readouterr()
+    if bundle.config.inputs.scalars:
+        assert code != 0
+        assert "painted galaxies have images and magnitudes" in told.err
+    else:
+        assert (code, json.loads(told.out)["num_galaxies"]) == (0, 20)
+
+
 class Plain(nn.Module):
     """Image and magnitudes → redshift, however it is written."""
 

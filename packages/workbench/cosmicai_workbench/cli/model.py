@@ -159,16 +159,22 @@ def evaluate(
     galaxies: Annotated[int, typer.Option("--galaxies", "-n", min=1)] = 2000,
     split: Annotated[str, typer.Option(help="Side of the train/test split.")] = "test",
     seed: Annotated[int, typer.Option(min=0, help="Of the galaxies' images and order.")] = 0,
-    engine: Annotated[str, typer.Option(help="Engine that predicts.")] = "plain",
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Engine that predicts.  [default: plain, or one that runs the model]"),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Measure a model on painted galaxies; by default on 2,000 it has never seen."""
+    from cosmicai.model.architectures import load_config
+
     from cosmicai_workbench.data.photometry import as_split
     from cosmicai_workbench.data.synthesis import synthesize
     from cosmicai_workbench.modeling.evaluation import evaluate as run
 
-    blocks = synthesize(galaxies, as_split(split), seed)
+    _, config = load_config(bundle)
+    blocks = synthesize(galaxies, as_split(split), seed, config.inputs.image.side)
     _print(run(bundle, blocks, engine=engine, threads=threads), str(bundle), as_json=as_json)
 
 
