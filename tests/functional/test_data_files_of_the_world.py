@@ -433,6 +433,7 @@ def test_three_commands_from_a_table_to_a_catalogue_that_joins_back(
     assert [str(text) for text in found["reason"].filled("")] == ["", "off every image"]
     assert found["flags"].tolist()[1] == 1  # no prediction
     assert np.isfinite(found["redshift"][0])
+    assert found["z_lo68"][0] < found["redshift"][0] < found["z_hi68"][0]
     back = pd.read_csv("objects.csv").merge(
         Table.read("mine.fits").to_pandas(), left_on="objid", right_on="object_id", how="left"
     )

@@ -13,6 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cosmicai.quality import figures, statistics_of
+from cosmicai_workbench.application import SMALL_MODEL
+from cosmicai_workbench.data.partition_writer import write_partition
+from cosmicai_workbench.data.synthesis import synthesize
+from cosmicai_workbench.predicting import predict
 from cosmicai_workbench.results.export import export
 from cosmicai_workbench.results.formats import hats
 from skies import RANKS, run_with
@@ -69,6 +73,18 @@ def test_rail_gives_our_scores(judge, tmp_path, kind):
     mode = found.redshift - (found.output.width / 2 if kind == "pdf" else 0)
     error = (mode - found.true_redshift) / (1 + found.true_redshift)
     assert theirs["POINT_Bias"] == pytest.approx(np.nanmedian(error), abs=1e-3)
+
+
+def test_rail_gives_the_scores_of_the_shipped_model(judge, tmp_path):
+    galaxies = next(iter(synthesize(256, "test", 0)))
+    write_partition(tmp_path / "1.pt", galaxies, {})
+    run = predict([tmp_path / "1.pt"], SMALL_MODEL, output=tmp_path / "run")
+    export(run, tmp_path / "pz.hdf5", "qp")
+    theirs, ours = judge("rail_scores.py", tmp_path / "pz.hdf5"), run.summary.quality
+    assert theirs["galaxies"] == ours.num_galaxies == 256
+    assert theirs["PIT_KS_stat"] == pytest.approx(ours.pit_ks, abs=1e-3)
+    assert theirs["PIT_CvM_stat"] == pytest.approx(ours.pit_cvm, abs=1e-3)
+    assert theirs["CDE_stat"] == pytest.approx(ours.cde_loss, rel=1e-3)
 
 
 def test_lsdb_finds_our_galaxies(judge, tmp_path, monkeypatch):
