@@ -347,6 +347,14 @@ def test_a_run_with_a_corrupt_partition_is_resumed_when_it_is_mended(up: Path) -
 def test_a_run_is_attached_to_after_it_ended(up: Path) -> None:
     started = cosmicai(up, "run", "--data", partitions(up), "--name", "left", "--no-watch")
     assert started.returncode == 0, started.stderr
-    done = cosmicai(up, "run", "--attach", "left", "--json")
+    done = cosmicai(up, "run", "--attach", "left", "--json", "--report")
     assert done.returncode == 0, done.stderr
     assert outcome(done)["summary"]["status"] == "SUCCEEDED"
+    assert "live report, until this command ends: http://127.0.0.1:" in done.stderr
+    report = (up / "runs/left/report.html").read_text()
+    assert "START RequestId" in report  # the ranks' logs
+
+    watched = cosmicai(up, "watch", "left", "--no-browser", "--output", "watched.html")
+    assert watched.returncode == 0, watched.stderr
+    assert "http://127.0.0.1:" in watched.stderr
+    assert "11 of 11" in (up / "watched.html").read_text()
