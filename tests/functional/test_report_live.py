@@ -190,7 +190,7 @@ def test_the_page_grows_with_what_ranks_leave(place: Place, tmp_path: Path) -> N
     assert following.look()
     assert following.status == "2 of 4 ranks done, 1 failed"
     (alert,) = (each for each in following.page().alerts if "ranks failed" in each.title)
-    assert alert.items == ("rank 2 (25MB/3.pt): CorruptPartition x",)
+    assert alert.items == ("rank 2 (25MB/3.pt): CorruptPartition: x",)
 
 
 def test_what_another_execution_left_under_the_path_is_not_shown(
