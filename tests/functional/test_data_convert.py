@@ -563,6 +563,26 @@ def test_hdf5_reads_no_other_file(
     assert "values lie in other files" in message or "no array of images was found" in message
 
 
+@pytest.mark.parametrize("linked", [("0", "image"), ("2", "image"), ("2", "mag")])
+def test_hdf5_follows_no_link_inside_a_galaxys_group(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], linked: tuple[str, str]
+) -> None:
+    members = {"image": np.ones((3, 12, 12), np.float32), "mag": np.ones(3, np.float32)}
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        for name, values in members.items():
+            other[name] = values
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for galaxy in "012":
+            for name, values in members.items():
+                link = h5py.ExternalLink(str(tmp_path / "other.h5"), name)
+                file[f"{galaxy}/{name}"] = link if (galaxy, name) == linked else values
+
+    message = refusal(capsys, tmp_path / "parts", path, "--bands", "g,r,z")
+
+    assert "expected in this file" in message or "several arrays may be" in message
+
+
 @pytest.mark.parametrize("chunk", [(23, 1, 4, 4), (5, 3, 12, 12), (8, 2, 3, 12), (40, 3, 5, 7)])
 @pytest.mark.parametrize("block", [4000, 20_000, 10**6])
 def test_chunks_of_any_shape_are_read(

@@ -21,6 +21,7 @@ from cosmicai.errors import (
     UnsafeModel,
 )
 from cosmicai.model.bundle import Bundle
+from cosmicai.model.ir import read_graph
 from cosmicai_workbench.modeling import onnx_file
 from cosmicai_workbench.modeling.onnx_import import Choices, import_onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -310,6 +311,26 @@ def test_files_and_graphs_with_random_damage(imported: Path, tmp_path: Path) -> 
     for _ in range(300):
         with contextlib.suppress(ModelMismatch):
             check(mutated(description, rng), size, bundle.config, "a damaged one")
+
+
+ENDLESS = {
+    "text": b"<net>" + b"\n" * 4_000_000 + b"</net>",
+    "names": b'<net><layers><layer type="Parameter" version="opset1"><data shape="1"/><output>'
+    b'<port names="' + b"a" * 4_000_000 + b'"/></output></layer></layers></net>',
+    "sizes": b'<net><layers><layer type="Const" version="opset1"><data element_type="f32" shape="'
+    + (b"9" * 4000 + b",") * 1000
+    + b'"/></layer></layers></net>',
+    "size": b'<net><layers><layer type="Result" version="opset1"><input><port><dim>'
+    + b"9\n" * 1_000_000
+    + b"</dim></port></input></layer></layers></net>",
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_a_description_of_megabytes_is_refused_at_once(what: str) -> None:
+    """Reading it takes time in proportion to its size: without that, these take hours."""
+    with pytest.raises(ModelMismatch, match="is not a model that may be run"):
+        read_graph(ENDLESS[what], 1, "model.xml")
 
 
 def test_graphs_within_graphs_without_end(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from cosmicai.errors import load_json
+from cosmicai.errors import InvalidInput, load_json
 from cosmicai_workbench.cli.main import main
+from cosmicai_workbench.results.run_folder import load_run
 from run_folders import make_run
 
 DAMAGE = {
@@ -35,6 +37,36 @@ def test_a_damaged_file_is_named(
         error = capsys.readouterr().err
         assert error.startswith(f"cosmicai: InvalidInput: {path}")
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("array", ["redshift", "flags", "pdf"])
+def test_columns_of_different_lengths_are_refused(array: str, tmp_path: Path) -> None:
+    """Put together with other ranks', they would be other galaxies' values."""
+    run = make_run(tmp_path, ranks=2, samples=6, straggler=None, distributions=True)
+    path = run / "predictions/1.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays[array] = arrays[array][:-1]
+    np.savez(path, **arrays)
+
+    with pytest.raises(InvalidInput, match=rf"1\.npz.*{array}: \(\d+,\) expected"):
+        load_run(run).predictions_of([0, 1], distributions=True)
+
+
+def test_p_of_z_stays_with_its_galaxy_where_a_rank_stored_none(tmp_path: Path) -> None:
+    run = make_run(tmp_path, ranks=2, samples=6, straggler=None, distributions=True)
+    whole = load_run(run).predictions_of([0, 1], distributions=True)
+    path = run / "predictions/0.npz"
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file if name not in ("pdf", "output")}
+    np.savez(path, **arrays)
+
+    found = load_run(run).predictions_of([0, 1], distributions=True)
+
+    of_first = found.rank == 0
+    assert of_first.any()
+    assert np.isnan(found.raw[of_first]).all()
+    np.testing.assert_array_equal(found.raw[~of_first], whole.raw[~of_first])
 
 
 def test_json_that_is_nested_without_end_is_a_value_error() -> None:

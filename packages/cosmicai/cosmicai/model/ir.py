@@ -9,6 +9,7 @@ it bounded. Needs neither OpenVINO nor NumPy, so that Initialize checks a model 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 from xml.parsers import expat
@@ -22,6 +23,8 @@ MAX_CONSTANT_BYTES: Final = 400 * MB
 MAX_LAYERS: Final = 50_000
 _MAX_ELEMENTS: Final = 4_000_000
 _MAX_DEPTH: Final = 8
+_MAX_NUMBERS: Final = 400
+"""Characters of a size, or of all sizes of a tensor."""
 
 # What ONNX's operators become, listed in cosmicai_workbench/modeling/onnx_file.py.
 _NAMES: Final = """
@@ -182,7 +185,10 @@ class _Reader:
         self._path.pop()
 
     def _characters(self, text: str) -> None:
-        self._text += text[:40]
+        if self._path[-1] == "dim":
+            self._text += text
+            if len(self._text) > _MAX_NUMBERS:
+                raise ValueError(f"a size of more than {_MAX_NUMBERS} characters")
 
     def _end_layer(self) -> None:
         match self._layer["type"]:
@@ -215,19 +221,11 @@ class _Reader:
 
 
 def _sizes(text: str) -> list[int]:
+    if len(text) > _MAX_NUMBERS:
+        raise ValueError(f"sizes of more than {_MAX_NUMBERS} characters")
     return [int(size) for size in text.split(",") if size.strip()]
 
 
 def _names(text: str) -> tuple[str, ...]:
     """Split the names of a tensor, in which a comma is escaped by a backslash."""
-    return tuple(part.replace("\\,", ",") for part in _split(text) if part)
-
-
-def _split(text: str) -> list[str]:
-    parts = [""]
-    for position, character in enumerate(text):
-        if character == "," and (position == 0 or text[position - 1] != "\\"):
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts
+    return tuple(part.replace("\\,", ",") for part in re.split(r"(?<!\\),", text) if part)

@@ -14,7 +14,8 @@
 
   function coloured(value, colours) {
     if (typeof value === "string" && value.startsWith("@")) {
-      const [, name, alpha] = /^@([a-z-]+)(\d\d)?$/.exec(value);
+      const [, name, alpha] = /^@([a-z-]+)(\d\d)?$/.exec(value) || [];
+      if (!name) return value; // a text of the user's
       return colours.getPropertyValue(`--${name}`).trim() + (alpha || "");
     }
     if (Array.isArray(value)) {

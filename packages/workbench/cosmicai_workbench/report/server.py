@@ -126,8 +126,8 @@ def serving(page: "Page", status: str) -> "Iterator[Live]":
             self.send_header("Content-Length", str(len(body)))
             for name, value in _HEADERS.items():
                 self.send_header(name, value)
-            self.end_headers()
             try:
+                self.end_headers()
                 self.wfile.write(body)
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True  # the browser went away

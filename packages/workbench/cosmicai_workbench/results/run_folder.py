@@ -261,8 +261,10 @@ class _Part:
     raw: "NDArray[Any] | None"
 
     def rows(self, output: "Distribution") -> "NDArray[Any]":
-        """Return the values of the distributions; none of a rank without galaxies."""
-        return np.empty((0, output.values), np.float16) if self.raw is None else self.raw
+        """Return the values of the distributions; NaN where the rank stored none."""
+        if self.raw is not None:
+            return self.raw
+        return np.full((len(self.partition), output.values), np.nan, np.float16)
 
 
 def _read_part(
@@ -285,6 +287,12 @@ def _read_part(
     here = np.array([positions.setdefault(key, len(positions)) for key in paths], np.int32)
     carried = from_arrays(arrays, "catalogue")
     output = arrays.get("output")
+    counts = {name: values.shape for name, values in stored.items()}
+    counts |= {"pdf": arrays["pdf"].shape[:1]} if "pdf" in arrays else {}
+    counts |= {"catalogue": (len(carried),)} if carried else {}
+    for name, count in counts.items():
+        if count != partition.shape:
+            raise ValueError(f"{name}: {partition.shape} expected, as of partition, found {count}")
     return _Part(
         rank=rank,
         partition=here[partition] if here.size else partition,

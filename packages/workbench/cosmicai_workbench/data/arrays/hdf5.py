@@ -100,12 +100,10 @@ class Hdf5File:
         return columns
 
     def _columns_of_groups(self) -> dict[str, ArrayColumn]:
-        import h5py
-
         first = self._file[self._galaxies[0]]
         columns = {NAME: ArrayColumn((len(self._galaxies),), np.dtype("U256"))}
-        for name, item in first.items():
-            dtype = _dtype(item) if isinstance(item, h5py.Dataset) else None
+        for name, item in _datasets(first).items():
+            dtype = _dtype(item)
             if dtype is not None:
                 columns[name] = ArrayColumn((len(self._galaxies), *item.shape), dtype)
         for name, value in first.attrs.items():
@@ -134,13 +132,15 @@ class Hdf5File:
 
     def _value(self, galaxy: str, name: str) -> Any:
         group = self._file[galaxy]
-        if name in group:
+        if _is_here(group, name):
             return self._dataset(f"{galaxy}/{name}")[()]
         if name in group.attrs:
             return group.attrs[name]
         if name == NAME:
             return galaxy
-        raise InvalidInput(f"{self.path}: {galaxy}: {name!r} expected, as {self._galaxies[0]} has")
+        raise InvalidInput(
+            f"{self.path}: {galaxy}: {name!r} expected in this file, as {self._galaxies[0]} has"
+        )
 
 
 def _galaxy_groups(file: h5py.File) -> list[str]:
@@ -149,16 +149,27 @@ def _galaxy_groups(file: h5py.File) -> list[str]:
 
     names = list(file)
     for name in names:
-        hard = isinstance(file.get(name, getlink=True), h5py.HardLink)
-        if not hard or file.get(name, getclass=True) is not h5py.Group:
+        if not _is_here(file, name) or file.get(name, getclass=True) is not h5py.Group:
             return []
-    shapes = {
-        name: item.shape
-        for name, item in (file[names[0]].items() if names else ())
-        if isinstance(item, h5py.Dataset)
-    }
+    first = _datasets(file[names[0]]) if names else {}
+    shapes = {name: dataset.shape for name, dataset in first.items()}
     images = [name for name in _IMAGES if len(shapes.get(name, ())) in (2, 3)]
     return names if images and all(len(shape) <= 3 for shape in shapes.values()) else []
+
+
+def _datasets(group: h5py.Group) -> dict[str, h5py.Dataset]:
+    import h5py
+
+    members = {name: group[name] for name in group if _is_here(group, name)}
+    return {name: item for name, item in members.items() if isinstance(item, h5py.Dataset)}
+
+
+def _is_here(group: h5py.Group, name: str) -> bool:
+    """Say whether a group has a member itself; links to elsewhere are not followed."""
+    import h5py
+
+    links, key = group.id.links, name.encode()
+    return bool(links.exists(key)) and links.get_info(key).type == h5py.h5l.TYPE_HARD
 
 
 def _dtype(dataset: h5py.Dataset) -> np.dtype[Any] | None:
