@@ -367,6 +367,16 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
     "no such column": ({}, ("--keep", "mass"), "--keep: no array 'mass'"),
     "a vector to keep": ({}, ("--keep", "mag"), "one value per row"),
     "other rows": ({"ra": np.zeros(4)}, ("--ra", "ra"), "another number of rows than 23"),
+    "fewer magnitudes": (
+        {"mag": np.zeros((COUNT - 1, 3))},
+        (),
+        "--magnitude: 'mag' has another number of rows than 23",
+    ),
+    "more magnitudes": (
+        {"mag": np.zeros((2 * COUNT, 3))},
+        (),
+        "--magnitude: 'mag' has another number of rows than 23",
+    ),
     "names twice": ({"object_id": np.array(["a"] * COUNT)}, (), "names 22 objects twice"),
     "flat, of no square": (
         {"image_array": np.zeros((COUNT, 100)), "image_band": None},

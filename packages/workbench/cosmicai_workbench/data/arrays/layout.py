@@ -266,7 +266,7 @@ class Finder:
             vectors = [self._by_name[name] for name in _MAGNITUDE_VECTORS if name in self._by_name]
             vectors = [name for name in vectors if len(self._file.columns[name].shape) == 2]
             if vectors:
-                columns["magnitude 0"] = vectors[0]
+                columns["magnitude 0"] = self._named(vectors[0], "--magnitude", rows)
             else:
                 columns |= self._by_band(rows, bands)
         for name in choices.keep:
