@@ -16,6 +16,7 @@ from chromium import needs_chromium, printed_pages, screenshot, scroll_width
 from cosmicai.errors import InvalidInput
 from cosmicai_workbench.cli.main import main
 from cosmicai_workbench.data.partition_writer import write_partition
+from cosmicai_workbench.data.uploading import etag_of
 from cosmicai_workbench.report.cutouts import in_folder
 from cosmicai_workbench.report.interactive import plotly
 from cosmicai_workbench.report.page import PLOTLY, render, source
@@ -217,6 +218,30 @@ def test_pictures_are_of_the_galaxies_that_were_predicted(tmp_path):
     (section,) = (s for s in absent.sections if s.key == "run-cutouts")
     assert "25MB/1.pt is not there" in section.text
     assert "--data" in section.text
+
+
+def test_pictures_of_galaxies_without_known_redshifts_are_told_by_their_files(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in (1, 2):
+        galaxies = make_galaxies(12, redshift=np.full(12, np.nan, np.float32))
+        write_partition(data / f"{number}.pt", galaxies, {})
+    folder = make_run(tmp_path, ranks=2, samples=12, straggler=None)
+    records = json.loads((folder / "combined_data.json").read_text())
+    for rank, record in enumerate(records):
+        record["data_etag"] = etag_of(data / "1.pt") if rank == 0 else "0" * 32
+        path = folder / f"predictions/{rank}.npz"
+        with np.load(path) as file:
+            arrays = dict(file) | {"true_redshift": np.full(12, np.nan, np.float32)}
+        np.savez(path, **arrays)
+    (folder / "combined_data.json").write_text(json.dumps(records))
+
+    page = report_page([load_run(folder)], finds=[in_folder(data)])
+
+    (section,) = (s for s in page.sections if s.cutouts)
+    shown = [cutout for row in section.cutouts for cutout in row.pictures]
+    assert {cutout.alternative.split("#")[0] for cutout in shown} == {"Galaxy 1"}
+    assert "2.pt holds other galaxies" in section.text
 
 
 def test_the_published_system_is_compared_with_only_when_asked_for(tmp_path):

@@ -12,6 +12,7 @@ from cosmicai import model_cache, storage
 from cosmicai.errors import ModelMismatch, ModelNotFound
 from cosmicai.model.architectures import bundle_files
 from cosmicai.model.bundle import Bundle
+from cosmicai.model.layout import MAX_CALIBRATION_BYTES
 from cosmicai.schema import ManifestItem, parse
 from model_fill import CALIBRATION, SMALL, filled_bundle
 from s3_stack import BUCKET, ROOT, MeanEngine, Stack, running_stack
@@ -95,6 +96,9 @@ def test_a_bundle_is_loaded_with_the_calibration_that_was_planned(
     assert model_cache.load(again, 1)[0].digest == model.digest, "this machine has that version"
     storage.store(BUCKET).write_json(key, {})
     with pytest.raises(ModelMismatch, match=r"calibration\.json is no calibration"):
+        planned()
+    storage.store(BUCKET).write(key, bytes(MAX_CALIBRATION_BYTES + 1))
+    with pytest.raises(ModelMismatch, match=r"calibration\.json has 67108865 bytes"):
         planned()
 
 

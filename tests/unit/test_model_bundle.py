@@ -1,6 +1,7 @@
 """Bundles: what is written is read back; what does not match is refused by name."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +11,12 @@ from cosmicai.model.architectures import bundle_files
 from cosmicai.model.bundle import Bundle, save_bundle, save_tensors
 from cosmicai.model.config import ModelConfig
 from cosmicai.model.interface import MixtureOutput, Training, sdss_inputs
-from cosmicai.model.layout import CALIBRATION_NAME, CONFIG_NAME, WEIGHTS_NAME
+from cosmicai.model.layout import (
+    CALIBRATION_NAME,
+    CONFIG_NAME,
+    MAX_CALIBRATION_BYTES,
+    WEIGHTS_NAME,
+)
 from model_fill import CALIBRATION, SMALL, filled_bundle, filled_state, galaxies
 
 
@@ -66,6 +72,9 @@ def test_a_calibration_is_part_of_the_bundle(tmp_path):
     ]
     file.write_text("{}")
     with pytest.raises(ModelMismatch, match=r"calibration\.json is no calibration"):
+        _ = Bundle(tmp_path).interface
+    os.truncate(file, MAX_CALIBRATION_BYTES + 1)
+    with pytest.raises(ModelMismatch, match=r"calibration\.json: at most 64 MB expected"):
         _ = Bundle(tmp_path).interface
     file.unlink()
     assert Bundle(tmp_path).digest == plain

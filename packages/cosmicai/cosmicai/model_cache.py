@@ -111,6 +111,7 @@ def check(bucket: str, folder: str) -> StoredBundle:
         CALIBRATION_NAME,
         CONSTANTS_NAME,
         GRAPH_NAME,
+        MAX_CALIBRATION_BYTES,
         MAX_GRAPH_BYTES,
         WEIGHTS_NAME,
     )
@@ -130,8 +131,10 @@ def check(bucket: str, folder: str) -> StoredBundle:
     if file := found.files.get(CALIBRATION_NAME):
         from cosmicai.calibration import read_calibration
 
-        content = storage.store(bucket).read(file.key, if_match=file.etag)
-        read_calibration(content, f"s3://{bucket}/{file.key}")
+        where = f"s3://{bucket}/{file.key}"
+        if file.size > MAX_CALIBRATION_BYTES:
+            raise ModelMismatch(f"{where} has {file.size} bytes, more than a calibration")
+        read_calibration(storage.store(bucket).read(file.key, if_match=file.etag), where)
     return found
 
 

@@ -20,13 +20,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cosmicai.errors import ModelMismatch, ModelNotFound
-from cosmicai.facts import INPUT_LIMIT
+from cosmicai.facts import INPUT_LIMIT, MB
 from cosmicai.model.architectures import check_layout, files_of, load_config
 from cosmicai.model.layout import (
     CALIBRATION_NAME,
     CONFIG_NAME,
     CONSTANTS_NAME,
     GRAPH_NAME,
+    MAX_CALIBRATION_BYTES,
     MAX_GRAPH_BYTES,
     SAFETENSORS_DTYPES,
     WEIGHTS_NAME,
@@ -108,6 +109,8 @@ class Bundle:
             from cosmicai.calibration import read_calibration
 
             file = self.path / CALIBRATION_NAME
+            if file.stat().st_size > MAX_CALIBRATION_BYTES:
+                raise ModelMismatch(f"{file}: at most {MAX_CALIBRATION_BYTES // MB} MB expected")
             calibration = read_calibration(file.read_bytes(), str(file))
         config = self.config
         return Interface(config.inputs, config.output, config.training, calibration)

@@ -18,6 +18,7 @@ CALIBRATION_NAME = "calibration.json"
 """An optional file of a bundle, of whatever architecture."""
 MAX_GRAPH_BYTES = 16 * MB
 """Of ``model.xml``."""
+MAX_CALIBRATION_BYTES = 64 * MB
 
 SAFETENSORS_DTYPES = {
     "F32": "float32",

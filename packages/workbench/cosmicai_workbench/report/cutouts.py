@@ -3,7 +3,7 @@
 import base64
 import io
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +11,12 @@ from cosmicai.errors import CosmicAIError
 from cosmicai.partition.reader import open_partition
 
 from cosmicai_workbench.data.preview import colour_bands, colour_image
+from cosmicai_workbench.data.uploading import etag_of
 from cosmicai_workbench.report.content import Cutout, Cutouts
+from cosmicai_workbench.results.catalogue import find_partition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from cosmicai.partition.sources import S3Object
     from numpy.typing import NDArray
@@ -68,19 +70,7 @@ class Images:
 
 def in_folder(folder: Path) -> "Find":
     """Return how to find partitions in a folder: the file whose path agrees the furthest."""
-
-    def find(key: str) -> Path | None:
-        parts = PurePosixPath(key).parts
-        return next(
-            (
-                path
-                for first in range(len(parts))
-                if (path := folder.joinpath(*parts[first:])).is_file()
-            ),
-            None,
-        )
-
-    return find
+    return lambda key: find_partition(folder, key, None)
 
 
 def as_named(key: str) -> Path | None:
@@ -89,11 +79,18 @@ def as_named(key: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def load(sample: "Sample", finds: "Iterable[Find]") -> Images:
+def load(
+    sample: "Sample", finds: "Iterable[Find]", etags: "Mapping[str, str | None] | None" = None
+) -> Images:
     """Read the pictures of some of a sample's galaxies.
 
     A file whose galaxies are not those that were predicted is passed over: data sets have
-    partitions of the same names.
+    partitions of the same names. True redshifts tell, and where there are none, the file's ETag.
+
+    Parameters
+    ----------
+    etags
+        Partition → ETag of what was predicted, where the run knows it.
     """
     wanted = _wanted(sample)
     images = Images("")
@@ -104,7 +101,7 @@ def load(sample: "Sample", finds: "Iterable[Find]") -> Images:
             missing.append(f"{key} is not there")
             continue
         try:
-            images.sources |= dict(_read(source, sample, galaxies))
+            images.sources |= dict(_read(source, sample, galaxies, (etags or {}).get(key)))
         except (CosmicAIError, OSError) as error:
             missing.append(str(error))
         except ModuleNotFoundError as error:
@@ -144,10 +141,14 @@ def _wanted(sample: "Sample") -> "dict[str, list[int]]":
 
 
 def _read(
-    source: "Path | S3Object", sample: "Sample", galaxies: list[int]
+    source: "Path | S3Object", sample: "Sample", galaxies: list[int], etag: str | None
 ) -> "Iterator[tuple[int, str]]":
     index = sample.columns["index"]
     true = sample.columns["true_redshift"]
+    others = f"{source} holds other galaxies than were predicted"
+    unknown = np.isnan(true[galaxies]).all()
+    if unknown and etag and isinstance(source, Path) and etag_of(source) != etag:
+        raise CosmicAIError(others)
     at = {int(index[i]): i for i in galaxies}
     last = max(at)
     with open_partition(source, batch_size=_BATCH) as reader:
@@ -158,7 +159,7 @@ def _read(
                     continue
                 i, row = at[place], place - batch.start
                 if not np.array_equal(true[i], batch.redshift[row], equal_nan=True):
-                    raise CosmicAIError(f"{source} holds other galaxies than were predicted")
+                    raise CosmicAIError(others)
                 yield i, _png(colour_image(batch.image[row], channels))
             if batch.start + len(batch) > last:
                 return

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from cosmicai_workbench.report import cutouts
 from cosmicai_workbench.report.page import Page, run_page, sweep_page, write_figures, write_page
+from cosmicai_workbench.results.failed import partitions_of
 from cosmicai_workbench.results.run_folder import load_run
 from cosmicai_workbench.simulation.planning import Plan
 from cosmicai_workbench.sweep.table import EXPERIMENT_FILE, read_table
@@ -73,8 +74,9 @@ def report_page(
 ) -> Page:
     """Lay out the page of runs, with pictures of galaxies from wherever partitions are found."""
 
-    def images(_: "Run", sample: "Sample") -> "Images":
-        return cutouts.load(sample, (*finds, cutouts.as_named))
+    def images(run: "Run", sample: "Sample") -> "Images":
+        etags = dict(part for record in run.records for part in partitions_of(record))
+        return cutouts.load(sample, (*finds, cutouts.as_named), etags)
 
     return run_page(runs, estimate, images, published=published)
 

@@ -22,7 +22,7 @@ from cosmicai.schema import listed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cosmicai.schema import FailedRank
+    from cosmicai.schema import FailedRank, RankRecord
     from mypy_boto3_s3 import S3Client
     from numpy.typing import NDArray
 
@@ -35,8 +35,8 @@ class Listed(NamedTuple):
     rejected: Catalogue
 
 
-def partitions_of(rank: FailedRank) -> Iterator[tuple[str, str | None]]:
-    """Yield the partitions of a failed rank, with their ETags where the run knows them."""
+def partitions_of(rank: FailedRank | RankRecord) -> Iterator[tuple[str, str | None]]:
+    """Yield the partitions of a rank, with their ETags where the run knows them."""
     yield from zip_longest(listed(rank.data_path), listed(rank.data_etag))
 
 

@@ -7,11 +7,11 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
 import cosmicai
-from cosmicai.schema import listed
+
+from cosmicai_workbench.results.failed import partitions_of
 
 if TYPE_CHECKING:
     from cosmicai_workbench.results.run_folder import Run
@@ -47,7 +47,7 @@ def provenance_of(run: Run) -> Provenance:
     partitions = [
         {"partition": path, "etag": etag}
         for record in run.records
-        for path, etag in zip_longest(listed(record.data_path), listed(record.data_etag))
+        for path, etag in partitions_of(record)
     ]
     text = "".join(f"{row['partition']} {row['etag']}\n" for row in partitions)
     facts = {
