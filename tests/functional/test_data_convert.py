@@ -410,6 +410,14 @@ def test_a_name_in_two_files_is_noticed(tmp_path: Path, capsys: pytest.CaptureFi
     assert "23 objects named twice" in refusal(capsys, tmp_path / "parts", first, second)
 
 
+def test_names_with_one_hash_in_python_are_two(tmp_path: Path) -> None:
+    names = np.arange(COUNT, dtype=np.int64)
+    names[:4] = -1, -2, 2**61 - 1, 2**62 - 2
+    path = write_npz(tmp_path / "a", columns() | {"object_id": names})
+
+    assert convert(path, tmp_path / "parts") == 0
+
+
 def test_files_that_differ_are_no_data_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

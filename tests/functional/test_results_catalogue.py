@@ -12,7 +12,8 @@ import pytest
 from cosmicai.errors import InvalidInput
 from cosmicai.partition.catalogue import DEC, RA, REASON, Catalogue, ColumnInfo, column_of
 from cosmicai_workbench.data.partition_writer import PartitionWriter
-from cosmicai_workbench.results.export import export, unlisted_partitions
+from cosmicai_workbench.results.catalogue import RunCatalogue
+from cosmicai_workbench.results.export import export
 from cosmicai_workbench.results.run_folder import load_run
 from run_folders import DIGEST, make_run
 
@@ -213,7 +214,7 @@ def test_objects_of_failed_ranks_come_from_the_files_that_were_planned(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(right.read_bytes() + (b"" if content == "right" else b"more"))
     assert export(run, tmp_path / "c.csv", "csv", data=tmp_path / "data") == 5 + listed
-    assert unlisted_partitions(run, tmp_path / "data") == ([] if listed else ["25MB/2.pt"])
+    assert RunCatalogue(run, tmp_path / "data").unlisted == ([] if listed else ["25MB/2.pt"])
 
 
 def test_fits_escapes_what_its_tables_cannot_hold(partial, tmp_path):

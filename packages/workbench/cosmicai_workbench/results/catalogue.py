@@ -13,6 +13,7 @@ from cosmicai.columns import COLUMNS, Column, StoredColumn
 from cosmicai.flags import DUPLICATE, FAILED_RANK, NO_PREDICTION
 from cosmicai.partition.catalogue import REASON, Catalogue, concatenate
 
+from cosmicai_workbench.data.object_keys import object_keys, repeated
 from cosmicai_workbench.data.uploading import etag_of
 from cosmicai_workbench.results.failed import Listed, list_partition, partitions_of, stored_failed
 
@@ -225,10 +226,10 @@ class RunCatalogue:
             if ids.dtype.kind in "iu":
                 numbers.append(ids)
             else:
-                hashes.append(_key(ids))
+                hashes.append(object_keys(ids))
         if hashes:  # numbers beside text become text
             numbers = [part.astype(str) for part in numbers]
-        self._duplicates = _twice([*map(_key, numbers), *hashes])
+        self._duplicates = np.unique(repeated([*map(object_keys, numbers), *hashes]))
         self._labels = _labels([*self._empty.columns], {*stored, *COLUMNS})
         self.columns = self._declared(stored)
         keys = {name: self._carried.get(name, f"known {name}") for name in self.columns}
@@ -317,7 +318,7 @@ class RunCatalogue:
         named = rows.named()
         if not len(self._duplicates) or not named.any():
             return flags
-        twice = named & np.isin(_key(carried.columns["object_id"].values), self._duplicates)
+        twice = named & np.isin(object_keys(carried.columns["object_id"].values), self._duplicates)
         return np.ma.MaskedArray(flags | np.where(twice, DUPLICATE.value, 0).astype(np.int32))
 
 
@@ -448,19 +449,3 @@ def _is_ascii(values: NDArray[Any]) -> bool:
 def ascii_text(text: str) -> str:
     r"""Return a text in ASCII, other characters escaped as ``\x`` and ``\u``."""
     return text.encode("ascii", "backslashreplace").decode()
-
-
-def _key(ids: NDArray[Any]) -> NDArray[np.int64]:
-    """Return 64 bits that tell objects apart: whole numbers themselves, a hash of anything else."""
-    if ids.dtype.kind in "iu":
-        return ids.astype(np.int64)  # wraps, and stays one to one
-    from pandas.util import hash_array
-
-    hashes = hash_array(ids.astype(str).astype(object), categorize=False)
-    return np.asarray(hashes).astype(np.int64)
-
-
-def _twice(keys: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return the keys that come more than once."""
-    ordered = np.sort(np.concatenate(keys)) if keys else np.empty(0, np.int64)
-    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])

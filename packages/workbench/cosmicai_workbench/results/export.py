@@ -77,11 +77,6 @@ def catalogue_of(run: Run, data: Path | None = None) -> CatalogueTable:
     return RunCatalogue(run, data).table()
 
 
-def unlisted_partitions(run: Run, data: Path | None = None) -> list[str]:
-    """Return the partitions of failed ranks whose objects the catalogue cannot list."""
-    return RunCatalogue(run, data).unlisted
-
-
 def as_format(name: str) -> Format:
     """Return the format of that name, having made sure that it can be written here.
 

@@ -22,6 +22,7 @@ from cosmicai_workbench.data.catalogue import write_text_catalogue
 from cosmicai_workbench.data.files import file_errors
 from cosmicai_workbench.data.fits.objects import carried_columns, plausible, redshifts
 from cosmicai_workbench.data.fits.tables import Field, UserTable
+from cosmicai_workbench.data.object_keys import object_keys, repeated
 from cosmicai_workbench.data.partition_writer import PartitionWriter
 from cosmicai_workbench.data.splitting import (
     Rebatched,
@@ -216,7 +217,7 @@ def _parts(
 ) -> Iterator[_Part]:
     """Yield all galaxies of all files, in order."""
     infos: tuple[ColumnInfo, ...] | None = None
-    hashes: list[NDArray[np.int64]] = []
+    keys: list[NDArray[np.int64]] = []
     done = 0
     for path, layout in zip(files, layouts, strict=True):
         with closing(open_arrays(path)) as file:
@@ -226,8 +227,7 @@ def _parts(
                 infos = infos or tuple(column.info for column in catalogue.columns.values())
                 catalogue = _with_infos(path, catalogue, infos)
                 names = catalogue.columns["object_id"]
-                there = names.values[~names.missing].tolist()
-                hashes.append(np.fromiter(map(hash, there), np.int64, len(there)))
+                keys.append(object_keys(names.values[~names.missing]))
                 if factor is not None:
                     image = image * factor
                 magnitude = _magnitudes(table, layout)
@@ -235,11 +235,10 @@ def _parts(
                 nothing = np.empty((len(image), 0), np.float32)
                 yield _Part(Batch(done + start, image, magnitude, redshift, nothing), catalogue)
         done += layout.rows
-    every = np.concatenate(hashes)
-    if repeated := len(every) - len(np.unique(every)):
+    if again := len(repeated(keys)):
         raise InvalidInput(
             f"{layouts[0].columns.get('object_id', 'object_id')}: names that occur once expected "
-            f"in {len(files)} file(s), found {repeated} objects named twice"
+            f"in {len(files)} file(s), found {again} objects named twice"
         )
 
 

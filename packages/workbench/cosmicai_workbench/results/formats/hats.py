@@ -30,7 +30,6 @@ INDEX: Final = f"_healpix_{HEALPIX_ORDER}"
 MAX_ROWS: Final = 500_000
 """Of a file."""
 _HIGHEST_ORDER: Final = 12
-_FULL_SKY_DEGREES: Final = 41_252.96
 _PIXELS_A_FOLDER: Final = 10_000
 
 Pixel = tuple[int, int]
