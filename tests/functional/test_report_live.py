@@ -55,7 +55,7 @@ def test_only_who_has_the_token_and_names_this_machine_is_answered() -> None:
         port = urlsplit(live.url).port
         assert urlsplit(live.url).hostname == "127.0.0.1"
         assert get(live, Host=f"localhost:{port}")[0] == 200
-        for path in ("/", "/state", "/x/", "/" + "A" * 32 + "/", "//", "/%2e%2e/"):
+        for path in ("/", "/state", "/x/", "/" + "A" * 32 + "/", "//", "x://[/", "/%2e%2e/"):
             assert get(live, path)[0] == 404
         for host in ("evil.example", f"evil.example:{port}", "127.0.0.1", ""):
             assert get(live, Host=host)[0] == 403

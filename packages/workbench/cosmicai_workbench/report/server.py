@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from cosmicai_workbench.report.page import data_of, main, policy, render
 
@@ -74,8 +74,8 @@ class Live:
 
     def answer(self, path: str) -> tuple[int, str, bytes]:
         """Return status, type and body of the answer to a request for a path."""
-        parts = urlsplit(path)
-        token, _, name = parts.path.lstrip("/").partition("/")
+        where, _, query = path.partition("?")
+        token, _, name = where.lstrip("/").partition("/")
         if not secrets.compare_digest(token.encode(), self._token.encode()):
             return 404, "text/plain", b"not found\n"
         if name == "":
@@ -85,7 +85,7 @@ class Live:
                 return 503, "text/plain", b"nothing to show yet\n"
             return 200, "text/html; charset=utf-8", render(page, live=True).encode()
         if name == "state":
-            seen = parse_qs(parts.query).get("seen", [""])[0]
+            seen = parse_qs(query).get("seen", [""])[0]
             return 200, "application/json", self._state(seen)
         return 404, "text/plain", b"not found\n"
 
