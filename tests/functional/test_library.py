@@ -128,6 +128,9 @@ def test_partitions_report_progress_and_name_what_is_wrong(folder: Path) -> None
         model.predict_partitions([folder / "3.pt"])
     with pytest.raises(InvalidInput, match="at least one expected"):
         model.predict_partitions([])
+    for one in (paths[0], str(paths[0])):
+        with pytest.raises(InvalidInput, match=r"a list expected, such as \['.*1\.pt'\]"):
+            model.predict_partitions(one)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="s3://bucket/key expected"):
         model.predict_partitions(["s3://bucket"])
 

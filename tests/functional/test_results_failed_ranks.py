@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 from cosmicai import storage
-from cosmicai.errors import IncompleteResults, InvalidInput
+from cosmicai.errors import CorruptPartition, IncompleteResults, InvalidInput
 from cosmicai.flags import FAILED_RANK, NO_PREDICTION
 from cosmicai.partition.catalogue import DEC, RA, REASON, Catalogue, ColumnInfo, column_of
+from cosmicai_workbench.cli.run import report
 from cosmicai_workbench.client.connection import Connection
 from cosmicai_workbench.client.execution import Ended
 from cosmicai_workbench.data.partition_writer import PartitionWriter
+from cosmicai_workbench.performing import Outcome
 from cosmicai_workbench.results.catalogue import RunCatalogue
 from cosmicai_workbench.results.export import export
 from cosmicai_workbench.results.fetch import fetch
@@ -49,13 +51,13 @@ def put_partition(stack, number, *, rejected=()):
     return path
 
 
-def partial_run(stack, tmp_path, *, failed):
+def partial_run(stack, tmp_path, *, failed, error="Lambda.Unknown"):
     """Run all ranks but those that failed, and fetch what there is."""
     change = {"file_limit": "3", "tolerated_failure_percentage": 70}
     plan = stack.initialize(**change)
     stack.run_ranks(plan, [rank for rank in range(3) if rank not in failed])
     for rank in failed:
-        stack.fail_rank(plan, rank, "Lambda.Unknown", "out of memory")
+        stack.fail_rank(plan, rank, error, "out of memory")
     summary = stack.summarize(**change)
     assert summary.status == "PARTIAL"
     content = {**stack.input, **change}
@@ -113,6 +115,30 @@ def test_a_partition_that_cannot_be_read_is_named_and_may_be_given(stack, tmp_pa
     assert (given.num_rows, given.unlisted) == (18, [])
 
 
+@pytest.mark.parametrize("damage", [b"", b"no partition"])
+def test_a_good_copy_of_a_damaged_partition_lists_its_objects(stack, tmp_path, damage):
+    stack.put_model()
+    paths = [put_partition(stack, number) for number in (1, 2, 3)]
+    storage.store(stack.input["data_bucket"]).write("100MB/2.pt", paths[1].read_bytes()[:-100])
+    run = partial_run(stack, tmp_path, failed=(1,), error="CorruptPartition")
+    assert RunCatalogue(run).unlisted == ["100MB/2.pt"]
+    given = RunCatalogue(run, paths[1].parent)
+    assert (given.num_rows, given.unlisted) == (18, [])
+    assert given.table().values["object_id"].tolist()[12:] == [*range(200, 206)]
+    paths[1].write_bytes(damage)
+    with pytest.raises(CorruptPartition, match=r"2\.pt"):
+        RunCatalogue(run, paths[1].parent)
+
+
+def test_a_partition_of_another_data_set_lists_nothing(stack, tmp_path):
+    stack.put_model()
+    paths = [put_partition(stack, number) for number in (1, 2, 3)]
+    run = partial_run(stack, tmp_path, failed=(1,))
+    (run.path / "failed" / "1.npz").unlink()
+    paths[1].write_bytes(paths[0].read_bytes())
+    assert RunCatalogue(run, paths[1].parent).unlisted == ["100MB/2.pt"]
+
+
 def test_counts_of_flags_reach_the_summary(stack, tmp_path):
     stack.put_model()
     image = make_galaxies(GALAXIES).image
@@ -131,7 +157,7 @@ def test_counts_of_flags_reach_the_summary(stack, tmp_path):
     ]
 
 
-def test_a_run_that_failed_whole_has_no_catalogue(stack, tmp_path):
+def test_a_run_that_failed_whole_has_no_catalogue(stack, tmp_path, capsys):
     stack.put_model()
     stack.put_partitions(["1.pt"], galaxies=GALAXIES)
     plan = stack.initialize()
@@ -144,3 +170,16 @@ def test_a_run_that_failed_whole_has_no_catalogue(stack, tmp_path):
     with pytest.raises(InvalidInput, match=r"left nothing to export: .*out of memory"):
         export(run, tmp_path / "c.csv", "csv")
     assert not (tmp_path / "c.csv").exists()
+    assert report(Outcome(ended, run.path, run), as_json=False) == 1
+    told = capsys.readouterr().out
+    assert f"Results in {run.path}" in told.replace("\n", "")
+    assert "results export" not in told
+
+
+def test_what_is_there_of_a_partial_run_is_offered(stack, tmp_path, capsys):
+    stack.put_model()
+    stack.put_partitions(["1.pt", "2.pt", "3.pt"], galaxies=GALAXIES)
+    run = partial_run(stack, tmp_path, failed=(0, 1))
+    ended = Ended(run.summary.execution.id, "first", "SUCCEEDED", {})
+    report(Outcome(ended, run.path, run), as_json=False)
+    assert f"cosmicai results export {run.path}" in capsys.readouterr().out

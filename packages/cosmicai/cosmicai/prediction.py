@@ -10,6 +10,7 @@ import io
 import math
 import time
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Final
 
 from cosmicai.columns import COLUMNS, PredictedBatch, columns_of, magnitude_in
@@ -394,10 +395,12 @@ class Predictor:
         PartitionMismatch
             A partition is not what the model takes; a ``CorruptPartition``, too.
         InvalidInput
-            No partition is named, or an address is not one.
+            No partition is named, one instead of a list is, or an address is not one.
         """
         from cosmicai.partition.sources import located
 
+        if isinstance(partitions, str | PathLike):
+            raise InvalidInput(f"partitions: a list expected, such as [{str(partitions)!r}]")
         sources = [located(partition) for partition in partitions]
         if not sources:
             raise InvalidInput("partitions: at least one expected, found none")

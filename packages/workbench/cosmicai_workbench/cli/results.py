@@ -112,7 +112,7 @@ def export(
     if done.unlisted:
         typer.echo(
             f"  not listed: the objects of {len(done.unlisted)} partition(s) of failed ranks, such "
-            f"as {done.unlisted[0]}; --data FOLDER, with these partitions unchanged, lists them"
+            f"as {done.unlisted[0]}; --data FOLDER, with good copies of these, lists them"
         )
 
 

@@ -179,7 +179,8 @@ def report(outcome: "Outcome", *, as_json: bool) -> int:
         typer.echo(f"Results in {outcome.folder}/")
         if outcome.plot is not None:
             typer.echo(f"Plot: {outcome.plot}")
-        typer.echo(f"Catalogue: cosmicai results export {outcome.folder}")
+        if summary.ranks_received:
+            typer.echo(f"Catalogue: cosmicai results export {outcome.folder}")
     if outcome.trouble:
         typer.echo(f"cosmicai: its results cannot be fetched: {outcome.trouble}", err=True)
     if execution.status != "SUCCEEDED":

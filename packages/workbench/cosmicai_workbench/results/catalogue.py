@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from cosmicai.columns import COLUMNS, Column, StoredColumn
+from cosmicai.errors import CorruptPartition, UnsafePickle
 from cosmicai.flags import DUPLICATE, FAILED_RANK, NO_PREDICTION
 from cosmicai.partition.catalogue import REASON, Catalogue, concatenate
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 UNPREDICTABLE: Final = "no prediction: a pixel or a magnitude is missing"
 FAILED: Final = "its rank failed"
+_DAMAGED: Final = (CorruptPartition.__name__, UnsafePickle.__name__)
+"""Errors after which a good copy of a partition cannot have the content that was planned."""
 BLOCK_ROWS: Final = 65_536
 """Ranks are read together until they have about so many galaxies."""
 HEALPIX_ORDER: Final = 29
@@ -294,7 +297,9 @@ class RunCatalogue:
         for key, etag in partitions_of(rank):
             if key in stored:
                 yield stored[key]
-            elif self._data and (path := find_partition(self._data, key, etag)):
+            elif self._data and (
+                path := find_partition(self._data, key, None if rank.error in _DAMAGED else etag)
+            ):
                 yield list_partition(key, path)
             else:
                 self.unlisted.append(key)
