@@ -193,6 +193,20 @@ def test_the_page_grows_with_what_ranks_leave(place: Place, tmp_path: Path) -> N
     assert alert.items == ("rank 2 (25MB/3.pt): CorruptPartition: x",)
 
 
+@pytest.mark.parametrize("manifest", ["[{", "3", '[{"DATA_PATH": "1.pt"}]', '[{"RANK": "x"}]'])
+def test_a_damaged_manifest_is_told_and_read_again(
+    place: Place, tmp_path: Path, manifest: str
+) -> None:
+    following = Following(place.connection, ARN, tmp_path / "scratch")
+    plan(place, 2)
+    put(place, "manifest.json", manifest)
+    with pytest.raises(InvalidInput, match=r"manifest\.json is damaged"):
+        following.look()
+    plan(place, 2)
+    following.look()
+    assert following.status == "0 of 2 ranks done"
+
+
 def test_what_another_execution_left_under_the_path_is_not_shown(
     place: Place, tmp_path: Path
 ) -> None:

@@ -82,10 +82,12 @@ class Following:
             if plan.execution.id != self._execution.id:
                 return False  # of an earlier execution, whose path this one takes over
             manifest = load_json(self._store.read(plan.manifest_key))
+            self._paths = {int(item["RANK"]): item.get("DATA_PATH") for item in manifest}
         except ObjectNotFound:
             return False
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise InvalidInput(f"{plan.manifest_key} is damaged: {error}") from None
         self._plan = plan
-        self._paths = {int(item["RANK"]): item.get("DATA_PATH") for item in manifest}
         return True
 
     def _read_records(self, found: dict[str, int]) -> bool:
