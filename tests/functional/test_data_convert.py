@@ -601,6 +601,26 @@ def test_hdf5_follows_no_link_inside_a_galaxys_group(
     assert "expected in this file" in message or "several arrays may be" in message
 
 
+@pytest.mark.parametrize("what", ["chunk", "array"])
+def test_zarr_follows_no_link_out_of_the_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    path, other = (write_zarr(tmp_path / name, columns(), 2) for name in "ab")
+    array = path / "image_array"
+    chunk = array / "0.0.0.0"
+    linked = chunk if what == "chunk" else array
+    elsewhere = other / linked.relative_to(path)
+    assert elsewhere.exists()
+    linked.rename(path / "kept")
+    linked.symlink_to(elsewhere)
+
+    assert "found a link to elsewhere" in refusal(capsys, tmp_path / "parts", path)
+
+    linked.unlink()
+    linked.symlink_to(path / "kept")
+    assert convert(path, tmp_path / "parts", "--image", "image_array") == 0
+
+
 @pytest.mark.parametrize("chunk", [(23, 1, 4, 4), (5, 3, 12, 12), (8, 2, 3, 12), (40, 3, 5, 7)])
 @pytest.mark.parametrize("block", [4000, 20_000, 10**6])
 def test_chunks_of_any_shape_are_read(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -20,7 +21,6 @@ from cosmicai_workbench.data.arrays.files import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from cosmicai_workbench.data.arrays.files import Block
 
@@ -44,6 +44,8 @@ class ZarrFile:
 
         self.path = path
         with named_errors(path):
+            if path.is_dir():
+                _require_inside(path)
             names = _Metadata(path).arrays()
             self._store = (
                 zarr.storage.LocalStore(path, read_only=True)
@@ -163,6 +165,22 @@ class _Metadata:
         prefix = f"{node}/" if node else ""
         inside = (name.removeprefix(prefix) for name in self._members if name.startswith(prefix))
         return sorted({name.partition("/")[0] for name in inside if "/" in name})
+
+
+def _require_inside(store: Path) -> None:
+    """Refuse a folder with a link out of it: such a store could read any file of this machine."""
+    inside, pending = store.resolve(), [store]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                if entry.is_symlink() and not path.resolve().is_relative_to(inside):
+                    raise InvalidInput(
+                        f"{store}: {path.relative_to(store)}: a file of the store expected, found "
+                        "a link to elsewhere; copy the store with what its links lead to (cp -rL)"
+                    )
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(path)
 
 
 def _codecs(value: Any) -> Iterator[str]:
