@@ -9,7 +9,6 @@ learn from. All figures are computed here, by SciPy, and not by the code they ju
     python benchmarks/accuracy.py BUNDLE [--split validation] [--json FILE]
 
 ``--split test``: for the final model, once; its card and docs take their figures from that file.
-Needs scikit-learn (``pip install scikit-learn==1.9.1``), which nothing else does.
 """
 
 from __future__ import annotations
