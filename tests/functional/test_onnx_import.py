@@ -231,7 +231,7 @@ def test_offsets_and_scales_of_the_config_are_applied(tmp_path: Path) -> None:
         (["--levels", "a,b"], "numbers with commas"),
         (["--output-tensor", "other"], "no output 'other'; the model's outputs: 'z'"),
         (["--heads", "4"], "--heads: only for a checkpoint"),
-        (["--pixel-scale", "0"], "not declared right"),
+        (["--pixel-scale", "0"], r"right: key 'image.pixel_scale': .* \(found 0.0\)$"),
     ],
 )
 def test_what_is_said_wrong_is_refused(

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from cosmicai.errors import ModelMismatch
+from cosmicai.errors import ModelMismatch, problems_of
 from cosmicai.facts import INTERVAL_PERCENT
 
 if TYPE_CHECKING:
@@ -196,5 +196,6 @@ def read_calibration(content: bytes, where: str) -> Calibration:
         return Calibration.model_validate_json(content)
     except ValidationError as error:
         raise ModelMismatch(
-            f"{where} is no calibration: {error}; remove it, or run `cosmicai model calibrate`"
+            f"{where} is no calibration: {problems_of(error)}; remove it, or run "
+            "`cosmicai model calibrate`"
         ) from None

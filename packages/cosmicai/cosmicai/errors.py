@@ -7,7 +7,10 @@ Every message says what was expected, what was found and what to do.
 
 import json
 import unicodedata
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
 
 LONGEST_MESSAGE = 2000
 """Characters of an error's message: whatever it quotes, it stays one that somebody can read."""
@@ -25,6 +28,26 @@ def load_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def problems_of(error: "ValidationError", model: "type[BaseModel] | None" = None) -> str:
+    """Return what pydantic found wrong, in a line; ``model`` says which keys are known."""
+    problems = []
+    for problem in error.errors(include_url=False):
+        steps = [str(at) for at in problem["loc"] if not str(at).startswith("function")]
+        key = ".".join(steps)
+        found = json.dumps(problem["input"], default=str)[:80]
+        if problem["type"] == "missing":
+            problems.append(f"key {key!r} is missing")
+        elif problem["type"] == "extra_forbidden":
+            fields = model.model_fields if model and len(steps) == 1 else {}
+            known = ", ".join(field.alias or name for name, field in fields.items())
+            problems.append(f"unknown key {key!r}" + (f"; known keys: {known}" if known else ""))
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            where = f"key {key!r}: " if key else ""
+            problems.append(f"{where}{message}" + (f" (found {found})" if key else ""))
+    return "; ".join(problems)
 
 
 def readable(text: str) -> str:

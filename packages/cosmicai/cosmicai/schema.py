@@ -31,7 +31,7 @@ from cosmicai.engines.registry import (
     find_engine,
     precision_name,
 )
-from cosmicai.errors import InvalidInput, load_json, readable
+from cosmicai.errors import InvalidInput, load_json, problems_of, readable
 from cosmicai.facts import OUTLIER_LIMIT, WIDE_OUTLIER_LIMIT
 from cosmicai.fmi_channels import channel_name
 
@@ -708,7 +708,7 @@ def parse(model: type[ContractT], data: object) -> ContractT:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise InvalidInput(f"{model.__name__}: {_explain(error, model)}") from None
+        raise InvalidInput(f"{model.__name__}: {problems_of(error, model)}") from None
 
 
 def parse_json(model: type[ContractT], text: bytes, where: str) -> ContractT:
@@ -727,20 +727,3 @@ def parse_json(model: type[ContractT], text: bytes, where: str) -> ContractT:
         return parse(model, document)
     except InvalidInput as error:
         raise InvalidInput(f"{where} is damaged: {error}") from None
-
-
-def _explain(error: ValidationError, model: type[Contract]) -> str:
-    problems = []
-    for problem in error.errors(include_url=False):
-        key = ".".join(str(step) for step in problem["loc"] if not str(step).startswith("function"))
-        found = json.dumps(problem["input"], default=str)[:80]
-        if problem["type"] == "missing":
-            problems.append(f"key {key!r} is missing")
-        elif problem["type"] == "extra_forbidden":
-            known = ", ".join(field.alias or name for name, field in model.model_fields.items())
-            problems.append(f"unknown key {key!r}; known keys: {known}")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            where = f"key {key!r}: " if key else ""
-            problems.append(f"{where}{message}" + (f" (found {found})" if key else ""))
-    return "; ".join(problems)

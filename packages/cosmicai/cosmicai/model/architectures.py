@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from cosmicai.errors import ModelMismatch, ModelNotFound, load_json
+from cosmicai.errors import ModelMismatch, ModelNotFound, load_json, problems_of
 from cosmicai.model.config import ModelConfig
 from cosmicai.model.layout import (
     CALIBRATION_NAME,
@@ -96,7 +96,9 @@ def read_config(content: bytes, where: str) -> tuple[Architecture, ArchitectureC
     try:
         return architecture, architecture.config.model_validate_json(content)
     except ValidationError as error:
-        raise ModelMismatch(f"{where} does not describe an architecture: {error}") from None
+        raise ModelMismatch(
+            f"{where} does not describe an architecture: {problems_of(error)}"
+        ) from None
 
 
 def files_of(path: Path, architecture: Architecture) -> tuple[str, ...]:

@@ -273,7 +273,7 @@ def _print_calibration(out: Path, found: dict[str, Any]) -> None:
 
 
 def _settings(config: Path | None, **options: Any) -> "TrainingConfig":
-    from cosmicai.errors import InvalidInput, load_json
+    from cosmicai.errors import InvalidInput, load_json, problems_of
     from pydantic import ValidationError
 
     from cosmicai_workbench.modeling.train import TrainingConfig
@@ -287,7 +287,7 @@ def _settings(config: Path | None, **options: Any) -> "TrainingConfig":
     except OSError as error:
         raise InvalidInput(f"{config} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        raise InvalidInput(f"training settings: {error}") from error
+        raise InvalidInput(f"training settings: {problems_of(error)}") from error
     except ValueError as error:
         raise InvalidInput(f"{config} is not JSON: {error}") from error
 

@@ -29,6 +29,7 @@ from cosmicai.errors import (
     ModelNotFound,
     PartitionNotFound,
     UnsafePickle,
+    problems_of,
 )
 from cosmicai.model.architectures import check_layout
 from cosmicai.model.bundle import Bundle, save_tensors
@@ -344,7 +345,9 @@ def _config(found: _Checkpoint, heads: int | None, norm_eps: float | None) -> Mo
     try:
         return ModelConfig.model_validate(values)
     except ValidationError as error:
-        raise ModelMismatch(f"the checkpoint is of another architecture: {error}") from None
+        raise ModelMismatch(
+            f"the checkpoint is of another architecture: {problems_of(error)}"
+        ) from None
 
 
 def _size(found: _Checkpoint, name: str, axis: int = 0) -> int | None:

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cosmicai.errors import CosmicAIError, InvalidInput, ModelMismatch
+from cosmicai.errors import CosmicAIError, InvalidInput, ModelMismatch, problems_of
 from cosmicai.facts import INPUT_LIMIT, MB
 from cosmicai.model.interface import Inputs
 
@@ -356,7 +356,9 @@ def _config(
             )
         )
     except ValidationError as error:
-        raise InvalidInput(f"{request['shown']}: the config is not right: {error}") from None
+        raise InvalidInput(
+            f"{request['shown']}: the config is not right: {problems_of(error)}"
+        ) from None
 
 
 def write_config(out: Path, config: OnnxConfig) -> None:

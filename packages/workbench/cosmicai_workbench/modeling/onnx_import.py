@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cosmicai import errors
-from cosmicai.errors import InvalidInput, ModelMismatch
+from cosmicai.errors import InvalidInput, ModelMismatch, problems_of
 from cosmicai.facts import BAND_NAMES, PIXEL_SCALE
 from cosmicai.model.bundle import Bundle
 from cosmicai.model.interface import Inputs
@@ -231,7 +231,9 @@ def _inputs(model: ModelProto, choices: Choices, path: Path, notes: list[str]) -
     try:
         return Inputs.model_validate(declared)
     except ValidationError as error:
-        raise InvalidInput(f"{path}: what the model takes is not declared right: {error}") from None
+        raise InvalidInput(
+            f"{path}: what the model takes is not declared right: {problems_of(error)}"
+        ) from None
 
 
 def _declared_inputs(choices: Choices) -> dict[str, Any]:
