@@ -82,7 +82,7 @@ def test_a_map_ends_when_more_failed_than_it_tolerates(
     before = calls(cloud)
     events = [FAILS] * failures + [{"rank": rank} for rank in range(4 - failures)]
     ended, map_run = run_map(cloud, events, tolerated)
-    assert ended["status"] == map_run["status"] == status, ended
+    assert ended["status"] == map_run["status"] == status, (ended.get("error"), ended.get("cause"))
     if status == "FAILED":
         assert ended["error"] == "States.ExceedToleratedFailureThreshold"
         assert calls(cloud) - before < len(events)  # it stopped early
