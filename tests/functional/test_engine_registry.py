@@ -123,8 +123,9 @@ def test_an_engine_whose_library_is_absent_says_what_to_install(
 def test_the_fastest_installed_engine_is_the_default() -> None:
     assert installed_engine("AstroMAE").name == DEFAULT_ENGINE
     assert installed_engine("AstroMAE", "bfloat16").name == "torch"
-    with pytest.raises(InvalidInput, match="no installed engine runs Unknown"):
-        installed_engine("Unknown")
+    for unknown in (("Unknown",), ("AstroMAE", "float8"), ("AstroMAE", "float32", "tpu")):
+        with pytest.raises(InvalidInput, match=r"no engine runs .* There are native: AstroMAE in"):
+            installed_engine(*unknown)
 
 
 def test_an_engine_of_another_package_works_from_the_command_line_on(tmp_path: Path) -> None:

@@ -216,10 +216,18 @@ def installed_engine(
     for engine in fitting:
         if not engine.missing():
             return engine
-    names = " or ".join(engine.name for engine in fitting) or "none"
+    wanted = f"{architecture} in {precision} on {device}"
+    if not fitting:
+        offered = "; ".join(
+            f"{engine.name}: {', '.join(engine.architectures)} in {', '.join(engine.precisions)} "
+            f"on {', '.join(engine.devices)}"
+            for engine in engines().values()
+        )
+        raise InvalidInput(f"no engine runs {wanted}. There are {offered}")
+    names = " or ".join(engine.name for engine in fitting)
     raise InvalidInput(
-        f"no installed engine runs {architecture} in {precision} on {device}; engines that do: "
-        f"{names} (pip install cosmicai[{fitting[0].name if fitting else DEFAULT_ENGINE}])"
+        f"no installed engine runs {wanted}; engines that do: {names} "
+        f"(pip install cosmicai[{fitting[0].name}])"
     )
 
 
