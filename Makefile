@@ -42,7 +42,7 @@ test: setup lint types ## lint, types and the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup ## the tests marked slow
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 # Each part of the campaign is bounded in time in the short run; make campaign runs all its trials.
 campaign: setup ## random trials under faults, three seeds: a table, failing on wrong or hung
