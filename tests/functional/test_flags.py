@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cosmicai.flags import FLAGS, TrainingRanges, add_counts, count_flags, fit_training, flags_of
+from cosmicai.flags import FLAGS, TrainingRanges, add_counts, count_flags, flags_of
 from cosmicai.model.interface import Inputs, sdss_inputs
 from cosmicai.models import open_model
 from cosmicai_workbench.application import SMALL_MODEL
 from cosmicai_workbench.data.synthesis import synthesize
+from cosmicai_workbench.modeling.ranges import ranges_of
 
 SDSS_INPUTS = sdss_inputs()
 IMAGES_ONLY = Inputs(image=SDSS_INPUTS.image)
@@ -34,7 +35,7 @@ def galaxies(split, count):
 @pytest.fixture(scope="module")
 def training():
     batches = [galaxies("train", 6000)]
-    return cache(lambda inputs: fit_training(batches, inputs, "painted"))
+    return cache(lambda inputs: ranges_of(batches, inputs, "painted"))
 
 
 @pytest.fixture(scope="module")

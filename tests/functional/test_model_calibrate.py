@@ -85,6 +85,17 @@ def test_a_runs_own_results_give_the_same_calibration(model, data, run, tmp_path
     assert Bundle(other).interface.calibration.labelled.galaxies == 2 * GALAXIES
 
 
+@pytest.mark.parametrize("command", ["calibrate", "ranges"])
+def test_the_place_of_the_copy_is_checked_before_galaxies_are_read(
+    command, model, tmp_path, capsys
+) -> None:
+    damaged = tmp_path / "1.pt"
+    damaged.write_bytes(b"no partition")
+    there = shutil.copytree(model, tmp_path / "there")
+    assert main(["model", command, str(model), str(damaged), "-o", str(there)]) == 2
+    assert "exists already; --overwrite replaces it" in capsys.readouterr().err
+
+
 def test_what_cannot_be_calibrated_is_refused(model, data, run, tmp_path, capsys) -> None:
     copy = tmp_path / "copy"
 

@@ -174,20 +174,6 @@ class TrainingRanges:
         return self._histograms.setdefault((group, name), _Histogram(scale))
 
 
-def fit_training(batches: Iterable[Any], inputs: Inputs, name: str, digest: str = "") -> Training:
-    """Return the ranges of a training set.
-
-    Parameters
-    ----------
-    batches
-        Anything with ``image``, ``magnitude`` and ``redshift``, such as a partition's batches.
-    """
-    ranges = TrainingRanges(inputs)
-    for batch in batches:
-        ranges.add(batch.image, batch.magnitude, batch.redshift)
-    return ranges.training(name, digest)
-
-
 class _Histogram:
     """Counts of one quantity, in bins of 0.01 over ``scale``."""
 

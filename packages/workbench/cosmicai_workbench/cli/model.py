@@ -137,10 +137,12 @@ def ranges(
     """
     from cosmicai.model.bundle import Bundle
 
+    from cosmicai_workbench.modeling.bundle_copies import require_place
     from cosmicai_workbench.modeling.ranges import training_of, write_with_training
     from cosmicai_workbench.results.infer import partition_paths
 
     model, paths = Bundle(bundle), partition_paths(partitions)
+    require_place(model, out, overwrite=overwrite)
     with progress_bar("reading", len(paths), "partitions") as advance:
         training = training_of(model, paths, name=name, on_partition=lambda _: advance(1))
     write_with_training(model, training, out, overwrite=overwrite)
@@ -221,12 +223,14 @@ def calibrate(
     from cosmicai.model.bundle import Bundle
 
     from cosmicai_workbench.modeling import calibrating
+    from cosmicai_workbench.modeling.bundle_copies import require_place
     from cosmicai_workbench.results.infer import partition_paths
     from cosmicai_workbench.results.run_folder import load_run
 
     if bool(partitions) == bool(from_run):
         raise InvalidInput("give labelled partitions, or --from-run with run folders: one of them")
     model = Bundle(bundle)
+    require_place(model, out, overwrite=overwrite)
     if from_run:
         labelled = calibrating.recorded(model, [load_run(run) for run in from_run])
     else:

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,12 +12,12 @@ import numpy as np
 from cosmicai.calibration import Calibration, LabelledSet
 from cosmicai.errors import InvalidInput
 from cosmicai.model.bundle import Bundle
-from cosmicai.model.layout import CALIBRATION_NAME, CONFIG_NAME
+from cosmicai.model.layout import CALIBRATION_NAME
 from cosmicai.models import open_model
-from cosmicai.prediction import BATCH_SIZE, opened_for
-from cosmicai.whole_files import whole_folder
 
+from cosmicai_workbench.modeling.bundle_copies import copied, require_place
 from cosmicai_workbench.modeling.conformal import MINIMUM, fit
+from cosmicai_workbench.modeling.ranges import training_of
 
 if TYPE_CHECKING:
     from cosmicai.model.interface import Training
@@ -70,9 +69,7 @@ def predicted(
     name = _common_name(partitions)
     training = None
     if bundle.config.training is None:
-        from cosmicai.flags import fit_training
-
-        training = fit_training(_batches(predictor.engine, partitions), bundle.config.inputs, name)
+        training = training_of(bundle, partitions, name=name)
     return Labelled(name, found["redshift"], found["true_redshift"], found["magnitude_r"], training)
 
 
@@ -125,12 +122,7 @@ def write_calibrated(
     InvalidInput
         ``out`` exists, or there are too few galaxies; nothing is written.
     """
-    if out.resolve() == bundle.path.resolve():
-        raise InvalidInput(f"{out}: is the bundle itself; name another folder for the copy")
-    if out.exists() and not overwrite:
-        raise InvalidInput(f"{out}: exists already; --overwrite replaces it")
-    if out.exists() and not (out / CONFIG_NAME).is_file():
-        raise InvalidInput(f"{out}: is there, but no model bundle: not replaced")
+    require_place(bundle, out, overwrite=overwrite)
     known = np.isfinite(labelled.redshift) & np.isfinite(labelled.true)
     known &= (labelled.redshift > -1) & (labelled.true > -1)
     bright = known & np.isfinite(labelled.magnitude_r)
@@ -152,17 +144,9 @@ def write_calibrated(
         ),
         minimum=minimum,
     )
-    with whole_folder(out) as folder:
-        for file in bundle.files:
-            shutil.copyfile(bundle.path / file, folder / file)
-        if labelled.training is not None:
-            config = bundle.config.model_copy(update={"training": labelled.training})
-            (folder / CONFIG_NAME).write_text(config.to_json())
+    with copied(bundle, out, training=labelled.training, overwrite=overwrite) as folder:
         text = calibration.model_dump_json(indent=2, exclude_none=True)
         (folder / CALIBRATION_NAME).write_text(text + "\n")
-        _ = Bundle(folder).interface  # what was written can be read
-        if out.exists():
-            shutil.rmtree(out)
     return calibration
 
 
@@ -187,14 +171,6 @@ def _span(edges: Sequence[float], bins: Sequence[int]) -> list[float | None]:
     """Return the outer edges of neighbouring bins; None where a bin is open."""
     limits = (None, *edges, None)
     return [limits[min(bins)], limits[max(bins) + 1]]
-
-
-def _batches(engine: str, partitions: Sequence[str]) -> Iterator[Any]:
-    from cosmicai.partition.sources import located
-
-    with opened_for(engine, [located(each) for each in partitions], BATCH_SIZE) as readers:
-        for reader in readers:
-            yield from reader
 
 
 def _common_name(partitions: Sequence[str]) -> str:

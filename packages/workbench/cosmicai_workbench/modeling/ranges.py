@@ -1,7 +1,6 @@
 """Copies of bundles that say what they were trained on, so that galaxies unlike it are flagged."""
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from cosmicai.errors import InvalidInput
 from cosmicai.flags import TrainingRanges
 from cosmicai.model.bundle import Bundle
 from cosmicai.model.interface import Inputs, Training
-from cosmicai.model.layout import CONFIG_NAME
 from cosmicai.partition.reader import open_partition
 from cosmicai.partition.sources import located
-from cosmicai.whole_files import whole_folder
+
+from cosmicai_workbench.modeling.bundle_copies import copied
 
 
 def training_of(
@@ -84,16 +83,6 @@ def write_with_training(
     InvalidInput
         ``out`` is the bundle itself, or exists, or is no bundle; nothing is written.
     """
-    if out.resolve() == bundle.path.resolve():
-        raise InvalidInput(f"{out}: is the bundle itself; name another folder for the copy")
-    if out.exists() and not overwrite:
-        raise InvalidInput(f"{out}: exists already; --overwrite replaces it")
-    if out.exists() and not (out / CONFIG_NAME).is_file():
-        raise InvalidInput(f"{out}: is there, but no model bundle: not replaced")
-    config = bundle.config.model_copy(update={"training": training})
-    with whole_folder(out) as folder:
-        for file in bundle.files:
-            shutil.copyfile(bundle.path / file, folder / file)
-        (folder / CONFIG_NAME).write_text(config.to_json())
-        _ = Bundle(folder).interface  # what was written can be read
+    with copied(bundle, out, training=training, overwrite=overwrite):
+        pass
     return Bundle(out)
