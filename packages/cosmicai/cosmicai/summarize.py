@@ -20,14 +20,12 @@ from cosmicai.errors import (
     readable,
 )
 from cosmicai.facts import MIN_MEMORY_MB
-from cosmicai.flags import add_counts
 from cosmicai.observability import logger
 from cosmicai.reconcile import Reconciled, reconcile
 from cosmicai.schema import (
     CollectiveResult,
     ExecutionInput,
     Failure,
-    Origin,
     Plan,
     RankRecord,
     SummarizeEvent,
@@ -35,6 +33,7 @@ from cosmicai.schema import (
     parse,
 )
 from cosmicai.settings import SummarizeSettings
+from cosmicai.totals import elapsed, pace, totals
 
 if TYPE_CHECKING:
     from cosmicai.cost import CostBreakdown
@@ -205,24 +204,16 @@ def _figures(
 ) -> dict[str, Any]:
     """Return what a summary says about the ranks, apart from whether it is whole."""
     records = found.records
-    samples = sum(record.num_samples for record in records)
-    with_data = [record for record in records if record.num_samples]
     # Times and cost are this execution's own; everything else counts what it keeps, too.
     own = [record for record in records if record.execution == plan.execution.id]
-    own_with_data = [record for record in own if record.num_samples]
-    inference_seconds = 0.0
-    if own_with_data:
-        first = min(record.started_at for record in own_with_data)
-        last = max(record.finished_at for record in own_with_data)
-        inference_seconds = _elapsed(first, last)
-    own_samples = sum(record.num_samples for record in own_with_data)
     now = datetime.now(UTC)
     figures = quality.figures(found.quality)
     warnings = [*plan.warnings, *_warnings(records), *quality.warnings(figures)]
     memory_mb = max((record.memory_limit_mb for record in records), default=0)
     dollars, trouble = _cost(plan, own, memory_mb, agreed, time.perf_counter() - started)
-    digests = sorted({record.model_digest for record in with_data})
     return {
+        **totals(records),
+        **pace(own),
         "execution": event.execution,
         "input": event.input,
         "warnings": warnings + trouble,
@@ -232,33 +223,14 @@ def _figures(
         "num_failed_ranks": len(found.failed),
         "failed_ranks": found.failed,
         "num_partitions": plan.num_partitions,
-        "num_samples": samples,
-        "num_bytes": sum(record.num_bytes for record in records),
-        "num_nonfinite_pixels": sum(record.num_nonfinite_pixels for record in records),
-        "num_nonfinite_magnitudes": sum(record.num_nonfinite_magnitudes for record in records),
-        "num_unpredicted": sum(record.num_unpredicted for record in records),
-        "flag_counts": add_counts(record.flag_counts for record in records),
-        "origin": common_origin(records),
-        "wall_seconds": _elapsed(event.execution.start_time, now),
-        "inference_seconds": inference_seconds,
-        "samples_per_second": own_samples / inference_seconds if inference_seconds else 0.0,
-        "throughput_bps": math.fsum(record.throughput_bps for record in own),
-        "peak_memory_mb": max((record.total_cpu_memory for record in own), default=0.0),
-        "cold_starts": sum(record.cold_start for record in own),
+        "wall_seconds": elapsed(event.execution.start_time, now),
         "billed_seconds": math.fsum(record.billed_duration_ms for record in own) / 1000,
         "engine": plan.engine,
-        "model_digest": digests[0] if len(digests) == 1 else None,
         "quality": figures,
         "cost": dollars,
         "fmi": agreed,
         "finished_at": now,
     }
-
-
-def common_origin(records: list[RankRecord]) -> Origin | None:
-    """Return the ranks' model and images, if they are the same."""
-    found = {record.origin for record in records if record.origin}
-    return found.pop() if len(found) == 1 else None
 
 
 def _warnings(records: list[RankRecord]) -> list[str]:
@@ -296,7 +268,7 @@ def _cost(
         first = min(begun, default=plan.execution.start_time)
         came = done + [first] * (plan.planned_ranks - len(records))
         last = max(done, default=plan.execution.start_time)
-        waits = math.fsum(_elapsed(each, last) for each in came)
+        waits = math.fsum(elapsed(each, last) for each in came)
         done = [last] * len(done)
     usage = execution_usage(
         ranks=plan.planned_ranks,
@@ -307,7 +279,7 @@ def _cost(
         inference_seconds=math.fsum(record.billed_duration_ms for record in records) / 1000,
         inference_memory_mb=memory_mb,
         child_seconds=math.fsum(
-            round_up_express(_elapsed(start, end)) for start, end in zip(begun, done, strict=True)
+            round_up_express(elapsed(start, end)) for start, end in zip(begun, done, strict=True)
         ),
         initialize_seconds=plan.initialize_seconds,
         summarize_seconds=seconds,
@@ -336,11 +308,6 @@ def _fmi(plan: Plan) -> CollectiveResult | None:
         return None
     agreed = parse(CollectiveResult, content)
     return agreed if agreed.execution == plan.execution.id else None
-
-
-def _elapsed(start: datetime, end: datetime) -> float:
-    """Return the seconds between two times; none if a clock was set back between them."""
-    return max(0.0, (end - start).total_seconds())
 
 
 def _write(request: ExecutionInput, summary: Summary) -> None:

@@ -15,6 +15,7 @@ from cosmicai.schema import (
     parse,
     parse_json,
 )
+from cosmicai.totals import elapsed, pace, totals
 
 from cosmicai_workbench.client.connection import lookups
 from cosmicai_workbench.client.execution import ended
@@ -204,17 +205,11 @@ class Following:
         """Return what there is as a run; its summary counts what is there."""
         records = tuple(self._records[rank] for rank in sorted(self._records))
         now = datetime.now(UTC)
-        working = [record for record in records if record.num_samples]
-        seconds = 0.0
-        if working:
-            first = min(record.started_at for record in working)
-            last = max(record.finished_at for record in working)
-            seconds = max(0.0, (last - first).total_seconds())
-        samples = sum(record.num_samples for record in records)
-        digests = {record.model_digest for record in working}
         summary = parse(
             Summary,
             {
+                **totals(records),
+                **pace(records),
                 "status": "PARTIAL",
                 "execution": self._execution,
                 "input": self._input,
@@ -223,19 +218,8 @@ class Following:
                 "num_failed_ranks": len(self._failed),
                 "failed_ranks": [self._failed[rank] for rank in sorted(self._failed)],
                 "num_partitions": self._plan.num_partitions if self._plan else 0,
-                "num_samples": samples,
-                "num_bytes": sum(record.num_bytes for record in records),
-                "num_unpredicted": sum(record.num_unpredicted for record in records),
-                "num_nonfinite_pixels": sum(r.num_nonfinite_pixels for r in records),
-                "num_nonfinite_magnitudes": sum(r.num_nonfinite_magnitudes for r in records),
-                "wall_seconds": max(0.0, (now - self._execution.start_time).total_seconds()),
-                "inference_seconds": seconds,
-                "samples_per_second": samples / seconds if seconds else 0.0,
-                "throughput_bps": sum(record.throughput_bps for record in records),
-                "peak_memory_mb": max((r.total_cpu_memory for r in records), default=0.0),
-                "cold_starts": sum(record.cold_start for record in records),
+                "wall_seconds": elapsed(self._execution.start_time, now),
                 "engine": self._plan.engine if self._plan else None,
-                "model_digest": digests.pop() if len(digests) == 1 else None,
                 "quality": quality.figures(quality.merge(r.quality for r in records)),
                 "finished_at": now,
             },

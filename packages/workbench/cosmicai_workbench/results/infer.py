@@ -16,6 +16,7 @@ from cosmicai.quality import figures, warnings
 from cosmicai.schema import Execution, RankRecord, Summary
 from cosmicai.sharing import is_partition, natural_key, partition_files
 from cosmicai.storage import store
+from cosmicai.totals import pace, totals
 from cosmicai.whole_files import whole_folder
 
 from cosmicai_workbench.data.files import file_errors
@@ -146,7 +147,11 @@ def _stored_partitions(address: str) -> list[str]:
 def _summary(record: RankRecord, began: datetime, *, model: str) -> Summary:
     wall = (record.finished_at - began).total_seconds()
     quality = figures(record.quality)
+    counted = {**totals([record]), **pace([record])}
+    # From before the model was opened; and a model that had no galaxy to predict is named, too.
+    counted |= {"inference_seconds": wall, "model_digest": record.model_digest}
     return Summary(
+        **counted,
         status="SUCCEEDED",
         execution=Execution(id=record.execution, name=record.result_path, start_time=began),
         input={
@@ -158,22 +163,9 @@ def _summary(record: RankRecord, began: datetime, *, model: str) -> Summary:
         world_size=1,
         ranks_received=1,
         num_partitions=len(record.data_path or ()),
-        num_samples=record.num_samples,
-        num_bytes=record.num_bytes,
-        num_nonfinite_pixels=record.num_nonfinite_pixels,
-        num_nonfinite_magnitudes=record.num_nonfinite_magnitudes,
-        num_unpredicted=record.num_unpredicted,
-        flag_counts=record.flag_counts,
-        origin=record.origin,
         wall_seconds=wall,
-        inference_seconds=wall,
-        samples_per_second=record.num_samples / wall,
-        throughput_bps=record.throughput_bps,
-        peak_memory_mb=record.total_cpu_memory,
-        cold_starts=1,
         billed_seconds=0.0,
         engine=record.engine,
-        model_digest=record.model_digest,
         quality=quality,
         warnings=warnings(quality),
         finished_at=record.finished_at,
