@@ -239,6 +239,7 @@ def test_scalars_come_from_the_columns_that_a_partition_carries(tmp_path: Path) 
 
     with open_partition(path, batch_size=4, inputs=DUSTY) as reader:
         values = np.concatenate([batch.values(DUSTY) for batch in reader])
+        assert reader.catalogue() is reader.catalogue()  # the scalars' reading serves all
 
     expected = np.array([ebv, range(7)], np.float64).T
     expected[4, 0] = np.inf

@@ -37,7 +37,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Count engine loads instead of importing torch."""
     calls: list[Path] = []
 
-    def load_engine(name: str, bundle: Path, *, threads: int, precision: str) -> MeanEngine:
+    def load_engine(
+        name: str, bundle: Path, *, threads: int, precision: str, device: str
+    ) -> MeanEngine:
         calls.append(bundle)
         return MeanEngine()
 

@@ -216,17 +216,8 @@ def _look_up(bucket: str, folder: str) -> StoredBundle:
 def _load(
     bucket: str, folder: str, version: str, engine: str, precision: str, threads: int
 ) -> Predictor:
-    from cosmicai.engines.base import load_engine
-
     def build(bundle: Bundle) -> Predictor:
-        loaded = load_engine(engine, bundle, threads=threads, precision=precision)
-        return Predictor(
-            loaded,
-            digest=bundle.digest,
-            interface=bundle.interface,
-            precision=precision,
-            threads=threads,
-        )
+        return Predictor.load(bundle, engine, threads=threads, precision=precision)
 
     return with_bundle(bucket, folder, version, build)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cosmicai.engines.base import load_engine
 from cosmicai.engines.registry import installed_engine
 from cosmicai.errors import InvalidInput
 from cosmicai.machine import available_cores
@@ -54,14 +53,7 @@ def open_model(
 
     def load(bundle: Bundle) -> Predictor:
         name = engine or installed_engine(bundle.architecture.name, precision, device).name
-        loaded = load_engine(name, bundle, threads=count, precision=precision, device=device)
-        return Predictor(
-            loaded,
-            digest=bundle.digest,
-            interface=bundle.interface,
-            precision=precision,
-            threads=count,
-        )
+        return Predictor.load(bundle, name, threads=count, precision=precision, device=device)
 
     if not isinstance(where, str) or not where.startswith("s3://"):
         return load(Bundle(Path(where)))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from cosmicai.engines.base import Engine
+    from cosmicai.model.bundle import Bundle
     from cosmicai.model.interface import Distribution, Inputs, Interface
     from cosmicai.partition.catalogue import Catalogue
     from cosmicai.partition.imaging import Imaging
@@ -303,6 +304,28 @@ class Predictor:
         self.digest = digest
         self.precision = precision
         self.threads = threads
+
+    @classmethod
+    def load(
+        cls, bundle: Bundle, engine: str, *, threads: int, precision: str, device: str = "cpu"
+    ) -> Predictor:
+        """Load a bundle into the engine of a name.
+
+        Raises
+        ------
+        InvalidInput, ModelMismatch
+            See :func:`cosmicai.engines.base.load_engine`.
+        """
+        from cosmicai.engines.base import load_engine
+
+        loaded = load_engine(engine, bundle, threads=threads, precision=precision, device=device)
+        return cls(
+            loaded,
+            digest=bundle.digest,
+            interface=bundle.interface,
+            precision=precision,
+            threads=threads,
+        )
 
     @property
     def engine(self) -> str:

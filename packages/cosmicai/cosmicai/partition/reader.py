@@ -16,6 +16,7 @@ from collections import deque
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -143,7 +144,7 @@ def open_partition(
 
 @contextmanager
 def opened_ahead(
-    sources: Iterable[Path | S3Object], *, batch_size: int, inputs: Inputs | None = None
+    sources: Iterable[Path | S3Object], *, batch_size: int
 ) -> Iterator[Iterator[PartitionReader]]:
     """Open several partitions in turn, each while the one before it is read.
 
@@ -162,7 +163,7 @@ def opened_ahead(
     def open_next(before: PartitionReader | None) -> None:
         if pending:
             source = pending.popleft()
-            upcoming.append(opener.submit(_open_after, before, source, batch_size, inputs))
+            upcoming.append(opener.submit(_open_after, before, source, batch_size))
 
     def readers() -> Generator[PartitionReader]:
         while upcoming:
@@ -186,14 +187,11 @@ def opened_ahead(
 
 
 def _open_after(
-    before: PartitionReader | None,
-    source: Path | S3Object,
-    batch_size: int,
-    inputs: Inputs | None,
+    before: PartitionReader | None, source: Path | S3Object, batch_size: int
 ) -> PartitionReader:
     if before is not None:
         before.wait_for_first_block()  # or this would take a share of the bandwidth from it
-    reader = open_partition(source, batch_size=batch_size, inputs=inputs)
+    reader = open_partition(source, batch_size=batch_size)
     reader.prefetch()
     return reader
 
@@ -325,6 +323,10 @@ class PartitionReader:
         CorruptPartition
             The record is damaged, or has another number of rows than there are galaxies.
         """
+        return self._catalogue
+
+    @cached_property  # a model's scalars are in it, too
+    def _catalogue(self) -> Catalogue | None:
         found = self._record(CATALOGUE_RECORD)
         if found is not None and len(found) != self.num_samples:
             raise CorruptPartition(
