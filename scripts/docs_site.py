@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 ROOT = Path(__file__).parents[1]
-SOURCE = "https://github.com/cosmicai/cosmicai"
-
 NAVIGATION: dict[str, list[tuple[str, str]]] = {
     "Start": [("Why", "index.md"), ("First run in five minutes", "first-run.md")],
     "Tutorials": [

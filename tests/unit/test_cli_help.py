@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import typer
+from command_lines import ROOT, parse
 from cosmicai_workbench.cli import main as cli
 
 CODE = re.compile(r"`(cosmicai [^`]*)`")
-ROOT: Any = typer.main.get_command(cli.app)
 
 
 def commands(group: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -22,21 +21,6 @@ def commands(group: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
             yield from commands(command, *path, name)
         else:
             yield (*path, name), command
-
-
-def parse(words: list[str]) -> tuple[str, ...]:
-    """Parse a command line without running it; return the words that name command or group."""
-    command, context, path = ROOT, ROOT.context_class(ROOT), ()
-    while hasattr(command, "get_command"):
-        if not words:
-            return path
-        name, *words = words
-        command = command.get_command(context, name)
-        assert command is not None, name
-        path += (name,)
-        context = command.context_class(command, parent=context)
-    command.make_context(path[-1], words, parent=context.parent)
-    return path
 
 
 COMMANDS = dict(commands(ROOT))
