@@ -32,7 +32,7 @@ def _row(label: str, values: Figures, form: str = "9.1f") -> str:
 
 
 def _throughput(found: Figures) -> list[str]:
-    lines = [f"{'galaxies a second, batch 512':44}    median"]
+    lines = [f"{'galaxies per second, batch 512':44}    median"]
     lines += [_row(name, rates) for name, rates in found["galaxies_per_second"].items()]
     lines += [_row(name, ratio, "9.2f") for name, ratio in found["ratios"].items()]
     return lines
@@ -111,7 +111,10 @@ def _products(found: Figures) -> list[str]:
 
 def _threads(found: Figures) -> list[str]:
     rates = found["galaxies_per_second"]
-    lines = [_row(f"galaxies a second, {count} threads", rate) for count, rate in rates.items()]
+    lines = [
+        _row(f"galaxies per second, {count} thread{'s' if count != '1' else ''}", rate)
+        for count, rate in rates.items()
+    ]
     return [*lines, _row("ratio", found["ratio"], "9.2f")]
 
 

@@ -38,7 +38,7 @@ def _row(what: str, figure: str, script: str, n: object) -> str:
 
 def overhead(found: Figures) -> list[str]:
     """Show what the local cloud adds to a rank."""
-    what = f"local cloud's overhead a rank, {found['ranks']:,} ranks"
+    what = f"local cloud's overhead per rank, {found['ranks']:,} ranks"
     return [_row(what, f"{_spread(found['overhead_ms'], '.1f')} ms", "overhead", found["n"])]
 
 
@@ -56,7 +56,7 @@ def data(found: Figures) -> list[str]:
     seconds = _spread(splitting["seconds"], ".1f")
     memory = splitting["peak_rss_mb"]["median"]
     return [
-        _row("galaxies painted a core and second", rate, "data", found["n"]),
+        _row("galaxies painted per core and second", rate, "data", found["n"]),
         _row("splitting 1 GB", f"{seconds} s, {memory:.0f} MB", "data", found["n"]),
     ]
 
@@ -187,8 +187,8 @@ def sentences() -> str:
         f"published system's reports say ${low} to {high}, for the memory it used."
     )
     cloud = (
-        f"**Local cloud**: {_spread(clouds['overhead_ms'], '.0f')} ms a rank on top of predicting, "
-        f"with {clouds['ranks']:,} ranks."
+        f"**Local cloud**: {_spread(clouds['overhead_ms'], '.0f')} ms per rank on top of "
+        f"predicting, with {clouds['ranks']:,} ranks."
     )
     gpu_instead = f"**A GPU instead**: {rate:,.0f} galaxies per second on one {card['gpu']}."
     lines = [speed, cost, cloud, gpu_instead]

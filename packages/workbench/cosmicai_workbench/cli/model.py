@@ -208,7 +208,7 @@ def calibrate(
         str | None, typer.Option(help="Engine that predicts; default the fastest installed.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads; by default one a core.", min=1)
+        int | None, typer.Option(help="CPU threads; by default one per core.", min=1)
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the copy if it is there.")] = False,
     as_json: Json = False,

@@ -49,7 +49,7 @@ def predict(
     precision: Annotated[str, typer.Option(help="Arithmetic of the engine.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Galaxies predicted at once.", min=1)] = 512,
     threads: Annotated[
-        int | None, typer.Option(help="Threads; by default one a core.", min=1)
+        int | None, typer.Option(help="Threads; by default one per core.", min=1)
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda for an NVIDIA GPU.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,

@@ -43,7 +43,7 @@ _SHORTEST: Final = 400
 
 
 def main() -> None:
-    """Convert what lies in the folder that the command line names."""
+    """Convert what is in the folder that the command line names."""
     folder = Path(sys.argv[1])
     request = json.loads((folder / "request.json").read_text())
     _bound()

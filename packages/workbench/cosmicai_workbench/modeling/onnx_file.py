@@ -231,7 +231,7 @@ def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
 
 
 def _take_in_weights(model: ModelProto, path: Path) -> None:
-    """Put the weights that lie in files beside the model into it.
+    """Put the weights that are stored in files beside the model into it.
 
     PyTorch's exporter writes them to a file of its own, ``my_model.onnx.data``.
     """
