@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 UNPREDICTABLE: Final = "no prediction: a pixel or a magnitude is missing"
 FAILED: Final = "its rank failed"
 _DAMAGED: Final = (CorruptPartition.__name__, UnsafePickle.__name__)
-"""Errors after which a good copy of a partition cannot have the content that was planned."""
+"""Errors of a rank after which what could not be read was damaged: no good copy has its content."""
 BLOCK_ROWS: Final = 65_536
 """Ranks are read together until they have about so many galaxies."""
 HEALPIX_ORDER: Final = 29
@@ -293,16 +293,23 @@ class RunCatalogue:
                 yield _rejected(listed.rejected)
 
     def _listed(self, rank: FailedRank) -> Iterator[Listed]:
-        stored = {listed.partition: listed for listed in stored_failed(self.run.path, rank)}
+        stored = stored_failed(self.run.path, rank)
+        there = {listed.partition: listed for listed in stored.listed}
         for key, etag in partitions_of(rank):
-            if key in stored:
-                yield stored[key]
-            elif self._data and (
-                path := find_partition(self._data, key, None if rank.error in _DAMAGED else etag)
-            ):
+            damaged = rank.error in _DAMAGED and key in stored.unread
+            if key in there:
+                yield there[key]
+            elif path := self._given(key, etag, damaged=damaged):
                 yield list_partition(key, path)
             else:
                 self.unlisted.append(key)
+
+    def _given(self, key: str, etag: str | None, *, damaged: bool) -> Path | None:
+        """Return the partition in ``data``: what was planned, else a copy of a damaged one."""
+        if self._data is None:
+            return None
+        planned = find_partition(self._data, key, etag)
+        return planned or (find_partition(self._data, key, None) if damaged else None)
 
     def _block(self, rows: _Rows) -> CatalogueTable:
         carried = concatenate([self._empty, rows.carried])

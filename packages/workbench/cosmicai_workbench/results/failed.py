@@ -35,6 +35,14 @@ class Listed(NamedTuple):
     rejected: Catalogue
 
 
+class Stored(NamedTuple):
+    """What the run folder knows of a failed rank's partitions."""
+
+    listed: list[Listed]
+    unread: frozenset[str]
+    """Those that could not be read when the results were fetched."""
+
+
 def partitions_of(rank: FailedRank | RankRecord) -> Iterator[tuple[str, str | None]]:
     """Yield the partitions of a rank, with their ETags where the run knows them."""
     yield from zip_longest(listed(rank.data_path), listed(rank.data_etag))
@@ -78,7 +86,7 @@ def store_failed(folder: Path, rank: FailedRank, bucket: str, client: S3Client) 
     path.write_bytes(npz_bytes(arrays))
 
 
-def stored_failed(folder: Path, rank: FailedRank) -> list[Listed]:
+def stored_failed(folder: Path, rank: FailedRank) -> Stored:
     """Return what :func:`store_failed` found; nothing where it was not called.
 
     Raises
@@ -89,16 +97,18 @@ def stored_failed(folder: Path, rank: FailedRank) -> list[Listed]:
     path = _path(folder, rank.rank)
     try:
         arrays = npz_columns(path.read_bytes())
-        return [
+        partitions = load_json(str(arrays["partitions"]))
+        listed = [
             Listed(
                 key,
                 from_arrays(arrays, f"objects{number}") or Catalogue(()),
                 from_arrays(arrays, f"rejected{number}") or Catalogue(()),
             )
-            for number, key in enumerate(load_json(str(arrays["partitions"]))["listed"])
+            for number, key in enumerate(partitions["listed"])
         ]
+        return Stored(listed, frozenset(partitions["unread"]))
     except FileNotFoundError:
-        return []
+        return Stored([], frozenset())
     except (OSError, ValueError, LookupError, TypeError, CatalogueError) as error:
         raise InvalidInput(f"{path}: not a list of objects ({error})") from None
 
