@@ -21,9 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cosmicai
 import numpy as np
 import pytest
-from cosmicai.engines.base import load_engine
 from cosmicai.inference import run_rank
 from cosmicai.partition.reader import open_partition
 from cosmicai.schema import ManifestItem, parse
@@ -226,22 +226,23 @@ def write_record(rank: str, **keys: Any) -> None:
     run_rank(parse(ManifestItem, event("model_inference", **keys)), f"request-{rank}")
 
 
-def predicted(s3: S3Client, tmp_path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return the predictions of rank 0, as its function wrote them."""
+def predicted(s3: S3Client, tmp_path: Path) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+    """Return the columns of rank 0, as its function wrote them."""
     sample = event("model_inference")
     local = tmp_path / "0.npz"
     s3.download_file(BUCKET, f"{sample['RESULT_PATH']}/predictions/0.npz", str(local))
     with np.load(local, allow_pickle=False) as archive:
-        return np.array(archive["redshift"])
+        return dict(archive)
 
 
-def expected(s3: S3Client, tmp_path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
+def expected(s3: S3Client, tmp_path: Path) -> cosmicai.Predictions:
     """Return what the plain model predicts on this machine."""
     partition = tmp_path / "1.pt"
     s3.download_file(BUCKET, event("model_inference")["DATA_PATH"], str(partition))
-    engine = load_engine("plain", MODEL, threads=1)
+    model = cosmicai.open_model(MODEL, engine="plain", threads=1)
     with open_partition(partition, batch_size=GALAXIES) as reader:
-        return np.concatenate([engine.predict(batch.image, batch.magnitude) for batch in reader])
+        (batch,) = reader
+        return model.predict(batch.image, batch.magnitude)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -279,7 +280,10 @@ def test_model_inference_predicts_what_this_machine_predicts(
     stored = s3.get_object(Bucket=BUCKET, Key=f"{payload['RESULT_PATH']}/0.json")["Body"].read()
     record = json.loads(stored)
     assert (record["architecture"], record["engine"]) == (architecture, engine)
-    np.testing.assert_allclose(predicted(s3, tmp_path), expected(s3, tmp_path), atol=1e-4)
+    found, wanted = predicted(s3, tmp_path), expected(s3, tmp_path)
+    for column in ("redshift", "z_lo68", "z_hi95"):
+        np.testing.assert_allclose(found[column], wanted[column], rtol=0, atol=1e-4, err_msg=column)
+    assert np.array_equal(found["flags"], wanted["flags"])
 
 
 @pytest.mark.skipif("arm64" not in ARCHITECTURES, reason="needs arm64")
