@@ -12,7 +12,9 @@ help: ## show the targets
 
 setup: $(VENV)/.installed ## create .venv with everything pinned
 
-$(VENV)/.installed: requirements.txt requirements-torch.txt $(PACKAGES:%=%/pyproject.toml)
+NATIVE := $(wildcard packages/cosmicai/native/*)
+
+$(VENV)/.installed: requirements.txt requirements-torch.txt $(PACKAGES:%=%/pyproject.toml) $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "CosmicAI needs Python 3.11 or newer; found $$($(PYTHON) --version). Set PYTHON=python3.x."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Python's venv module is missing: sudo apt-get install python3-venv"; exit 1; }

@@ -32,13 +32,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cosmicai.engines.registry import DEFAULT_ENGINE
+from cosmicai.facts import BANDS
 from cosmicai.machine import multiplies_bfloat16, processor_features
+from cosmicai.model.config import PATCH_SIZE
 from inference_baselines import AS_PUBLISHED, baselines, fill, galaxies
 from inference_report import print_tables
 from measuring import spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from cosmicai.model.config import ModelConfig
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "inference.json"
@@ -186,23 +190,43 @@ def throughput(bench: Bench) -> dict[str, Any]:
     }
 
 
+def product_operations(config: ModelConfig) -> dict[str, float]:
+    """Return a galaxy's multiplications and additions in products, by the engine's parts.
+
+    The scores and the weighted sums of attention are products too, but small ones: they count as
+    attention.
+    """
+    tokens, width = 17, config.width
+    other = 16 * BANDS * PATCH_SIZE**2 * width  # the patches
+    other += 16 * 16 * BANDS * config.stem_width
+    inputs, pooled, side = BANDS, config.stem_width, 16
+    for index, channels in enumerate(config.inception_widths):
+        branches, kernels = (2, 3 * 3) if index == 4 else (3, 3 * 3 + 5 * 5)
+        other += side**2 * channels * (inputs * branches + channels * kernels + pooled)
+        inputs = pooled = 4 * channels
+        side //= 2 if index in (1, 3) else 1
+    flat = 3 * config.inception_widths[-1] * 16
+    other += (width + flat) * config.branch_width
+    other += (BANDS + 3 * config.magnitude_width) * config.magnitude_width
+    other += (2 * config.branch_width + config.magnitude_width) * config.head_width
+    other += config.head_width * config.output.values
+    mlp_rows = 2 * tokens * (config.depth - 1) + tokens + 1  # the last layer is applied to a mean
+    multiplications = {
+        "convolutions": 2 * 36 * width * config.conv_width * config.depth,
+        "qkv and proj": tokens * 4 * width * width * config.depth,
+        "mlp": mlp_rows * width * config.mlp_width,
+        "other products": other,
+    }
+    return {part: 2 * count for part, count in multiplications.items()}
+
+
 def products(bench: Bench) -> dict[str, Any]:
     """Compare the native engine's products with the fastest that PyTorch's library reaches."""
     import torch
 
     engine = bench.engine("native")
     image, magnitude = galaxies(BATCH)
-    config = bench.bundle.config
-    tokens, width = 17, config.width
-    # Multiplications and additions of a galaxy, by the part that the engine tells apart.
-    operations = {
-        "convolutions": 2 * 2 * 36 * width * config.conv_width * config.depth,
-        "qkv and proj": 2 * tokens * 4 * width * width * config.depth,
-        "mlp": 2
-        * (2 * tokens * (config.depth - 1) + tokens + 1 / BATCH)
-        * width
-        * config.mlp_width,
-    }
+    operations = product_operations(bench.bundle.config)
     side = 2048
     a, b = torch.rand(side, side), torch.rand(side, side)
 

@@ -218,22 +218,22 @@ def _measured(
     """Return what is compared with the training set: group → name → values (b,)."""
     import numpy as np
 
+    bands = inputs.magnitude.bands if inputs.magnitude else ()
+    given = dict(zip(bands, magnitude.T, strict=False))
     with np.errstate(invalid="ignore", over="ignore"):
         flux = _pixels(image).sum(axis=2).astype(np.float64)
         light = _ZERO_POINT - 2.5 * np.log10(np.maximum(flux, _LEAST_FLUX))
-    bands = inputs.magnitude.bands if inputs.magnitude else ()
-    given = dict(zip(bands, magnitude.T, strict=False))
-    # What the image shows beyond the given magnitudes, where there are any.
-    shown = {
-        band: values - given[band] if band in given else values
-        for band, values in zip(inputs.image.bands, light.T, strict=True)
-    }
-    return {
-        "magnitude": given,
-        "colour": _colours(given),
-        "image_magnitude": {band: shown[band] for band in shown if band in given},
-        "image_colour": _colours(shown),
-    }
+        # What the image shows beyond the given magnitudes, where there are any.
+        shown = {
+            band: values - given[band] if band in given else values
+            for band, values in zip(inputs.image.bands, light.T, strict=True)
+        }
+        return {
+            "magnitude": given,
+            "colour": _colours(given),
+            "image_magnitude": {band: shown[band] for band in shown if band in given},
+            "image_colour": _colours(shown),
+        }
 
 
 def _colours(magnitudes: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -66,6 +66,12 @@ EXPORT const InstructionSet *cosmicai_instruction_set(const char *name) {
     return NULL;
 }
 
+/* What the caller's declarations must agree with: bytes of Tensors, parts of the time. */
+EXPORT void cosmicai_sizes(int32_t sizes[2]) {
+    sizes[0] = sizeof(Tensors);
+    sizes[1] = PARTS;
+}
+
 EXPORT const char *cosmicai_name(const InstructionSet *set) { return set->name; }
 
 EXPORT Model *cosmicai_create(const InstructionSet *set, const Tensors *tensors, int threads) {

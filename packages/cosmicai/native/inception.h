@@ -61,12 +61,15 @@ static void convolve(const float *padded, int channels, int side, int k, const f
  * `source` is what is pooled: the maps, but in the first block the stem's output. */
 static void inception_block(const InceptionBlock *block, const float *maps, int stride,
                             const float *source, int source_stride, int source_channels, int side,
-                            float *out, int out_stride, float *scratch) {
+                            float *out, int out_stride, float *scratch,
+                            Clock *clock) {
     int pixels = side * side, width = block->width;
     int point_stride = packed_columns(block->branches * width);
     float *point = scratch, *padded = point + 256 * (point_stride + LANES);
+    lap(clock, IN_INCEPTION);
     multiply(pixels, block->inputs, block->branches * width, maps, stride, block->point, point,
              point_stride, block->point_bias, 0);
+    lap(clock, IN_OTHER_PRODUCTS);
     relu_map(point, point_stride, pixels, point_stride);
     /* From left to right: what a branch writes beyond its width the next one overwrites. */
     for (int p = 0; p < pixels; p++)
@@ -80,15 +83,20 @@ static void inception_block(const InceptionBlock *block, const float *maps, int 
                        point + (y * side + x) * point_stride + branch * width,
                        sizeof(float) * width);
         float *to = out + branch * width;
+        lap(clock, IN_INCEPTION);
         convolve(padded, width, side, k, block->conv[branch - 1], block->conv_bias[branch - 1],
                  width, to, out_stride);
+        lap(clock, IN_OTHER_PRODUCTS);
         relu_map(to, out_stride, pixels, width);
     }
     float *to = out + block->branches * width;
     pool_maximum(source, source_stride, side, source_channels, padded);
+    lap(clock, IN_INCEPTION);
     multiply(pixels, source_channels, width, padded, source_stride, block->pool, to, out_stride,
              block->pool_bias, 0);
+    lap(clock, IN_OTHER_PRODUCTS);
     relu_map(to, out_stride, pixels, width);
+    lap(clock, IN_INCEPTION);
 }
 
 #endif

@@ -18,7 +18,7 @@
 #define CHUNK 64 /* galaxies: products are as fast as with 128, and the buffers half as large */
 #endif
 #ifndef HIDDEN
-#define HIDDEN 96 /* hidden channels of the convolutions at a time */
+#define HIDDEN 192 /* hidden channels of the convolutions at a time */
 #endif
 #define BLOCK 8 /* galaxies whose attention and MLP are computed together: 136 rows */
 
@@ -37,7 +37,8 @@ typedef struct {
 typedef struct {
     float *memory, *tokens, *points, *sums, *hidden, *normal, *qkv, *attended, *mlp, *scratch;
     float *patches, *features, *layer, *maps[2], *stem;
-    int64_t size, times[PARTS];
+    int64_t size;
+    Clock clock;
 } Buffers;
 
 struct Model {
@@ -326,13 +327,6 @@ no_memory:
     return NULL;
 }
 
-/* Add the time since `*since` to a part. */
-static void count(Buffers *b, int part, int64_t *since) {
-    int64_t t = now();
-    b->times[part] += t - *since;
-    *since = t;
-}
-
 static void linear(const Packed *p, int rows, const float *a, ptrdiff_t a_row, float *c,
                    ptrdiff_t c_row, int accumulate) {
     multiply(rows, p->inputs, p->outputs, a, a_row, p->weight, c, c_row, p->bias, accumulate);
@@ -357,18 +351,22 @@ static void embed(const Model *m, Buffers *b, const float *image, int n) {
         float *token = b->tokens + (size_t)g * TOKENS * m->row;
         memcpy(token, m->class_token, sizeof(float) * m->row);
         memcpy(token + m->row, m->position, sizeof(float) * PATCHES * m->row);
+    }
+    lap(&b->clock, IN_EMBEDDING);
+    for (int g = 0; g < n; g++) {
+        float *token = b->tokens + (size_t)g * TOKENS * m->row;
         multiply(PATCHES, values, m->width, b->patches + (size_t)g * PATCHES * values, values,
                  m->patch.weight, token + m->row, m->row, NULL, 1);
     }
+    lap(&b->clock, IN_OTHER_PRODUCTS);
 }
 
 /* Both convolutions, up to the sums at the points of the second. */
 static void convolutions(const Model *m, Buffers *b, const Block *block, int n) {
-    int64_t t = now();
     for (int g = 0; g < n; g++)
         tokens_to_points(b->tokens + (size_t)g * TOKENS * m->row, m->row, m->width,
                          b->points + (size_t)g * m->row, m->point);
-    count(b, IN_TRANSFORMS, &t);
+    lap(&b->clock, IN_TRANSFORMS);
     for (int p = 0; p < m->panels; p++) {
         const float *first = block->convolutions + p * m->panel_size;
         const float *second = first + POINTS * m->first_size;
@@ -376,16 +374,16 @@ static void convolutions(const Model *m, Buffers *b, const Block *block, int n) 
             multiply_large(n, m->width, m->hidden, b->points + (size_t)i * m->point, m->row,
                            first + i * m->first_size, b->hidden + (size_t)i * m->hidden_point,
                            m->hidden, NULL, 0);
-        count(b, IN_CONVOLUTIONS, &t);
+        lap(&b->clock, IN_CONVOLUTIONS);
         for (int g = 0; g < n; g++)
             activate_points(b->hidden + (size_t)g * m->hidden, m->hidden_point, m->hidden,
                             block->first_bias + p * m->hidden);
-        count(b, IN_TRANSFORMS, &t);
+        lap(&b->clock, IN_TRANSFORMS);
         for (int i = 0; i < POINTS; i++)
             multiply_large(n, m->hidden, m->width, b->hidden + (size_t)i * m->hidden_point,
                            m->hidden, second + i * m->second_size, b->sums + (size_t)i * m->point,
                            m->row, NULL, p > 0);
-        count(b, IN_CONVOLUTIONS, &t);
+        lap(&b->clock, IN_CONVOLUTIONS);
     }
 }
 
@@ -394,24 +392,24 @@ static void rest_of_block(const Model *m, Buffers *b, const Block *block, int fi
     int rows = n * TOKENS, row = m->row, qkv_row = 3 * m->heads * m->head;
     int attended_row = m->heads * m->head, mlp_row = packed_columns(m->mlp_width);
     float *tokens = b->tokens + (size_t)first * TOKENS * row;
-    int64_t t = now();
     layer_norm(tokens, row, b->normal, row, rows, m->width, m->norm_eps);
-    count(b, IN_NORMS, &t);
+    lap(&b->clock, IN_NORMS);
     linear_large(&block->qkv, rows, b->normal, row, b->qkv, qkv_row, 0);
-    count(b, IN_QKV, &t);
+    lap(&b->clock, IN_QKV);
     for (int g = 0; g < n; g++)
         attend(b->qkv + (size_t)g * TOKENS * qkv_row, qkv_row, m->heads, m->head,
                b->attended + (size_t)g * TOKENS * attended_row, attended_row, b->scratch);
-    count(b, IN_ATTENTION, &t);
+    lap(&b->clock, IN_ATTENTION);
     linear_large(&block->proj, rows, b->attended, attended_row, tokens, row, 1);
-    count(b, IN_QKV, &t);
+    lap(&b->clock, IN_QKV);
     for (int g = 0; g < n; g++)
         add_points(b->sums + (size_t)(first + g) * row, m->point, m->width, block->second_bias,
                    tokens + (size_t)g * TOKENS * row, row);
-    count(b, IN_TRANSFORMS, &t);
+    lap(&b->clock, IN_TRANSFORMS);
     layer_norm(tokens, row, b->normal, row, rows, m->width, m->norm_eps);
-    count(b, IN_NORMS, &t);
+    lap(&b->clock, IN_NORMS);
     linear_large(&block->fc1, rows, b->normal, row, b->mlp, mlp_row, 0);
+    lap(&b->clock, IN_MLP);
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < mlp_row; c += LANES) {
             float *value = b->mlp + (size_t)r * mlp_row + c;
@@ -433,11 +431,13 @@ static void rest_of_block(const Model *m, Buffers *b, const Block *block, int fi
                 store(hidden + c, sum * all(1.0f / PATCHES));
             }
         }
+        lap(&b->clock, IN_GELU);
         linear_large(&block->fc2, n, b->mlp, TOKENS * mlp_row, tokens, TOKENS * row, 1);
     } else {
+        lap(&b->clock, IN_GELU);
         linear_large(&block->fc2, rows, b->mlp, mlp_row, tokens, row, 1);
     }
-    count(b, IN_MLP, &t);
+    lap(&b->clock, IN_MLP);
 }
 
 /* The inception branch of one galaxy, up to its flattened last map. */
@@ -452,13 +452,15 @@ static void inception_maps(const Model *m, Buffers *b, const float *image, float
                 maps[(y * side + x) * stride + band] = (p[0] + p[1] + p[SIDE] + p[SIDE + 1]) * 0.25f;
             }
     int source_channels = m->stem_width, source_stride = map_stride(m->stem_width);
+    lap(&b->clock, IN_INCEPTION);
     linear(&m->stem, side * side, maps, stride, b->stem, source_stride, 0);
+    lap(&b->clock, IN_OTHER_PRODUCTS);
     const float *source = b->stem;
     for (int i = 0; i < INCEPTION_BLOCKS; i++) {
         const InceptionBlock *block = &m->inception_blocks[i];
         int out_stride = map_stride(4 * block->width);
         inception_block(block, maps, stride, source, source_stride, source_channels, side, other,
-                        out_stride, b->scratch);
+                        out_stride, b->scratch, &b->clock);
         float *done = other;
         other = maps, maps = done, stride = out_stride;
         if (i == 1 || i == 3) {
@@ -474,50 +476,54 @@ static void inception_maps(const Model *m, Buffers *b, const float *image, float
         for (int p = 0; p < side * side; p++) flat[c * side * side + p] = maps[p * stride + c];
 }
 
-static void relu_rows(float *x, ptrdiff_t row, int rows, int width) {
+/* A layer of the heads, and its ReLU. */
+static void relu_layer(Buffers *b, const Packed *p, int rows, const float *a, ptrdiff_t a_row, float *c,
+                       ptrdiff_t c_row) {
+    lap(&b->clock, IN_HEADS);
+    linear(p, rows, a, a_row, c, c_row, 0);
+    lap(&b->clock, IN_OTHER_PRODUCTS);
     for (int r = 0; r < rows; r++)
-        for (int c = 0; c < width; c++) x[r * row + c] = x[r * row + c] < 0 ? 0 : x[r * row + c];
+        for (int i = 0; i < p->outputs; i++)
+            c[r * c_row + i] = c[r * c_row + i] < 0 ? 0 : c[r * c_row + i];
 }
 
 static void heads(const Model *m, Buffers *b, const float *image, const float *magnitude, int n,
                   float *output) {
-    int64_t t = now();
     int row = feature_width(m), flat = 3 * m->inception_blocks[INCEPTION_BLOCKS - 1].width * PATCHES;
-    int most = 0;
     for (int g = 0; g < n; g++)
         inception_maps(m, b, image + (size_t)g * BANDS * SIDE * SIDE, b->patches + (size_t)g * flat);
-    count(b, IN_INCEPTION, &t);
-    /* From left to right: what a layer writes beyond its width the next one overwrites. */
+    lap(&b->clock, IN_INCEPTION);
     layer_norm(b->tokens, (ptrdiff_t)TOKENS * m->row, b->tokens, (ptrdiff_t)TOKENS * m->row, n,
                m->width, m->norm_eps);
-    linear(&m->encoder, n, b->tokens, (ptrdiff_t)TOKENS * m->row, b->features, row, 0);
-    relu_rows(b->features, row, n, m->branch_width);
-    float *features = b->features + m->branch_width;
-    linear(&m->inception, n, b->patches, flat, features, row, 0);
-    relu_rows(features, row, n, m->branch_width);
+    lap(&b->clock, IN_NORMS);
+    /* From left to right: what a layer writes beyond its width the next one overwrites. */
+    float *features = b->features;
+    relu_layer(b, &m->encoder, n, b->tokens, (ptrdiff_t)TOKENS * m->row, features, row);
     features += m->branch_width;
-    most = packed_columns(m->magnitude_width);
+    relu_layer(b, &m->inception, n, b->patches, flat, features, row);
+    features += m->branch_width;
+    int most = packed_columns(m->magnitude_width);
     const float *from = magnitude;
     int from_row = BANDS;
     for (int i = 0; i < MAGNITUDE_LAYERS; i++) {
         int is_last = i == MAGNITUDE_LAYERS - 1;
         float *to = is_last ? features : b->layer + (size_t)(i % 2) * CHUNK * most;
         int to_row = is_last ? row : most;
-        linear(&m->magnitude[i], n, from, from_row, to, to_row, 0);
-        relu_rows(to, to_row, n, m->magnitude_width);
+        relu_layer(b, &m->magnitude[i], n, from, from_row, to, to_row);
         from = to, from_row = to_row;
     }
     most = packed_columns(m->head_width);
-    linear(&m->joint, n, b->features, row, b->layer, most, 0);
-    relu_rows(b->layer, most, n, m->head_width);
+    relu_layer(b, &m->joint, n, b->features, row, b->layer, most);
+    lap(&b->clock, IN_HEADS);
     /* Whole vectors are written, of which the first `outputs` values go on. */
     float *padded = b->layer + (size_t)CHUNK * most;
     int padded_row = packed_columns(m->outputs);
     linear(&m->output, n, b->layer, most, padded, padded_row, 0);
+    lap(&b->clock, IN_OTHER_PRODUCTS);
     for (int g = 0; g < n; g++)
         memcpy(output + (size_t)g * m->outputs, padded + (size_t)g * padded_row,
                sizeof(float) * m->outputs);
-    count(b, IN_HEADS, &t);
+    lap(&b->clock, IN_HEADS);
 }
 
 typedef struct {
@@ -534,9 +540,8 @@ static void predict_chunk(void *context, int64_t index, int thread) {
     int64_t start = p->galaxies * index / p->chunks, end = p->galaxies * (index + 1) / p->chunks;
     int n = (int)(end - start);
     const float *image = p->image + start * BANDS * SIDE * SIDE;
-    int64_t t = now();
+    b->clock.since = now();
     embed(m, b, image, n);
-    count(b, IN_EMBEDDING, &t);
     for (int i = 0; i < m->depth; i++) {
         convolutions(m, b, &m->blocks[i], n);
         for (int first = 0; first < n; first += BLOCK)
@@ -562,7 +567,7 @@ static void predict(Model *m, const float *image, const float *magnitude, float 
 static void times(const Model *m, int64_t *nanoseconds) {
     memset(nanoseconds, 0, sizeof(int64_t) * PARTS);
     for (int i = 0; i < m->threads; i++)
-        for (int part = 0; part < PARTS; part++) nanoseconds[part] += m->buffers[i].times[part];
+        for (int part = 0; part < PARTS; part++) nanoseconds[part] += m->buffers[i].clock.spent[part];
 }
 
 #define NAME_(a, b) a##b

@@ -45,9 +45,10 @@ typedef struct {
     Layer encoder, inception, magnitude[MAGNITUDE_LAYERS], joint, output;
 } Tensors;
 
-/* Where the time goes, in nanoseconds summed over threads, in this order. */
-enum { IN_TRANSFORMS, IN_CONVOLUTIONS, IN_ATTENTION, IN_QKV, IN_MLP, IN_NORMS, IN_INCEPTION,
-       IN_HEADS, IN_EMBEDDING, PARTS };
+/* Where the time goes, in nanoseconds summed over threads, in this order. Convolutions, qkv and proj,
+ * MLP and other products are matrix products alone. */
+enum { IN_TRANSFORMS, IN_CONVOLUTIONS, IN_ATTENTION, IN_QKV, IN_MLP, IN_GELU, IN_NORMS, IN_INCEPTION,
+       IN_HEADS, IN_EMBEDDING, IN_OTHER_PRODUCTS, PARTS };
 
 typedef struct Model Model;
 
@@ -67,5 +68,17 @@ void run_parallel(int threads, int64_t count, void (*task)(void *, int64_t, int)
 void *allocate(int64_t floats); /* aligned, zeroed, in large pages where there are; or NULL */
 void release(void *memory, int64_t floats);
 int64_t now(void); /* nanoseconds */
+
+/* One thread's time, part by part. */
+typedef struct {
+    int64_t spent[PARTS], since;
+} Clock;
+
+/* Add the time since the last lap to a part. */
+static inline void lap(Clock *clock, int part) {
+    int64_t t = now();
+    clock->spent[part] += t - clock->since;
+    clock->since = t;
+}
 
 #endif

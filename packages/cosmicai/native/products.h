@@ -67,20 +67,19 @@ static tile_function *const tiles[4][TILE_VECTORS] = {
 };
 
 /* One panel of at most TILE_VECTORS vectors, for any number of rows. The next `lines` cache lines
- * after the panel are read meanwhile. */
+ * after the panel are read meanwhile, a few at a time: a burst would hold up the loads in use. */
 static void panel(int rows, int depth, int vectors, const float *a, ptrdiff_t row, ptrdiff_t step,
                   const float *b, ptrdiff_t b_row, float *c, ptrdiff_t c_row, const float *bias,
                   int accumulate, const float *next, int lines) {
     /* A tile one vector wide needs more rows to keep both multipliers busy. */
-    int log_rows = vectors == TILE_VECTORS && TILE_ROWS == 4 ? 2 : 3;
-    for (int r = 0; r < rows;) {
+    int log_rows = vectors > 1 && TILE_ROWS == 4 ? 2 : 3;
+    int steps = ((rows - 1) / (1 << log_rows) + 1) * depth;
+    int next_step = lines > 0 ? (16 * lines - 1) / steps + 1 : 0; /* 16 floats are a line */
+    for (int r = 0; r < rows; r += 1 << log_rows) {
         while ((1 << log_rows) > rows - r) log_rows--;
-        int step_lines = lines > 0 ? 16 : 0; /* floats per cache line */
         tiles[log_rows][vectors - 1](depth, a + r * row, row, step, b, b_row, c + r * c_row, c_row,
-                                     bias, accumulate, step_lines ? next : b, step_lines);
-        next += 16 * depth;
-        lines -= depth;
-        r += 1 << log_rows;
+                                     bias, accumulate, lines > 0 ? next : b, next_step);
+        next += (ptrdiff_t)next_step * depth;
     }
 }
 

@@ -33,10 +33,12 @@ PARTS = (
     "attention",
     "qkv and proj",
     "mlp",
+    "gelu",
     "norms",
     "inception",
     "heads",
     "embedding",
+    "other products",
 )
 """What :meth:`NativeEngine.seconds` tells apart, in the library's order."""
 
@@ -261,6 +263,7 @@ def _load_library() -> ctypes.CDLL:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("the native engine's library is not built")
     library = ctypes.CDLL(spec.origin)
+    _check_sizes(library, spec.origin)
     declared: Iterable[tuple[str, Any, list[Any]]] = (
         ("instruction_set", ctypes.c_void_p, [ctypes.c_char_p]),
         ("name", ctypes.c_char_p, [ctypes.c_void_p]),
@@ -281,3 +284,15 @@ def _load_library() -> ctypes.CDLL:
         function = getattr(library, f"cosmicai_{name}")
         function.restype, function.argtypes = result, arguments
     return library
+
+
+def _check_sizes(library: ctypes.CDLL, path: str) -> None:
+    """Refuse a library of other sources: it would read other tensors, and predict nonsense."""
+    sizes = (ctypes.c_int32 * 2)()
+    if hasattr(library, "cosmicai_sizes"):
+        library.cosmicai_sizes(sizes)
+    if list(sizes) != [ctypes.sizeof(_Tensors), len(PARTS)]:
+        raise InvalidInput(
+            f"engine 'native': {path} was compiled from the sources of another version; reinstall "
+            "cosmicai (in a checkout: make setup; of a stack: sam build, sam deploy)"
+        )

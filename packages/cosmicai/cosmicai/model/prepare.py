@@ -282,12 +282,14 @@ class Preparation:
         return Affine(self._get(f"{name}.weight"), self._get(f"{name}.bias"))
 
     def _normalised(self, conv: Affine, name: str) -> Affine:
+        with np.errstate(invalid="ignore"):  # a NaN is named where the values are checked
+            std = np.sqrt(self._get(f"{name}.running_var") + self._config.batch_norm_eps)
         return fold_batch_norm(
             conv,
             scale=self._get(f"{name}.weight"),
             shift=self._get(f"{name}.bias"),
             mean=self._get(f"{name}.running_mean"),
-            std=np.sqrt(self._get(f"{name}.running_var") + self._config.batch_norm_eps),
+            std=std,
         )
 
     def _encoder_ends(self) -> Iterator[tuple[str, NDArray[Any]]]:
