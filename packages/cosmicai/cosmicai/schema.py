@@ -134,7 +134,7 @@ class ExecutionInput(Contract):
         description="At most this many partitions, the first in natural order."
     )
     batch_size: Annotated[Integer, Field(ge=1, le=65_536)] = Field(
-        description="Galaxies of a batch, in which times are told; engines compute small batches "
+        description="Galaxies per batch, the unit of reported times; engines compute small batches "
         "together and large ones in parts."
     )
     object_type: Literal["folder"] = Field(description="What S3_object_name is: a folder.")
