@@ -1,5 +1,7 @@
 """PIT, CRPS and the CDE loss's terms against their definitions, integrated by scipy."""
 
+import itertools
+
 import numpy as np
 import pytest
 from cosmicai.model.interface import MixtureOutput, NormalOutput, PdfOutput, QuantilesOutput
@@ -88,6 +90,44 @@ def test_scores_are_their_definitions(name: str, stored: bool) -> None:
         assert found.crps[i] == pytest.approx(crps, rel=rel)
         square = integrate.trapezoid(density(x) ** 2, x)
         assert found.squared_density[i] == pytest.approx(square, rel=rel)
+
+
+@pytest.mark.parametrize("sigma", [1e-4, 0.01, 0.5])
+def test_scores_of_mixtures_are_exact_however_narrow_and_far_apart_they_are(sigma: float) -> None:
+    means, weights = np.log1p([0.1, 0.9]), [0.3, 0.7]
+    raw = np.array([[*np.log(weights), *means, np.log(sigma), np.log(2 * sigma)]])
+    parts = [stats.norm(m, s) for m, s in zip(means, (sigma, 2 * sigma), strict=True)]
+
+    def cdf(t):
+        return sum(w * part.cdf(t) for w, part in zip(weights, parts, strict=True))
+
+    def density(t):
+        return sum(w * part.pdf(t) for w, part in zip(weights, parts, strict=True))
+
+    for z in (0.1, 0.2, 0.9):
+        found = scores_of(MixtureOutput(components=2), raw, np.array([z]))
+        t = np.log1p(z)
+        ends = np.unique([*means, t, *means - 20 * sigma, *means + 20 * sigma, -9, 12])
+        integrands = (
+            lambda x, t=t: (cdf(x) - (x >= t)) ** 2 * np.exp(x),
+            lambda x: density(x) ** 2 * np.exp(-x),
+        )
+        crps, squares = (
+            sum(
+                integrate.quad(f, low, high, limit=200, epsabs=1e-14)[0]
+                for low, high in itertools.pairwise(ends)
+            )
+            for f in integrands
+        )
+        assert found.crps[0] == pytest.approx(crps, rel=1e-6)
+        assert found.squared_density[0] == pytest.approx(squares, rel=1e-6)
+
+
+def test_what_double_precision_cannot_hold_has_no_scores() -> None:
+    raw = np.array([[0.0, 0.1, 40.0], [0.0, 0.1, -3.0]])
+    found = np.stack(scores_of(MixtureOutput(components=1), raw, np.array([0.1, 0.1])))
+    assert np.isnan(found[:, 0]).all()
+    assert np.isfinite(found[:, 1]).all()
 
 
 def test_a_true_redshift_far_away_costs_its_distance() -> None:

@@ -40,6 +40,7 @@ _REACH: Final = 9.0
 """In sigmas: no quantile lies farther from every component."""
 _BRACKETS: Final = 16
 """Parts into which that range is divided before the search begins."""
+_SQRT2: Final = math.sqrt(2)
 _LEAST_WEIGHT: Final = 1e-300
 _BLOCK: Final = 2**22
 """Comparisons at once, which bounds memory."""
@@ -84,6 +85,14 @@ class Distributions(Protocol):
 
     def mode(self) -> Array:
         """Return the most probable redshifts (N,)."""
+        ...
+
+    def crps(self, z: Array) -> Array:
+        """Return ∫ (F(x) - [x >= z])² dx, (N,), for one redshift (N,) of each galaxy."""
+        ...
+
+    def squared_density(self) -> Array:
+        """Return ∫ p(z)² dz, (N,)."""
         ...
 
 
@@ -165,6 +174,20 @@ class _Steps:
         middles = np.broadcast_to((self._knots[:, 1:] + self._knots[:, :-1]) / 2, heights.shape)
         return np.take_along_axis(middles, heights.argmax(axis=1)[:, None], 1)[:, 0]
 
+    def crps(self, z: Array) -> Array:
+        shape = (len(self._cumulative), self._knots.shape[1])
+        points = np.sort(np.column_stack((np.broadcast_to(self._knots, shape), z)), axis=1)
+        cdf = self.cdf(points)
+        width, low, high = np.diff(points, axis=1), cdf[:, :-1], cdf[:, 1:]
+        below = points[:, 1:] <= z[:, None]  # F is linear between points; beyond z it is 1 - F
+        low, high = np.where(below, low, 1 - low), np.where(below, high, 1 - high)
+        crps: Array = (width * (low**2 + low * high + high**2) / 3).sum(axis=1)
+        return crps
+
+    def squared_density(self) -> Array:
+        squares: Array = (np.diff(self._cumulative, axis=1) * self._heights()).sum(axis=1)
+        return squares
+
 
 def _interval(x: Array, knots: Array) -> NDArray[np.intp]:
     """Return between which knots, (N or 1, K), each x, (N or 1, k), lies: 0 to K - 2."""
@@ -211,6 +234,11 @@ def _normal_cdf(x: Array, density: Array) -> Array:
         polynomial = t * (coefficient + polynomial)
     tail = density * polynomial
     return np.where(x >= 0, 1 - tail, tail)
+
+
+def _erf(x: Array) -> Array:
+    """Return the error function, exact where differences of it are taken."""
+    return np.fromiter(map(math.erf, x.ravel().tolist()), np.float64, x.size).reshape(x.shape)
 
 
 def _normal_quantiles(levels: Array) -> Array:
@@ -298,6 +326,35 @@ class _Mixture:
         mode: Array = np.expm1(t[:, 0])
         return mode
 
+    def crps(self, z: Array) -> Array:
+        """Return E|X - x| - E|X - X'| / 2 for X = 1 + Z, a sum of log-normal distributions."""
+        x = np.maximum(1 + z, 0)[:, None]
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            scaled = (np.log(x) - self._means) / self._sigmas
+            means = np.exp(self._means + self._sigmas**2 / 2)
+            above = _erf((scaled - self._sigmas) / _SQRT2)
+            for j in range(self._means.shape[1]):  # the other of a pair of components
+                spread = np.hypot(self._sigmas, self._sigmas[:, j, None])
+                apart = (self._means - self._means[:, j, None] + self._sigmas**2) / spread
+                above += self._weights[:, j, None] * _erf(apart / _SQRT2)
+            parts = (1 + z)[:, None] * _erf(scaled / _SQRT2) - means * above
+            crps: Array = (self._weights * parts).sum(axis=1)
+        return crps
+
+    def squared_density(self) -> Array:
+        """Return Σ of ∫ p_i(t) p_j(t) exp(-t) dt over pairs of components, as dz = exp(t) dt."""
+        variances, squares = self._sigmas**2, np.zeros(len(self._means))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for j in range(self._means.shape[1]):
+                mean, variance = self._means[:, j, None], variances[:, j, None]
+                total = variances + variance
+                # A product of normal densities is one itself, times the density of their distance.
+                middle = (self._means * variance + mean * variances) / total
+                apart = _normal_density((self._means - mean) / np.sqrt(total)) / np.sqrt(total)
+                pairs = apart * np.exp(variances * variance / total / 2 - middle)
+                squares += self._weights[:, j] * (self._weights * pairs).sum(axis=1)
+        return squares
+
     def _climbed(self, t: Array, *, newton: bool) -> Array:
         """Return the next t, (N, k), of a climb on ln p(z); a mean shift never descends."""
         precisions = 1 / self._sigmas**2
@@ -346,3 +403,13 @@ class _Normal:
 
     def mode(self) -> Array:
         return self._means
+
+    def crps(self, z: Array) -> Array:
+        x = self._scaled(z[:, None])[:, 0]
+        twice = 2 * _normal_density(x)
+        crps: Array = self._sigmas * (x * _erf(x / _SQRT2) + twice - 1 / math.sqrt(math.pi))
+        return crps
+
+    def squared_density(self) -> Array:
+        squares: Array = 1 / (2 * math.sqrt(math.pi) * self._sigmas)
+        return squares
