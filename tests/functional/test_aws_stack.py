@@ -223,6 +223,9 @@ def test_deploy_check_names_the_engine_that_a_model_needs(
     output = capsys.readouterr().out
     assert "ERROR  engine: models of ONNX need the engine openvino, and there is native" in output
     assert "parameter Engine=openvino" in output
+    # One band of 64 × 64 pixels and a redshift, in float32.
+    assert f"about {200_000 // (4 * (64 * 64 + 1))} galaxies" in output
+    assert "the times are those of AstroMAE, and the model is another (ONNX)" in output
 
 
 def test_deploy_check_names_a_missing_model_and_a_barrier_too_wide(

@@ -21,7 +21,11 @@ from cosmicai.errors import InvalidInput, ModelMismatch
 from cosmicai.model.bundle import Bundle
 from cosmicai.model.config import ModelConfig
 from cosmicai.model.onnx_config import OnnxConfig
+from cosmicai.partition.catalogue import Catalogue, Column, ColumnInfo
 from cosmicai_workbench.cli.main import main
+from cosmicai_workbench.data.partition_writer import PartitionWriter
+from cosmicai_workbench.data.synthesis import synthesize
+from cosmicai_workbench.modeling.onnx_converting import compare, random_galaxies, reference
 from cosmicai_workbench.modeling.onnx_import import Choices, import_onnx
 from onnx_models import BANDS, GRID, SIDE, ImageCnn, PdfCnn, ReddenedCnn, SmallViT, export
 from torch import nn
@@ -91,6 +95,8 @@ def test_the_bundle_says_how_it_was_checked(imported: tuple[Path, Bundle]) -> No
     assert found is not None
     assert (found.file, found.onnxruntime) == ("model.onnx", onnxruntime.__version__)
     assert 0 <= found.difference <= 1e-4
+    assert found.redshift_difference is not None
+    assert 0 <= found.redshift_difference <= 1e-4
     assert found.opset == onnx.load(path).opset_import[0].version
     assert Bundle(bundle.path).digest == bundle.digest
 
@@ -139,9 +145,117 @@ def test_it_is_evaluated_on_galaxies_painted_for_it(
     told = capsys.readouterr()
     if bundle.config.inputs.scalars:
         assert code != 0
-        assert "painted galaxies have images and magnitudes" in told.err
+        assert "name partitions with known redshifts" in told.err
     else:
         assert (code, json.loads(told.out)["num_galaxies"]) == (0, 20)
+
+
+def test_it_is_evaluated_on_labelled_partitions(
+    imported: tuple[Path, Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scalars included: the figures are those of the predictions themselves."""
+    _, bundle = imported
+    inputs = bundle.config.inputs
+    image, values = galaxies(bundle, 40)
+    true = np.linspace(0.1, 0.4, 40, dtype=np.float32)
+    known = np.where(np.arange(40) % 4, true, np.float32(np.nan))
+    magnitudes, scalars = np.split(values, [inputs.num_magnitudes], axis=1)
+    columns = [
+        Column(ColumnInfo(scalar.name, "float32", ""), numbers, np.zeros(40, np.bool_))
+        for scalar, numbers in zip(inputs.scalars, scalars.T, strict=True)
+    ]
+    for name, redshift in (("some", known), ("none", np.full_like(true, np.nan))):
+        path = tmp_path / name / "1.pt"
+        path.parent.mkdir()
+        with PartitionWriter(path, 40, {}, shape=inputs.galaxy) as writer:
+            writer.write(image, magnitudes, redshift)
+            if columns:
+                writer.write_catalogue(Catalogue(columns))
+    assert path.stat().st_size >= 40 * inputs.galaxy.nbytes
+
+    assert main(["model", "evaluate", str(bundle.path), str(tmp_path / "some"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    predicted = open_model(bundle.path).predict_partitions([tmp_path / "some/1.pt"]).redshift
+    off = (predicted - true)[np.isfinite(known)].astype(np.float64)
+    assert told["num_galaxies"] == 30
+    assert told["mae"] == pytest.approx(np.abs(off).mean(), rel=1e-4)
+
+    assert main(["model", "evaluate", str(bundle.path), str(tmp_path / "none")]) != 0
+    assert "known redshifts expected, found none among 40" in capsys.readouterr().err
+
+
+class Channels(nn.Module):
+    """Means of the bands, which tell in what order they come."""
+
+    inputs = ("image",)
+
+    def forward(self, image: Any) -> Any:
+        return image.mean((2, 3)) @ torch.tensor([0.1, 0.2, 0.4])
+
+
+def test_some_of_the_painted_bands_in_another_order_will_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model.onnx"
+    torch.onnx.export(
+        Channels(), (torch.zeros(2, 3, 16, 16),), model, input_names=["image"],
+        output_names=["z"], dynamic_axes={"image": {0: "batch"}}, dynamo=False,
+    )  # fmt: skip
+    bundle = import_onnx(model, tmp_path / "b", Choices(bands=("z", "r", "g"))).bundle
+    assert main(["model", "evaluate", str(bundle.path), "-n", "30", "--json"]) == 0
+    (painted,) = synthesize(30, "test", 0, 16)
+    wanted = painted.image[:, [4, 2, 1]].mean((2, 3)) @ np.array([0.1, 0.2, 0.4])
+    error = np.abs(wanted - painted.redshift).mean()
+    assert json.loads(capsys.readouterr().out)["mae"] == pytest.approx(error, rel=1e-4)
+
+
+class OfTwoSizes(nn.Module):
+    """A small redshift beside large logits, or logits so large that they hide one."""
+
+    inputs = ("image",)
+
+    def forward(self, image: Any) -> Any:
+        level = image.mean((1, 2, 3))
+        return 0.01 * torch.tanh(level) + 0.1, 1e4 * level.abs() + 1
+
+
+class LargeLogits(nn.Module):
+    inputs = ("image",)
+
+    def forward(self, image: Any) -> Any:
+        peaks = torch.cos(torch.linspace(0, 6, 90)) + 0.1 * image.mean((1, 2, 3))[:, None]
+        return torch.cat([peaks, torch.full_like(peaks, -1e5)], 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "outputs", "choices", "change", "says"),
+    [
+        (OfTwoSizes, ("m", "s"), Choices(output="mean,sigma"), (0, 1e-4), "'m' of 24 random"),
+        (OfTwoSizes, ("m", "s"), Choices(output="mean,sigma"), (1, 1e6), "'s' of 24 random"),
+        (LargeLogits, ("p",), Choices(output="pdf", grid=GRID), (0, 1.0), "the redshift of 24"),
+    ],
+)
+def test_each_output_and_the_redshift_are_judged_on_their_own_scale(
+    make: type[nn.Module],
+    outputs: tuple[str, ...],
+    choices: Choices,
+    change: tuple[int, float],
+    says: str,
+    tmp_path: Path,
+) -> None:
+    """As if ONNX Runtime had said something else, by what is little beside the largest value."""
+    path = export(make, tmp_path / "model.onnx", outputs, dynamo=False)
+    bundle = import_onnx(path, tmp_path / "bundle", choices).bundle
+    config = bundle.config
+    assert isinstance(config, OnnxConfig)
+    drawn = random_galaxies(config.inputs)
+    said = reference(path.read_bytes(), config.inputs, list(outputs), drawn, "model")
+    most = compare(bundle.path, config, drawn, said, "model")
+    assert max(most) <= 1e-4
+    tensor, by = change
+    said[tensor][:, 0] += by
+    with pytest.raises(ModelMismatch, match=says):
+        compare(bundle.path, config, drawn, said, "model")
 
 
 class Plain(nn.Module):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from cosmicai.errors import InvalidInput
+from cosmicai_workbench.cli.main import main
 from cosmicai_workbench.simulation.events import THROTTLED, TRANSIENT
 from cosmicai_workbench.simulation.parameters import Limits, Profile, Work
 from cosmicai_workbench.simulation.planning import plan, work_for
@@ -123,3 +124,28 @@ def test_a_region_without_prices_is_a_warning():
     found = plan(work, PROFILE, Limits(), memory_mb=1769, region="mars-1", simulations=1)
     assert found.cost is None
     assert "no prices for region 'mars-1'" in " ".join(found.warnings)
+
+
+def test_the_bytes_of_a_galaxy_follow_from_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {
+        "architecture": "ONNX",
+        "inputs": {
+            "image": {"bands": ["g", "r"], "side": 128},
+            "magnitude": {"bands": ["g", "r", "w1"]},
+        },
+        "output": {"kind": "point"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    words = ["plan", "--galaxies", "1e4", "--ranks", "10", "--simulations", "1", "--json"]
+    found = {}
+    for name, model in {"default": [], "own": ["--model", str(tmp_path)]}.items():
+        assert main([*words, *model]) == 0
+        found[name] = json.loads(capsys.readouterr().out)
+    assert found["default"]["data_bytes"] == 10_000 * 20_504
+    assert found["own"]["data_bytes"] == 10_000 * 4 * (2 * 128 * 128 + 3 + 1)
+    assert "times are those of AstroMAE" in " ".join(found["own"]["warnings"])
+    assert "times are those of" not in " ".join(found["default"]["warnings"])
+    assert main([*words, "--model", str(tmp_path / "none")]) != 0
+    assert "holds no model" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, model_validator
 
 from cosmicai.facts import BAND_NAMES, IMAGE_SIZE, PIXEL_SCALE
+from cosmicai.partition.imaging import GalaxyShape
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -105,7 +106,12 @@ class Inputs(Declaration):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Bands, side, side."""
-        return len(self.image.bands), self.image.side, self.image.side
+        return self.galaxy.image
+
+    @property
+    def galaxy(self) -> GalaxyShape:
+        """What a partition for the model holds of a galaxy, besides its row in the catalogue."""
+        return GalaxyShape(len(self.image.bands), self.image.side, self.num_magnitudes)
 
     @property
     def num_magnitudes(self) -> int:

@@ -25,8 +25,13 @@ class Imported(Declaration):
     producer: str = Field(default="", description="What wrote it.")
     opset: int = Field(description="Version of its operators.")
     difference: FiniteFloat = Field(
-        description="Largest difference of an output from ONNX Runtime's, on random inputs, in "
-        "units of the largest output."
+        description="Largest difference of an output tensor from ONNX Runtime's, on random inputs, "
+        "in units of its largest value."
+    )
+    redshift_difference: FiniteFloat | None = Field(
+        default=None,
+        description="Largest difference of the redshift that follows, in units of the larger of 1 "
+        "and itself.",
     )
     onnxruntime: str = Field(description="Version that it was compared with.")
     openvino: str = Field(description="Version that converted it.")

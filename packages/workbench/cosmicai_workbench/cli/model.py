@@ -155,12 +155,26 @@ def ranges(
         typer.echo(f"  {label:<10} {low:8.3f} – {high:.3f}")
 
 
-@app.command(epilog="Example: `cosmicai model evaluate models/astromae-small --json`")
+@app.command(
+    epilog="Examples: `cosmicai model evaluate models/astromae-small --json`, "
+    "`cosmicai model evaluate my-model labelled/`"
+)
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="Folder of the model.")],
-    galaxies: Annotated[int, typer.Option("--galaxies", "-n", min=1)] = 2000,
-    split: Annotated[str, typer.Option(help="Side of the train/test split.")] = "test",
-    seed: Annotated[int, typer.Option(min=0, help="Of the galaxies' images and order.")] = 0,
+    partitions: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Galaxies with known redshifts that the model was not trained on: folders of "
+            "partitions, .pt files, or s3://bucket/folder-or-key; by default painted ones."
+        ),
+    ] = None,
+    galaxies: Annotated[
+        int, typer.Option("--galaxies", "-n", min=1, help="How many to paint.")
+    ] = 2000,
+    split: Annotated[str, typer.Option(help="Side of the train/test split of painted ones.")] = (
+        "test"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Of painted images and their order.")] = 0,
     engine: Annotated[
         str | None,
         typer.Option(help="Engine that predicts.  [default: plain, or one that runs the model]"),
@@ -168,16 +182,29 @@ def evaluate(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Measure a model on painted galaxies; by default on 2,000 it has never seen."""
+    """Measure a model on galaxies with known redshifts; by default on 2,000 painted ones.
+
+    Painted galaxies have the bands u, g, r, i, z, any of which a model may take, and no scalars;
+    models of other bands are measured on partitions.
+    """
     from cosmicai.model.architectures import load_config
 
     from cosmicai_workbench.data.photometry import as_split
     from cosmicai_workbench.data.synthesis import synthesize
-    from cosmicai_workbench.modeling.evaluation import evaluate as run
+    from cosmicai_workbench.modeling import evaluation
+    from cosmicai_workbench.results.infer import partition_paths
 
-    _, config = load_config(bundle)
-    blocks = synthesize(galaxies, as_split(split), seed, config.inputs.image.side)
-    _print(run(bundle, blocks, engine=engine, threads=threads), str(bundle), as_json=as_json)
+    if partitions:
+        paths = partition_paths(partitions)
+        with progress_bar("predicting", len(paths), "partitions") as advance:
+            quality = evaluation.evaluate_partitions(
+                bundle, paths, engine=engine, threads=threads, on_partition=lambda _: advance(1)
+            )
+    else:
+        _, config = load_config(bundle)
+        blocks = synthesize(galaxies, as_split(split), seed, config.inputs.image.side)
+        quality = evaluation.evaluate(bundle, blocks, engine=engine, threads=threads)
+    _print(quality, str(bundle), as_json=as_json)
 
 
 @app.command(

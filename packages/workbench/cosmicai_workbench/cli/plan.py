@@ -60,6 +60,10 @@ def plan(
             "more. By default the published executions, at our engine's measured speed.",
         ),
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Bundle of the model, which says how many bytes a galaxy has."),
+    ] = None,
     region: Annotated[str, typer.Option(help="AWS region of the prices.")] = "us-east-1",
     architecture: Annotated[str, typer.Option(help="arm64 or x86_64.")] = "arm64",
     simulations: Annotated[int, typer.Option(help="How often to simulate.", min=1)] = 5,
@@ -87,6 +91,8 @@ def plan(
         else:
             console.print(_check_table(checks))
         return
+    from cosmicai.model.architectures import load_config
+
     from cosmicai_workbench.simulation.service import plan_execution
 
     found = plan_execution(
@@ -102,6 +108,7 @@ def plan(
         architecture=architecture,
         simulations=simulations,
         seed=seed,
+        model=load_config(model)[1] if model else None,
     )
     if as_json:
         typer.echo(found.model_dump_json(indent=2))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cosmicai import keys, sharing
 from cosmicai.engines.registry import DEFAULT_ENGINE, fitting_engine
 from cosmicai.errors import CosmicAIError, InvalidInput, ModelMismatch, PartitionNotFound
-from cosmicai.facts import ARCHIVE_BYTES, GALAXY_BYTES, MB, NEW_ACCOUNT_MEMORY_MB
+from cosmicai.facts import ARCHIVE_BYTES, MB, NEW_ACCOUNT_MEMORY_MB
 from cosmicai.model.architectures import (
     ARCHITECTURES,
     DEFAULT,
@@ -17,6 +17,7 @@ from cosmicai.model.architectures import (
     load_config,
     read_config,
 )
+from cosmicai.model.config import ModelConfig
 from cosmicai.model.layout import CONFIG_NAME
 
 from cosmicai_workbench.deployment.account import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from cosmicai.model.interface import ArchitectureConfig
     from cosmicai.schema import ExecutionInput
 
     from cosmicai_workbench.client.connection import Connection
@@ -51,6 +53,8 @@ class Preflight:
     checks: tuple[Check, ...]
     partitions: int
     num_bytes: int
+    galaxies: int
+    """About: from the bytes that the model's inputs take in a partition."""
     ranks: int
     estimate: Plan
     bounds: dict[str, int]
@@ -73,6 +77,7 @@ class Preflight:
             "checks": [asdict(check) for check in self.checks],
             "partitions": self.partitions,
             "num_bytes": self.num_bytes,
+            "galaxies": self.galaxies,
             "ranks": self.ranks,
             "estimated_wall_seconds": self.estimate.wall_seconds.median,
             "estimated_cost": self.estimate.cost.model_dump() if self.estimate.cost else None,
@@ -113,7 +118,7 @@ def preflight(
             sizes = _partition_sizes(connection, content)
         else:
             sizes = {path.name: path.stat().st_size for path in sharing.partition_files(data)}
-        model_checks = [*_model(connection, content, model)]
+        config, model_checks = _model(connection, content, model)
     except CosmicAIError as error:
         if permitted:  # the likelier reason
             raise InvalidInput("; ".join(check.finding for check in permitted)) from error
@@ -129,11 +134,12 @@ def preflight(
     asked_for = min(content.max_concurrency or account.max_concurrency, account.max_concurrency)
     bound = min(asked_for, account.free, MAX_CHILDREN)
     bounds = {"max_concurrency": bound} if bound < min(ranks, asked_for) else {}
-    galaxies = max(1, num_bytes // GALAXY_BYTES)
+    galaxy_bytes = config.inputs.galaxy.nbytes
+    galaxies = max(1, num_bytes // galaxy_bytes)
     busy = min(ranks, galaxies)  # ranks without data cost next to nothing
     estimate = plan_execution(
         galaxies=galaxies,
-        partition_mb=max(num_bytes / busy, GALAXY_BYTES + ARCHIVE_BYTES) / MB,
+        partition_mb=max(num_bytes / busy, galaxy_bytes + ARCHIVE_BYTES) / MB,
         ranks=busy,
         memory_mb=account.memory_mb,
         concurrency=account.free,
@@ -144,12 +150,18 @@ def preflight(
         architecture=account.architecture,
         simulations=SIMULATIONS,
         seed=0,
+        model=config,
     )
     checks = [
         *permitted,
         *account.checks,
         *model_checks,
-        Check("partitions", "ok", f"{len(partitions)} of {len(sizes)}, {num_bytes / MB:,.0f} MB"),
+        Check(
+            "partitions",
+            "ok",
+            f"{len(partitions)} of {len(sizes)}, {num_bytes / MB:,.0f} MB, about {galaxies:,} "
+            "galaxies",
+        ),
         *_concurrency(account, content, ranks, bound),
         _input_size(content),
         _time(account, estimate),
@@ -157,7 +169,7 @@ def preflight(
     ]
     if ask_about_definition:
         checks += definition_checks(connection)
-    return Preflight(tuple(checks), len(partitions), num_bytes, ranks, estimate, bounds)
+    return Preflight(tuple(checks), len(partitions), num_bytes, galaxies, ranks, estimate, bounds)
 
 
 def _permitted(connection: Connection, content: ExecutionInput) -> Iterator[Check]:
@@ -193,34 +205,42 @@ def _partition_sizes(connection: Connection, content: ExecutionInput) -> Mapping
     return {item.key: item.size for item in listing if sharing.is_partition(item.key)}
 
 
-def _model(connection: Connection, content: ExecutionInput, folder: Path | None) -> Iterator[Check]:
+def _model(
+    connection: Connection, content: ExecutionInput, folder: Path | None
+) -> tuple[ArchitectureConfig, list[Check]]:
+    """Return the config of the model, or the default one where it has none, and what was found."""
+    checks: list[Check] = []
     if folder:
-        architecture, _ = load_config(folder)
+        architecture, config = load_config(folder)
     else:
-        found, architecture = _uploaded_model(connection, content)
-        yield found
+        found, architecture, config = _uploaded_model(connection, content)
+        checks.append(found)
     engine = content.engine or connection.parameters.get("Engine", DEFAULT_ENGINE)
     try:
         fitting_engine(architecture.name, [engine])
     except CosmicAIError as error:
-        yield Check("engine", "error", str(error))
+        checks.append(Check("engine", "error", str(error)))
+    return config, checks
 
 
-def _uploaded_model(connection: Connection, content: ExecutionInput) -> tuple[Check, Architecture]:
+def _uploaded_model(
+    connection: Connection, content: ExecutionInput
+) -> tuple[Check, Architecture, ArchitectureConfig]:
     prefix = keys.folder(content.S3_object_name)
     store = connection.store(content.bucket)
     found = {item.key for item in store.list(prefix)}
-    config, architecture = prefix + CONFIG_NAME, ARCHITECTURES[DEFAULT]
-    if config in found:
+    key, architecture = prefix + CONFIG_NAME, ARCHITECTURES[DEFAULT]
+    config: ArchitectureConfig = ModelConfig()
+    if key in found:
         try:
-            architecture, _ = read_config(store.read(config), store.address(config))
+            architecture, config = read_config(store.read(key), store.address(key))
         except ModelMismatch as error:
-            return Check("model", "error", str(error)), architecture
+            return Check("model", "error", str(error)), architecture, config
     wanted = [prefix + name for name in architecture.files]
     if missing := [key for key in wanted if key not in found]:
         finding = f"not in s3://{content.bucket}: {', '.join(missing)}"
-        return Check("model", "error", finding), architecture
-    return Check("model", "ok", f"s3://{content.bucket}/{prefix}"), architecture
+        return Check("model", "error", finding), architecture, config
+    return Check("model", "ok", f"s3://{content.bucket}/{prefix}"), architecture, config
 
 
 def _concurrency(

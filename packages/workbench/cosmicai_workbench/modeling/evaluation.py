@@ -1,17 +1,18 @@
-"""How good a model is on galaxies whose parents it has never seen."""
+"""How good a model is on galaxies with known redshifts: painted ones, or those of partitions."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from cosmicai.calibration import INTERVALS
 from cosmicai.engines.base import load_engine
 from cosmicai.engines.registry import BUILT_IN, fitting_engine
-from cosmicai.errors import ModelMismatch
+from cosmicai.errors import InvalidInput, ModelMismatch
 from cosmicai.facts import BAND_NAMES, R_BAND
 from cosmicai.model.bundle import Bundle
 from cosmicai.outputs import estimate
-from cosmicai.quality import figures, statistics
+from cosmicai.prediction import Predictor
+from cosmicai.quality import figures, statistics, statistics_of
 from cosmicai.schema import Quality
 from cosmicai.scores import scores_of
 
@@ -45,18 +46,19 @@ def evaluate(
     checked = Bundle(bundle)
     interface = checked.interface
     inputs = checked.config.inputs
-    taken = {inputs.image.bands, inputs.magnitude.bands if inputs.magnitude else BAND_NAMES}
-    if taken != {BAND_NAMES} or inputs.scalars:
+    magnitudes = inputs.magnitude.bands if inputs.magnitude else ()
+    if not {*inputs.image.bands, *magnitudes} <= set(BAND_NAMES) or inputs.scalars:
         raise ModelMismatch(
             f"{bundle}: painted galaxies have images and magnitudes in {', '.join(BAND_NAMES)} "
-            "alone, and the model takes others; measure it on partitions with known redshifts "
-            "(`cosmicai predict`, then `cosmicai results show`)"
+            "alone, and the model takes others; name partitions with known redshifts behind it"
         )
-    name = engine or fitting_engine(checked.architecture.name, ("plain", *BUILT_IN))
-    model = load_engine(name, checked, threads=threads)
+    channels, columns_taken = (
+        [BAND_NAMES.index(band) for band in bands] for bands in (inputs.image.bands, magnitudes)
+    )
+    model = load_engine(_engine(checked, engine), checked, threads=threads)
     parts = [
         (
-            model.predict(block.image, block.magnitude[:, : inputs.num_magnitudes]),
+            model.predict(block.image[:, channels], block.magnitude[:, columns_taken]),
             block.redshift,
             block.magnitude[:, R_BAND],
         )
@@ -74,3 +76,41 @@ def evaluate(
             scores=scores_of(distribution, raw, true) if distribution else None,
         )
     )
+
+
+def evaluate_partitions(
+    bundle: Path,
+    partitions: Sequence[str],
+    *,
+    engine: str | None = None,
+    threads: int = 1,
+    on_partition: Callable[[str], None] | None = None,
+) -> Quality:
+    """Predict the galaxies of partitions and compare with their known redshifts.
+
+    Parameters are those of :func:`evaluate`, but for the partitions: ``.pt`` files or
+    ``s3://bucket/key``.
+
+    Raises
+    ------
+    CosmicAIError
+        The bundle cannot be used, or a partition cannot be read or is not one for it.
+    InvalidInput
+        No galaxy has both a known and a predicted redshift.
+    """
+    checked = Bundle(bundle)
+    predictor = Predictor.load(
+        checked, _engine(checked, engine), threads=threads, precision="float32"
+    )
+    found = predictor.predict_partitions(partitions, on_partition=on_partition)
+    quality = figures(statistics_of(found.arrays(partitions)))
+    if not quality.num_galaxies:
+        raise InvalidInput(
+            f"{', '.join(partitions):.200}: galaxies with known redshifts expected, found none "
+            f"among {found.num_samples:,}"
+        )
+    return quality
+
+
+def _engine(bundle: Bundle, name: str | None) -> str:
+    return name or fitting_engine(bundle.architecture.name, ("plain", *BUILT_IN))

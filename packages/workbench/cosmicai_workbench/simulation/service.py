@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from cosmicai.errors import InvalidInput
-from cosmicai.facts import DEFAULT_INFERENCE_MEMORY_MB, GALAXY_BYTES, Architecture
+from cosmicai.facts import DEFAULT_INFERENCE_MEMORY_MB, Architecture
+from cosmicai.model.architectures import DEFAULT
+from cosmicai.model.interface import sdss_inputs
 
 from cosmicai_workbench.simulation.calibration import profile_of
 from cosmicai_workbench.simulation.parameters import MAX_CHILDREN, Limits, Profile
@@ -14,6 +16,8 @@ from cosmicai_workbench.simulation.published import calibrate_scale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from cosmicai.model.interface import ArchitectureConfig
 
 ENGINE_RATIO = Path(__file__).with_name("engine_ratio.json")
 """How much faster our engine predicts than the published system's; by benchmarks/readme.py."""
@@ -51,6 +55,7 @@ def plan_execution(
     architecture: str,
     simulations: int,
     seed: int,
+    model: "ArchitectureConfig | None" = None,
 ) -> Plan:
     """Plan an execution on AWS.
 
@@ -65,6 +70,8 @@ def plan_execution(
         Of a function; by default that of a stack.
     calibrate
         Run folders to take the ranks' times from, or None for those of :func:`default_profile`.
+    model
+        Config of the model whose galaxies are read; by default they are those of AstroMAE.
 
     Raises
     ------
@@ -81,8 +88,9 @@ def plan_execution(
         dispatch_rate=published_limits.dispatch_rate,
     )
     chosen: Any = architecture
-    return plan(
-        work_for(galaxies, partition_mb, GALAXY_BYTES, ranks=ranks, barrier=barrier),
+    inputs = model.inputs if model else sdss_inputs()
+    found = plan(
+        work_for(galaxies, partition_mb, inputs.galaxy.nbytes, ranks=ranks, barrier=barrier),
         profile,
         limits,
         memory_mb=memory_mb or DEFAULT_INFERENCE_MEMORY_MB,
@@ -91,3 +99,10 @@ def plan_execution(
         simulations=simulations,
         seed=seed,
     )
+    if model is None or model.architecture == DEFAULT or calibrate:
+        return found
+    warning = (
+        f"the times are those of {DEFAULT}, and the model is another ({model}): take them from a "
+        "run of it (--calibrate RUN)"
+    )
+    return found.model_copy(update={"warnings": (*found.warnings, warning)})

@@ -10,7 +10,6 @@ from cosmicai.engines.registry import BUILT_IN, find_engine, fitting_engine
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import vcpus
 from cosmicai.model.bundle import Bundle
-from cosmicai.partition.imaging import GalaxyShape
 
 from cosmicai_workbench.data.files import whole_text_file
 from cosmicai_workbench.tuning.estimates import (
@@ -73,8 +72,6 @@ def tune(
     model = Bundle(bundle)
     engine = engine or fitting_engine(model.architecture.name, BUILT_IN)
     find_engine(engine).check_model(model.architecture.name)
-    inputs = model.config.inputs
-    shape = GalaxyShape(len(inputs.image.bands), inputs.image.side, inputs.num_magnitudes)
     measurements: dict[tuple[int, int], Measurement] = {}
     for memory_mb, batch_size in product(memory_sizes, batch_sizes):
         found = measure(bundle, engine, memory_mb=memory_mb, batch_size=batch_size, galaxies=sample)
@@ -85,7 +82,7 @@ def tune(
         estimate(
             Setting(memory_mb=memory_mb, batch_size=batch_size, partition_mb=partition_mb),
             galaxies=galaxies,
-            galaxy_bytes=shape.nbytes,
+            galaxy_bytes=model.config.inputs.galaxy.nbytes,
             galaxies_per_second=found.galaxies_per_second,
             start_seconds=found.start_seconds,
             vcpus=vcpus(memory_mb),
