@@ -7,7 +7,14 @@ import pytest
 from cosmicai import columns
 from cosmicai.columns import Column, PredictedBatch, StoredColumn
 from cosmicai.errors import InvalidInput
-from cosmicai.model.interface import Interface, NormalOutput
+from cosmicai.model.interface import (
+    ImageInput,
+    Inputs,
+    Interface,
+    MagnitudeInput,
+    NormalOutput,
+)
+from cosmicai.prediction import Predictions
 
 
 def batch(count: int = 3) -> PredictedBatch:
@@ -69,3 +76,21 @@ def test_a_new_column_takes_one_declaration(monkeypatch: pytest.MonkeyPatch) -> 
     assert columns.stored_columns()["g_r"].value(batch()).tolist() == [-1, -1, -1]
     with pytest.raises(InvalidInput, match="'g_r' is declared already"):
         columns.register(Column(name="g_r", dtype="float32", description="twice", ucd="x"))
+
+
+def test_bands_of_one_model_leave_no_columns_to_the_next() -> None:
+    before = dict(columns.COLUMNS)
+    bands = ("H", "J", "VIS")
+    odd = Interface(
+        Inputs(image=ImageInput(bands=bands, side=16), magnitude=MagnitudeInput(bands=bands))
+    )
+    own = {f"magnitude_{band}" for band in bands}
+    assert own <= columns.columns_of(odd).keys()
+    empty = Predictions(odd)
+    assert own <= set(empty.columns)
+    assert empty["magnitude_H"].dtype == np.float32
+    assert empty.to_arrow().field("magnitude_VIS").metadata[b"unit"] == b"mag"
+    assert empty.to_table()["magnitude_H"].unit == "mag"
+    assert before == columns.COLUMNS
+    assert not own & columns.columns_of(Interface()).keys()
+    assert not own & set(Predictions(Interface()).columns)

@@ -262,24 +262,34 @@ def register(column: Column) -> None:
     COLUMNS[column.name] = column
 
 
-def stored_columns() -> dict[str, StoredColumn]:
-    """Return the columns whose values are computed where galaxies are predicted, by name."""
-    return {name: column for name, column in COLUMNS.items() if isinstance(column, StoredColumn)}
+def columns_with(names: Iterable[str]) -> dict[str, Column]:
+    """Return :data:`COLUMNS` and, behind them, the magnitudes in other bands among some names.
+
+    Models may take bands of their own. Their columns belong to the call: another run in the same
+    process does not have them.
+    """
+    return COLUMNS | {
+        name: _magnitude(name.removeprefix(MAGNITUDE))
+        for name in names
+        if name.startswith(MAGNITUDE) and name not in COLUMNS
+    }
+
+
+def stored_columns(names: Iterable[str] = ()) -> dict[str, StoredColumn]:
+    """Return those of :func:`columns_with` whose values ranks compute and store, by name."""
+    return {
+        name: column
+        for name, column in columns_with(names).items()
+        if isinstance(column, StoredColumn)
+    }
 
 
 def columns_of(model: Interface | None) -> dict[str, StoredColumn]:
     """Return the stored columns of a model's predictions; of None, those that every model has."""
-    if model is not None and model.inputs.magnitude is not None:
-        declare_magnitudes(f"{MAGNITUDE}{band}" for band in model.inputs.magnitude.bands)
+    magnitude = model.inputs.magnitude if model is not None else None
+    names = [f"{MAGNITUDE}{band}" for band in magnitude.bands] if magnitude else []
     return {
         name: column
-        for name, column in stored_columns().items()
+        for name, column in stored_columns(names).items()
         if column.when is None or (model is not None and column.when(model))
     }
-
-
-def declare_magnitudes(names: Iterable[str]) -> None:
-    """Add the columns of magnitudes among some names: models may take bands of their own."""
-    for name in names:
-        if name.startswith(MAGNITUDE) and name not in COLUMNS:
-            COLUMNS[name] = _magnitude(name.removeprefix(MAGNITUDE))

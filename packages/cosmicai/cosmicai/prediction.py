@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final
 
-from cosmicai.columns import COLUMNS, PredictedBatch, columns_of, magnitude_in
+from cosmicai.columns import PredictedBatch, columns_of, columns_with, magnitude_in
 from cosmicai.errors import InvalidInput
 from cosmicai.facts import INPUT_LIMIT
 
@@ -94,7 +94,9 @@ class Predictions:
         """Names of the columns, in the catalogue's order; of arrays, without ``partition``."""
         stored = columns_of(self.model)
         return [
-            name for name in COLUMNS if name in stored or (name == "partition" and self.partitions)
+            name
+            for name in columns_with(stored)
+            if name in stored or (name == "partition" and self.partitions)
         ]
 
     @property
@@ -266,7 +268,8 @@ class Predictions:
 
         parts = self._parts.get(name, [])
         if not parts:
-            parts = [np.empty(0, "int32" if name == "partition" else COLUMNS[name].dtype)]
+            dtype = "int32" if name == "partition" else columns_with([name])[name].dtype
+            parts = [np.empty(0, dtype)]
         if len(parts) > 1:
             parts = [np.concatenate(parts)]
         self._parts[name] = parts

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cosmicai.columns import COLUMNS
+from cosmicai.columns import columns_with
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def to_table(
-    values: Values, meta: Mapping[str, str], columns: Mapping[str, Column] = COLUMNS
+    values: Values, meta: Mapping[str, str], columns: Mapping[str, Column] | None = None
 ) -> QTable:
     """Return an astropy table with units, descriptions and UCDs (``info.meta["ucd"]``).
 
@@ -34,11 +34,12 @@ def to_table(
     meta
         Where the table comes from.
     columns
-        Name → declaration of each column.
+        Name → declaration of each column; by default as ``cosmicai.columns`` declares them.
     """
     from astropy import units
     from astropy.table import QTable
 
+    columns = columns_with(values) if columns is None else columns
     table = QTable(meta=dict(meta))
     for name, found in values.items():
         column = columns[name]
@@ -53,11 +54,12 @@ def to_table(
 
 
 def to_arrow(
-    values: Values, meta: Mapping[str, str], columns: Mapping[str, Column] = COLUMNS
+    values: Values, meta: Mapping[str, str], columns: Mapping[str, Column] | None = None
 ) -> pa.Table:
     """Return an Arrow table; fields say unit, description and UCD, the schema where it is from."""
     import pyarrow as pa
 
+    columns = columns_with(values) if columns is None else columns
     fields = [
         pa.field(
             name,

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
-from cosmicai.columns import COLUMNS, Column, StoredColumn
+from cosmicai.columns import Column, StoredColumn, columns_with
 from cosmicai.errors import CorruptPartition, UnsafePickle
 from cosmicai.flags import DUPLICATE, FAILED_RANK, NO_PREDICTION
 from cosmicai.partition.catalogue import REASON, Catalogue, concatenate
@@ -233,8 +233,9 @@ class RunCatalogue:
         if hashes:  # numbers beside text become text
             numbers = [part.astype(str) for part in numbers]
         self._duplicates = np.unique(repeated([*map(object_keys, numbers), *hashes]))
-        self._labels = _labels([*self._empty.columns], {*stored, *COLUMNS})
-        self.columns = self._declared(stored)
+        known = columns_with(stored)
+        self._labels = _labels([*self._empty.columns], known.keys())
+        self.columns = self._declared(stored, known)
         keys = {name: self._carried.get(name, f"known {name}") for name in self.columns}
         texts = [name for name, column in self.columns.items() if column.dtype == "str"]
         self.incomplete = {name for name in self.columns if filled[keys[name]] < self.num_rows}
@@ -261,14 +262,16 @@ class RunCatalogue:
         """Label → name of the columns that the partitions carry."""
         return {label: name for name, label in self._labels.items()}
 
-    def _declared(self, stored: Mapping[str, None]) -> dict[str, Column]:
+    def _declared(
+        self, stored: Mapping[str, None], known: Mapping[str, Column]
+    ) -> dict[str, Column]:
         columns = {
             name: column
-            for name, column in COLUMNS.items()
+            for name, column in known.items()
             if name in stored or not isinstance(column, StoredColumn)
         }
         for name, label in self._labels.items():
-            info, declared = self._empty.columns[name].info, COLUMNS.get(label)
+            info, declared = self._empty.columns[name].info, known.get(label)
             columns[label] = Column(
                 name=label,
                 dtype=info.dtype,

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from cosmicai.columns import COLUMNS, Column, columns_of, declare_magnitudes, stored_columns
+from cosmicai.columns import Column, columns_of, stored_columns
 from cosmicai.errors import InvalidInput, load_json
 from cosmicai.flags import NO_PREDICTION
 from cosmicai.model.interface import parse_output
@@ -225,9 +225,9 @@ def _read_predictions(
     output = next(iter(outputs), None)
     present = dict.fromkeys(columns_of(None)) | {name: None for p in parts for name in p.stored}
 
-    def joined(name: str) -> "NDArray[Any]":
-        found = [_column(part, COLUMNS[name]) for part in parts]
-        return np.concatenate(found) if found else np.empty(0, COLUMNS[name].dtype)
+    def joined(column: Column) -> "NDArray[Any]":
+        found = [_column(part, column) for part in parts]
+        return np.concatenate(found) if found else np.empty(0, column.dtype)
 
     def of_each(values: "Iterable[NDArray[Any]]", dtype: Any) -> "NDArray[Any]":
         return np.concatenate([np.empty(0, dtype), *values], dtype=dtype)
@@ -238,7 +238,11 @@ def _read_predictions(
         rank=of_each(
             (np.full(len(part.partition), part.rank, np.int32) for part in parts), np.int32
         ),
-        stored={name: joined(name) for name in COLUMNS if name in present},
+        stored={
+            name: joined(column)
+            for name, column in stored_columns(present).items()
+            if name in present
+        },
         catalogue=concatenate([part.catalogue for part in parts]),
         nameless=of_each((np.full(len(p.partition), p.nameless) for p in parts), np.bool_),
         rejected=concatenate([part.rejected for part in parts]),
@@ -271,10 +275,9 @@ def _read_part(
     source: "Path", rank: int, positions: dict[str, int], *, distributions: bool
 ) -> _Part:
     arrays = npz_columns(source.read_bytes(), skip=() if distributions else ("pdf",))
-    declare_magnitudes(arrays)
     stored = {
         name: arrays[name].astype(column.dtype, copy=False)
-        for name, column in stored_columns().items()
+        for name, column in stored_columns(arrays).items()
         if name in arrays
     }
     if missing := [name for name in _NEEDED if name not in stored]:
