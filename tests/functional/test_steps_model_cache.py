@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cosmicai import model_cache, storage
 from cosmicai.errors import ModelMismatch, ModelNotFound
+from cosmicai.facts import MB
 from cosmicai.model.architectures import bundle_files
 from cosmicai.model.bundle import Bundle
 from cosmicai.model.layout import MAX_CALIBRATION_BYTES
@@ -104,6 +105,36 @@ def test_a_bundle_is_loaded_with_the_calibration_that_was_planned(
         planned()
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("config.json", lambda content: content + b" " * MB, r"config\.json has \d+ bytes, and at"),
+        ("model.safetensors", lambda content: content + bytes(17 * MB), r"safetensors has \d+ byt"),
+        ("calibration.json", lambda _: bytes(MAX_CALIBRATION_BYTES + 1), r"on\.json has 67108865 "),
+        ("calibration.json", lambda _: b"", r"calibration\.json is empty"),
+    ],
+)
+@pytest.mark.parametrize("look_up", [model_cache.check, model_cache.current_version])
+def test_a_file_of_an_absurd_size_is_refused_unread(
+    item: ManifestItem,
+    name: str,
+    change: Callable[[bytes], bytes],
+    message: str,
+    look_up: Callable[[str, str], object],
+) -> None:
+    store, key = storage.store(BUCKET), f"{item.S3_OBJECT_NAME}/{name}"
+    store.write(key, change(store.read(key) if store.find(key) else b""))
+    with pytest.raises(ModelMismatch, match=message):
+        look_up(BUCKET, item.S3_OBJECT_NAME)
+
+
+def test_weights_with_bytes_behind_their_last_tensor_are_refused(item: ManifestItem) -> None:
+    store, key = storage.store(BUCKET), f"{item.S3_OBJECT_NAME}/model.safetensors"
+    store.write(key, store.read(key) + b"more")
+    with pytest.raises(ModelMismatch, match=r"is not a whole safetensors file: \d+ bytes expected"):
+        model_cache.check(BUCKET, item.S3_OBJECT_NAME)
+
+
 def test_a_model_replaced_after_planning_is_refused(item: ManifestItem, loaded: list[Path]) -> None:
     storage.store(BUCKET).write("Anomaly Detection/model.safetensors", b"another")
     with pytest.raises(ModelMismatch, match="changed since this execution was planned"):
@@ -124,8 +155,8 @@ def test_a_failed_download_leaves_nothing_and_the_retry_succeeds(
 ) -> None:
     real = storage.Store.download
 
-    def cut(store: storage.Store, key: str, path: Path, *, if_match: str | None = None) -> None:
-        real(store, key, path, if_match=if_match)
+    def cut(store: storage.Store, key: str, path: Path, **options: Any) -> None:
+        real(store, key, path, **options)
         if key.endswith("safetensors"):
             raise TimeoutError
 

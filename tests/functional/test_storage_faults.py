@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from cosmicai import storage
 from cosmicai.errors import (
+    InvalidInput,
     ObjectNotFound,
     PreconditionFailed,
     StorageDenied,
@@ -126,3 +128,27 @@ def test_a_denial_names_the_permission_and_is_not_retried(
     with pytest.raises(StorageDenied, match=permission):
         call(store)
     assert len(proxy.session.requests) == 1
+
+
+@pytest.mark.parametrize("call", ["read", "content", "many", "download"])
+def test_an_object_that_is_too_large_is_not_read(store: Store, tmp_path: Path, call: str) -> None:
+    def answer(**_: object) -> dict[str, object]:
+        return {"ContentLength": 50_000_000_000, "Body": body, "ETag": "", "Metadata": {}}
+
+    body = SimpleNamespace(read=pytest.fail, iter_chunks=pytest.fail, closed=False)
+    body.close = lambda: setattr(body, "closed", True)
+    absurd = Store(SimpleNamespace(get_object=answer), BUCKET)  # type: ignore[arg-type]
+    calls = {**CALLS, "download": lambda s, folder: s.download("there", folder / "file", most=10)}
+    with pytest.raises(InvalidInput, match=r"there has 50000000000 bytes, and at most \d+ were"):
+        calls[call](absurd, tmp_path)
+    assert body.closed
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_object_of_the_largest_size_is_read(store: Store, tmp_path: Path) -> None:
+    assert len(store.read("there", most=10_000)) == 10_000
+    store.download("there", tmp_path / "file", most=10_000)
+    assert (tmp_path / "file").stat().st_size == 10_000
+    for call in (store.read, store.read_content):
+        with pytest.raises(InvalidInput, match="there has 10000 bytes, and at most 9999 were"):
+            call("there", most=9_999)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -76,12 +77,30 @@ def test_a_calibration_is_part_of_the_bundle(tmp_path):
     ):
         _ = Bundle(tmp_path).interface
     os.truncate(file, MAX_CALIBRATION_BYTES + 1)
-    with pytest.raises(ModelMismatch, match=r"calibration\.json: at most 64 MB expected"):
-        _ = Bundle(tmp_path).interface
+    with pytest.raises(ModelMismatch, match=r"calibration\.json has 67108865 bytes"):
+        Bundle(tmp_path)
     file.unlink()
     assert Bundle(tmp_path).digest == plain
     file.write_text(json.dumps(CALIBRATION))
     assert not filled_bundle(SMALL, tmp_path).interface.has_intervals, "it was another model's"
+
+
+@pytest.mark.parametrize("name", [CONFIG_NAME, WEIGHTS_NAME, CALIBRATION_NAME])
+def test_a_file_of_an_absurd_size_is_refused_unread(tmp_path, name):
+    filled_bundle(SMALL, tmp_path)
+    (tmp_path / CALIBRATION_NAME).write_text(json.dumps(CALIBRATION))
+    os.truncate(tmp_path / name, 500_000_000)
+    with pytest.raises(ModelMismatch, match=rf"{name} .*at most \d+ .*expected"):
+        Bundle(tmp_path)
+
+
+@pytest.mark.parametrize("name", [CONFIG_NAME, WEIGHTS_NAME, CALIBRATION_NAME])
+def test_an_empty_file_is_refused_by_name(tmp_path, name):
+    filled_bundle(SMALL, tmp_path)
+    (tmp_path / CALIBRATION_NAME).write_text(json.dumps(CALIBRATION))
+    os.truncate(tmp_path / name, 0)
+    with pytest.raises(ModelMismatch, match=re.escape(name)):
+        _ = Bundle(tmp_path).digest
 
 
 def test_a_wrong_architecture_names_what_differs(tmp_path):

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from cosmicai import keys, storage
 from cosmicai.errors import (
+    InvalidInput,
     ModelMismatch,
     ModelNotFound,
     ObjectNotFound,
     PreconditionFailed,
     load_json,
 )
-from cosmicai.facts import MB
 from cosmicai.observability import logger
 from cosmicai.prediction import Predictor
 
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from cosmicai.schema import ManifestItem
 
 Built = TypeVar("Built")
-
-_MAX_HEADER_BYTES = 16 * MB
 
 
 def load(item: ManifestItem, threads: int) -> tuple[Predictor, float]:
@@ -111,8 +109,6 @@ def check(bucket: str, folder: str) -> StoredBundle:
         CALIBRATION_NAME,
         CONSTANTS_NAME,
         GRAPH_NAME,
-        MAX_CALIBRATION_BYTES,
-        MAX_GRAPH_BYTES,
         WEIGHTS_NAME,
     )
 
@@ -124,38 +120,36 @@ def check(bucket: str, folder: str) -> StoredBundle:
     if found.architecture.check_graph:
         graph, constants = found.files[GRAPH_NAME], found.files[CONSTANTS_NAME]
         where = f"s3://{bucket}/{graph.key}"
-        if graph.size > MAX_GRAPH_BYTES:
-            raise ModelMismatch(f"{where} has {graph.size} bytes, more than a model's graph")
         description = storage.store(bucket).read(graph.key, if_match=graph.etag)
         found.architecture.check_graph(description, constants.size, found.config, where)
     if file := found.files.get(CALIBRATION_NAME):
         from cosmicai.calibration import read_calibration
 
         where = f"s3://{bucket}/{file.key}"
-        if file.size > MAX_CALIBRATION_BYTES:
-            raise ModelMismatch(f"{where} has {file.size} bytes, more than a calibration")
         read_calibration(storage.store(bucket).read(file.key, if_match=file.etag), where)
     return found
 
 
 def _layout(bucket: str, file: storage.StoredObject, where: str) -> dict[str, TensorSpec]:
     """Read the header of a safetensors file: 8 bytes of its length, then JSON."""
-    from cosmicai.model.layout import SAFETENSORS_DTYPES, TensorSpec
+    from cosmicai.model.layout import MAX_HEADER_BYTES, SAFETENSORS_DTYPES, TensorSpec
 
-    def check_size(expected: int) -> None:
-        if expected > file.size:
-            raise ValueError(f"{expected} bytes or more expected, found {file.size}")
+    def require(holds: bool, problem: str) -> None:
+        if not holds:
+            raise ValueError(problem)
 
     def read(first: int, last: int) -> bytes:
-        check_size(last)
+        require(last <= file.size, f"{last} bytes or more expected, found {file.size}")
         return storage.store(bucket).read(file.key, if_match=file.etag, span=(first, last))
 
     try:
-        length = _header_length(read(0, 8))
+        length = int.from_bytes(read(0, 8), "little")
+        require(2 <= length <= MAX_HEADER_BYTES, f"its header would have {length} bytes")
         header = load_json(read(8, 8 + length))
         tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
         data_bytes = max(tensor["data_offsets"][1] for tensor in tensors.values())
-        check_size(8 + length + data_bytes)
+        expected = 8 + length + data_bytes
+        require(expected == file.size, f"{expected} bytes expected, found {file.size}")
         return {
             name: TensorSpec(
                 tuple(tensor["shape"]), SAFETENSORS_DTYPES.get(tensor["dtype"], tensor["dtype"])
@@ -166,13 +160,6 @@ def _layout(bucket: str, file: storage.StoredObject, where: str) -> dict[str, Te
         raise ModelMismatch(f"{where} is not a whole safetensors file: {error}") from None
 
 
-def _header_length(start: bytes) -> int:
-    length = int.from_bytes(start, "little")
-    if not 2 <= length <= _MAX_HEADER_BYTES:
-        raise ValueError(f"its header would have {length} bytes")
-    return length
-
-
 def current_version(bucket: str, folder: str) -> str:
     """Return the ETags of the bundle's files, which name this version of it.
 
@@ -180,14 +167,16 @@ def current_version(bucket: str, folder: str) -> str:
     ------
     ModelNotFound
         If a file of the bundle is missing.
+    ModelMismatch
+        If its config is none, or a file is larger than the config lets it be.
     """
     return _look_up(bucket, folder).version
 
 
 def _look_up(bucket: str, folder: str) -> StoredBundle:
     """Read a bundle's config and look its other files up."""
-    from cosmicai.model.architectures import ARCHITECTURES, DEFAULT, read_config
-    from cosmicai.model.layout import CONFIG_NAME
+    from cosmicai.model.architectures import ARCHITECTURES, DEFAULT, read_config, require_size
+    from cosmicai.model.layout import CONFIG_NAME, MAX_CONFIG_BYTES
 
     store, key = storage.store(bucket), keys.model_file(folder, CONFIG_NAME)
 
@@ -198,14 +187,17 @@ def _look_up(bucket: str, folder: str) -> StoredBundle:
         )
 
     try:
-        content = store.read_content(key)
+        content = store.read_content(key, most=MAX_CONFIG_BYTES)
     except ObjectNotFound as error:
         raise missing(key, ARCHITECTURES[DEFAULT]) from error
+    except InvalidInput as error:
+        raise ModelMismatch(str(error)) from error
     architecture, config = read_config(content.body, store.address(key))
     files = {CONFIG_NAME: storage.StoredObject(key, len(content.body), content.etag)}
     for name in (*architecture.files[1:], *architecture.optional_files):
         key = keys.model_file(folder, name)
         if file := store.find(key):
+            require_size(name, file.size, config, store.address(key))
             files[name] = file
         elif name in architecture.files:
             raise missing(key, architecture)
@@ -277,17 +269,19 @@ def _own_folder() -> Path:
 
 def _download(root: Path, name: str, bucket: str, folder: str, version: str) -> Path:
     """Download this version of the bundle into a folder below ``root``, and return that."""
-    from cosmicai.model.architectures import load_config
+    from cosmicai.model.architectures import load_config, most_bytes
     from cosmicai.model.bundle import Bundle
-    from cosmicai.model.layout import CONFIG_NAME
+    from cosmicai.model.layout import CONFIG_NAME, MAX_CONFIG_BYTES
 
     config_etag, *etags = version.split()
     partial = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=root))
 
-    def download(file: str, etag: str) -> None:
+    def download(file: str, etag: str, most: int) -> None:
         key = keys.model_file(folder, file)
         try:
-            storage.store(bucket).download(key, partial / file, if_match=etag)
+            storage.store(bucket).download(key, partial / file, if_match=etag, most=most)
+        except InvalidInput as error:
+            raise ModelMismatch(str(error)) from error
         except ObjectNotFound as error:
             raise ModelNotFound(f"s3://{bucket}/{key} does not exist any more") from error
         except PreconditionFailed as error:
@@ -296,11 +290,11 @@ def _download(root: Path, name: str, bucket: str, folder: str, version: str) -> 
             ) from error
 
     try:
-        download(CONFIG_NAME, config_etag)
-        architecture, _ = load_config(partial)
+        download(CONFIG_NAME, config_etag, MAX_CONFIG_BYTES)
+        architecture, config = load_config(partial)
         names = (*architecture.files[1:], *architecture.optional_files)
         for file, etag in zip(names, etags, strict=False):  # it may lack the optional one
-            download(file, etag)
+            download(file, etag, most_bytes(file, config))
         target = root / f"{name}-{Bundle(partial).digest}"
         try:
             partial.rename(target)

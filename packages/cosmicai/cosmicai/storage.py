@@ -47,6 +47,9 @@ PATIENCE_SECONDS = 60.0
 BACKOFF_SECONDS = (0.1, 5.0)
 """Upper bounds of the first wait, which doubles from attempt to attempt, and of any wait."""
 _CHUNK_BYTES = 1024 * 1024
+MOST_READ_BYTES = 512 * 1024 * 1024
+"""Of an object that is read whole, unless the caller says otherwise: 20 times the largest that
+an execution of 10,000 ranks writes."""
 _OWNER = "execution"  # in the metadata of an object
 
 _MISSING = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "404", "NotFound"}
@@ -179,9 +182,19 @@ class Store:
         return f"s3://{self.bucket}/{key}"
 
     def read(
-        self, key: str, *, if_match: str | None = None, span: tuple[int, int] | None = None
+        self,
+        key: str,
+        *,
+        if_match: str | None = None,
+        span: tuple[int, int] | None = None,
+        most: int = MOST_READ_BYTES,
     ) -> bytes:
         """Read an object, whole or its bytes from ``span[0]`` up to, without, ``span[1]``.
+
+        Parameters
+        ----------
+        most
+            Bytes that the object, or its part, may have; a larger one is not read.
 
         Raises
         ------
@@ -189,21 +202,38 @@ class Store:
             If there is no such object.
         PreconditionFailed
             If its ETag is not ``if_match``.
+        InvalidInput
+            If it is larger than ``most``.
         """
         options: dict[str, Any] = {"IfMatch": if_match} if if_match else {}
         if span:
             options["Range"] = f"bytes={span[0]}-{span[1] - 1}"
         body: bytes = self.request(
-            "get_object", key, lambda answer: answer["Body"].read(), **options
+            "get_object", key, lambda answer: self._body(answer, key, most), **options
         )
         return body
 
-    def read_content(self, key: str) -> Content:
+    def _body(self, answer: Any, key: str, most: int) -> bytes:
+        """Read the body of an answer if it is no larger than ``most`` bytes."""
+        self._require_at_most(most, answer, key)
+        body: bytes = answer["Body"].read()
+        return body
+
+    def _require_at_most(self, most: int | None, answer: Any, key: str) -> None:
+        # The HTTP library reads no more than the header announces.
+        if most is not None and answer["ContentLength"] > most:
+            answer["Body"].close()
+            raise InvalidInput(
+                f"{self.address(key)} has {answer['ContentLength']} bytes, and at most "
+                f"{most} were expected; it was not read: replace it with the right file"
+            )
+
+    def read_content(self, key: str, *, most: int = MOST_READ_BYTES) -> Content:
         """Read a whole object with its ETag and owner; see :meth:`read` for the errors."""
 
         def receive(answer: Any) -> Content:
             owner = unquote(answer["Metadata"].get(_OWNER, ""))
-            return Content(answer["Body"].read(), answer["ETag"].strip('"'), owner)
+            return Content(self._body(answer, key, most), answer["ETag"].strip('"'), owner)
 
         content: Content = self.request("get_object", key, receive)
         return content
@@ -236,10 +266,19 @@ class Store:
                 for future in pending:
                     future.cancel()
 
-    def download(self, key: str, path: Path, *, if_match: str | None = None) -> None:
-        """Write an object to a local file, in bounded memory; see :meth:`read` for the errors."""
+    def download(
+        self, key: str, path: Path, *, if_match: str | None = None, most: int | None = None
+    ) -> None:
+        """Write an object to a local file, in bounded memory; see :meth:`read` for the errors.
+
+        Parameters
+        ----------
+        most
+            As for :meth:`read`; None for any size.
+        """
 
         def receive(answer: Any) -> None:
+            self._require_at_most(most, answer, key)
             with path.open("wb") as file:
                 for chunk in answer["Body"].iter_chunks(_CHUNK_BYTES):
                     file.write(chunk)

@@ -6,6 +6,7 @@ AstroMAE. Which engines run it, engines declare (``cosmicai.engines.registry``).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,11 @@ from cosmicai.model.layout import (
     CONFIG_NAME,
     CONSTANTS_NAME,
     GRAPH_NAME,
+    MAX_CALIBRATION_BYTES,
+    MAX_CONFIG_BYTES,
+    MAX_CONSTANT_BYTES,
+    MAX_GRAPH_BYTES,
+    MAX_HEADER_BYTES,
     WEIGHTS_NAME,
     TensorSpec,
     state_dict_layout,
@@ -31,6 +37,12 @@ if TYPE_CHECKING:
     from cosmicai.model.interface import ArchitectureConfig
 
 _NAMES_SHOWN: Final = 8
+_MOST_BYTES: Final = {
+    CONFIG_NAME: MAX_CONFIG_BYTES,
+    GRAPH_NAME: MAX_GRAPH_BYTES,
+    CONSTANTS_NAME: MAX_CONSTANT_BYTES,
+    CALIBRATION_NAME: MAX_CALIBRATION_BYTES,
+}
 DEFAULT: Final = "AstroMAE"
 
 
@@ -101,6 +113,28 @@ def read_config(content: bytes, where: str) -> tuple[Architecture, ArchitectureC
         ) from None
 
 
+def most_bytes(name: str, config: ArchitectureConfig) -> int:
+    """Return how many bytes a file of a bundle may have, before it is read."""
+    if name in _MOST_BYTES:
+        return _MOST_BYTES[name]
+    layout = ARCHITECTURES[config.architecture].layout
+    tensors = layout(config).values() if layout else ()
+    # A dtype ends in its bits.
+    data = sum(math.prod(tensor.shape) * int(tensor.dtype[-2:]) // 8 for tensor in tensors)
+    return 8 + MAX_HEADER_BYTES + data
+
+
+def require_size(name: str, size: int, config: ArchitectureConfig, where: str) -> None:
+    """Raise ModelMismatch if a file of a bundle is empty, or larger than its config allows."""
+    if not size:
+        raise ModelMismatch(f"{where} is empty: writing it was cut short; replace it")
+    if size > (most := most_bytes(name, config)):
+        raise ModelMismatch(
+            f"{where} has {size} bytes, and at most {most} were expected of a model like this "
+            f"({config}); it was not read"
+        )
+
+
 def files_of(path: Path, architecture: Architecture) -> tuple[str, ...]:
     """Return the names of a bundle's files, those of its optional ones that folder ``path`` has.
 
@@ -130,7 +164,8 @@ def load_config(path: Path) -> tuple[Architecture, ArchitectureConfig]:
     """
     file, files = path / CONFIG_NAME, " and ".join(ARCHITECTURES[DEFAULT].files)
     try:
-        content = file.read_bytes()
+        with file.open("rb") as opened:
+            content = opened.read(MAX_CONFIG_BYTES + 1)
     except NotADirectoryError:
         raise ModelNotFound(
             f"{path} is a file, and a model is a folder of {files}; `cosmicai model import {path} "
@@ -140,6 +175,10 @@ def load_config(path: Path) -> tuple[Architecture, ArchitectureConfig]:
         raise ModelNotFound(
             f"{path} holds no model: expected {files}, found no {CONFIG_NAME}"
         ) from None
+    if len(content) > MAX_CONFIG_BYTES:
+        raise ModelMismatch(
+            f"{file} does not describe an architecture: at most {MAX_CONFIG_BYTES} bytes expected"
+        )
     return read_config(content, str(file))
 
 

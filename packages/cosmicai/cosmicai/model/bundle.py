@@ -20,15 +20,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cosmicai.errors import ModelMismatch, ModelNotFound
-from cosmicai.facts import INPUT_LIMIT, MB
-from cosmicai.model.architectures import check_layout, files_of, load_config
+from cosmicai.facts import INPUT_LIMIT
+from cosmicai.model.architectures import check_layout, files_of, load_config, require_size
 from cosmicai.model.layout import (
     CALIBRATION_NAME,
     CONFIG_NAME,
     CONSTANTS_NAME,
     GRAPH_NAME,
-    MAX_CALIBRATION_BYTES,
-    MAX_GRAPH_BYTES,
     SAFETENSORS_DTYPES,
     WEIGHTS_NAME,
     TensorSpec,
@@ -69,12 +67,13 @@ class Bundle:
         self.architecture, self.config = load_config(path)
         self.weights_path = path / WEIGHTS_NAME
         self.files = files_of(path, self.architecture)
+        for name in self.files:
+            require_size(name, (path / name).stat().st_size, self.config, str(path / name))
         self._digest: Future[str] | None = None
         if self.architecture.layout:
             check_layout(_read_layout(self.weights_path), self.config, str(self.weights_path))
         if self.architecture.check_graph:
-            with (path / GRAPH_NAME).open("rb") as file:
-                description = file.read(MAX_GRAPH_BYTES + 1)
+            description = (path / GRAPH_NAME).read_bytes()
             constant_bytes = (path / CONSTANTS_NAME).stat().st_size
             self.architecture.check_graph(description, constant_bytes, self.config, str(path))
 
@@ -109,8 +108,6 @@ class Bundle:
             from cosmicai.calibration import read_calibration
 
             file = self.path / CALIBRATION_NAME
-            if file.stat().st_size > MAX_CALIBRATION_BYTES:
-                raise ModelMismatch(f"{file}: at most {MAX_CALIBRATION_BYTES // MB} MB expected")
             calibration = read_calibration(file.read_bytes(), str(file))
         config = self.config
         return Interface(config.inputs, config.output, config.training, calibration)

@@ -16,9 +16,14 @@ GRAPH_NAME = "model.xml"
 CONSTANTS_NAME = "model.bin"
 CALIBRATION_NAME = "calibration.json"
 """An optional file of a bundle, of whatever architecture."""
+MAX_CONFIG_BYTES = MB
 MAX_GRAPH_BYTES = 16 * MB
 """Of ``model.xml``."""
+MAX_CONSTANT_BYTES = 400 * MB
+"""Of ``model.bin``."""
 MAX_CALIBRATION_BYTES = 64 * MB
+MAX_HEADER_BYTES = 16 * MB
+"""Of the JSON that ``model.safetensors`` begins with."""
 
 SAFETENSORS_DTYPES = {
     "F32": "float32",

@@ -18,7 +18,7 @@ from cosmicai.model.architectures import (
     read_config,
 )
 from cosmicai.model.config import ModelConfig
-from cosmicai.model.layout import CONFIG_NAME
+from cosmicai.model.layout import CONFIG_NAME, MAX_CONFIG_BYTES
 
 from cosmicai_workbench.deployment.account import (
     CONCURRENCY_QUOTA,
@@ -233,8 +233,9 @@ def _uploaded_model(
     config: ArchitectureConfig = ModelConfig()
     if key in found:
         try:
-            architecture, config = read_config(store.read(key), store.address(key))
-        except ModelMismatch as error:
+            document = store.read(key, most=MAX_CONFIG_BYTES)
+            architecture, config = read_config(document, store.address(key))
+        except (ModelMismatch, InvalidInput) as error:
             return Check("model", "error", str(error)), architecture, config
     wanted = [prefix + name for name in architecture.files]
     if missing := [key for key in wanted if key not in found]:

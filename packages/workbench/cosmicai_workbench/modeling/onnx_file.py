@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cosmicai.errors import InvalidInput, ModelNotFound, UnsafeModel
 from cosmicai.facts import MB
-from cosmicai.model.ir import MAX_CONSTANT_BYTES
+from cosmicai.model.layout import MAX_CONSTANT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

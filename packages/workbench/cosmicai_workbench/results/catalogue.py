@@ -234,7 +234,7 @@ class RunCatalogue:
             numbers = [part.astype(str) for part in numbers]
         self._duplicates = np.unique(repeated([*map(object_keys, numbers), *hashes]))
         known = columns_with(stored)
-        self._labels = _labels([*self._empty.columns], known.keys())
+        self._labels = _labels([*self._empty.columns], {*known})
         self.columns = self._declared(stored, known)
         keys = {name: self._carried.get(name, f"known {name}") for name in self.columns}
         texts = [name for name, column in self.columns.items() if column.dtype == "str"]
