@@ -6,7 +6,10 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -680,3 +683,80 @@ def test_a_file_that_claims_more_than_fits_the_disk_is_refused_at_once(
     message = refusal(capsys, tmp_path / "parts", tmp_path / "a.zarr", "--bands", "u,g,r,i,z")
 
     assert "MB are free" in message
+
+
+def deflated(megabytes: int, bits: int) -> bytes:
+    """Return a zlib (15) or gzip (31) stream of zeros: a thousandth of what it unpacks to."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, bits)
+    block = bytes(2**24)
+    first, again = (packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    return first + again * (megabytes // 16 - 1) + packer.flush()
+
+
+def bomb(folder: Path, form: str) -> Path:
+    """Write a small file, one chunk or text of which unpacks to a gigabyte."""
+    values = columns()
+    if form == "hdf5":
+        path = write_hdf5(folder / "a", values, chunks=True, compression="gzip")
+        with h5py.File(path, "a") as file:
+            file["image_array"].id.write_direct_chunk((0, 0, 0, 0), deflated(1024, 15))
+    elif form == "parquet":
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(write_parquet(folder / "a", values))
+        names = pa.DictionaryArray.from_arrays(np.zeros(COUNT, np.int32), ["x" * 48 * 2**20])
+        at = table.schema.get_field_index("object_id")
+        path = folder / "a.parquet"
+        pq.write_table(
+            table.set_column(at, "object_id", names), path, compression="zstd", store_schema=False
+        )
+    else:
+        zarr_format = int(form[-1])
+        path = folder / "a.zarr"
+        group = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+        codec = zarr.codecs.GzipCodec() if zarr_format == 3 else {"id": "zlib", "level": 1}
+        for name, value in values.items():
+            if value.dtype.kind != "U":
+                options = {"compressors": codec} if name == "image_array" else {}
+                group.create_array(name, data=value, **options)
+        (chunk,) = (each for each in (path / "image_array").rglob("*0*") if each.is_file())
+        chunk.write_bytes(deflated(1024, 31 if zarr_format == 3 else 15))
+    assert sum(each.stat().st_size for each in (path, *path.rglob("*"))) < 16 * 2**20
+    return path
+
+
+BOUNDED = """
+import pathlib, re, resource, sys
+from cosmicai_workbench.cli.main import main
+from cosmicai_workbench.data.arrays import files
+files.MAX_MEMORY_BYTES = 512 * 2**20
+before = resource.getrlimit(resource.RLIMIT_DATA)
+code = main(sys.argv[1:])
+assert resource.getrlimit(resource.RLIMIT_DATA) == before
+peak = re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())
+print(code, int(peak[1]) // 1024)
+"""
+
+
+@pytest.mark.parametrize("form", ["zarr2", "zarr3", "hdf5", "parquet"])
+def test_what_unpacks_to_more_than_is_declared_is_bounded(tmp_path: Path, form: str) -> None:
+    words = [
+        "data",
+        "convert",
+        bomb(tmp_path, form),
+        tmp_path / "parts",
+        "--bands",
+        ",".join(BANDS),
+    ]
+    run = subprocess.run(
+        [sys.executable, "-c", BOUNDED, *map(str, words)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    code, peak = map(int, run.stdout.split()[-2:])
+    assert code == 2
+    assert peak < 900
+    assert f"{tmp_path / 'a'}." in run.stderr
+    # HDF5 does not tell why a filter failed.
+    assert "that a conversion may" in run.stderr or "filter returned failure" in run.stderr
+    assert not [*tmp_path.glob("parts*")]

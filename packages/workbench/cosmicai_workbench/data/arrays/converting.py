@@ -16,6 +16,7 @@ from cosmicai.partition.imaging import Imaging
 from cosmicai.partition.reader import Batch
 
 from cosmicai_workbench.bars import no_bar
+from cosmicai_workbench.data.arrays.files import bounded_memory
 from cosmicai_workbench.data.arrays.layout import Choices, Finder, Layout, blocks
 from cosmicai_workbench.data.arrays.opening import find_arrays, open_arrays
 from cosmicai_workbench.data.catalogue import write_text_catalogue
@@ -86,6 +87,7 @@ class _Part:
         return _Part(self.batch[rows], self.catalogue[rows])
 
 
+@bounded_memory()
 def convert_arrays(
     inputs: Iterable[Path],
     folder: Path,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import resource
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
@@ -13,7 +15,6 @@ from cosmicai.facts import MB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -25,6 +26,8 @@ MAX_BLOCK_BYTES = 128 * MB
 MAX_CHUNK_BYTES: Final = 256 * MB
 """Of a galaxy, and of a chunk, which is held whole while any galaxy in it is read."""
 MAX_ARRAYS: Final = 10_000
+MAX_MEMORY_BYTES = 2048 * MB
+"""That a conversion may take: what the largest chunk and its copies need, and no more."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,42 @@ class ArrayFile(Protocol):
 
 
 @contextmanager
+def bounded_memory() -> Iterator[None]:
+    """Let this process take ``MAX_MEMORY_BYTES`` more than it has, and no more.
+
+    A compressed chunk may hold any number of bytes, whatever its file declares, and the libraries
+    that read files of arrays unpack all of it before they look. Linux alone has such a bound.
+
+    Raises
+    ------
+    InvalidInput
+        That was not enough.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        yield
+        return
+    taken = int(status.partition("VmData:")[2].split()[0]) * 1024
+    before, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limits = [each for each in (before, hard) if each != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([taken + MAX_MEMORY_BYTES, *limits]), hard))
+    try:
+        yield
+    except MemoryError as error:
+        raise InvalidInput(_too_much("reading the files")) from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
+
+
+def _too_much(what: str) -> str:
+    return (
+        f"{what} takes more memory than the {MAX_MEMORY_BYTES // MB:,} MB that a conversion may, "
+        "or than there is"
+    )
+
+
+@contextmanager
 def named_errors(path: Path, what: str = "it") -> Iterator[None]:
     """Turn whatever a library raises over a damaged file into :class:`InvalidInput`.
 
@@ -85,7 +124,7 @@ def named_errors(path: Path, what: str = "it") -> Iterator[None]:
     except (CosmicAIError, ImportError):
         raise
     except MemoryError as error:
-        raise InvalidInput(f"{path}: {what} takes more memory than there is") from error
+        raise InvalidInput(f"{path}: {_too_much(what)}") from error
     except Exception as error:
         raise InvalidInput(
             f"{path}: {what} cannot be read: {type(error).__name__}: {error}"

@@ -31,24 +31,20 @@ class ParquetArrays:
                 path, buffer_size=MB, pre_buffer=False, page_checksum_verification=True
             )
         self._rows = self._file.metadata.num_rows
-        self.columns = {}
+        self.columns: dict[str, ArrayColumn] = {}
         with named_errors(path):
             first = next(self._file.iter_batches(batch_size=1, use_threads=False), None)
         if first is None:
             raise InvalidInput(f"{path} holds no galaxies")
         for root in self._file.schema_arrow.names:
-            for name, values in _leaves(root, first.column(root)).items():
-                try:
-                    array = _array(values)
-                except ValueError:
-                    continue  # neither numbers nor text: of no use here
-                dtype = np.dtype("U256") if array.dtype.kind == "U" else array.dtype
-                self.columns[name] = ArrayColumn((self._rows, *array.shape[1:]), dtype)
+            with named_errors(path, f"column {root}"):
+                self._add_columns(root, first.column(root))
 
     def read(self, names: Sequence[str], rows: int) -> Iterator[Block]:
         """Yield all galaxies in order, about ``rows`` at once."""
         roots = list(dict.fromkeys(self._root(name) for name in names))
-        batches = self._file.iter_batches(batch_size=rows, columns=roots, use_threads=False)
+        with named_errors(self.path):
+            batches = self._file.iter_batches(batch_size=rows, columns=roots, use_threads=False)
         start = 0
         while True:
             with named_errors(self.path):
@@ -74,6 +70,15 @@ class ParquetArrays:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _add_columns(self, root: str, first: pa.Array) -> None:
+        for name, values in _leaves(root, first).items():
+            try:
+                array = _array(values)
+            except ValueError:
+                continue  # neither numbers nor text: of no use here
+            dtype = np.dtype("U256") if array.dtype.kind == "U" else array.dtype
+            self.columns[name] = ArrayColumn((self._rows, *array.shape[1:]), dtype)
 
     def _root(self, name: str) -> str:
         """Return the column of the file that holds a column of ours."""
