@@ -139,7 +139,7 @@ def ranges(
 
     from cosmicai_workbench.modeling.bundle_copies import require_place
     from cosmicai_workbench.modeling.ranges import training_of, write_with_training
-    from cosmicai_workbench.results.infer import partition_paths
+    from cosmicai_workbench.predicting import partition_paths
 
     model, paths = Bundle(bundle), partition_paths(partitions)
     require_place(model, out, overwrite=overwrite)
@@ -251,7 +251,7 @@ def calibrate(
 
     from cosmicai_workbench.modeling import calibrating
     from cosmicai_workbench.modeling.bundle_copies import require_place
-    from cosmicai_workbench.results.infer import partition_paths
+    from cosmicai_workbench.predicting import partition_paths
     from cosmicai_workbench.results.run_folder import load_run
 
     if bool(partitions) == bool(from_run):

@@ -9,8 +9,8 @@ from astropy.table import Table
 from cosmicai.errors import InvalidInput, ModelNotFound, PartitionNotFound
 from cosmicai_workbench.cli.main import main
 from cosmicai_workbench.data.partition_writer import write_partition
+from cosmicai_workbench.predicting import predict
 from cosmicai_workbench.results.compare import compare
-from cosmicai_workbench.results.infer import infer
 from cosmicai_workbench.results.run_folder import load_run
 from model_fill import SMALL, filled_bundle
 from s3_stack import make_galaxies
@@ -32,14 +32,14 @@ def partitions(tmp_path_factory):
 
 
 def run(model, partitions, output, **change):
-    settings = {"engine": "plain", "batch_size": 4, "threads": 1, "on_partition": lambda _: None}
-    return infer(model, partitions, output=output, **(settings | change))
+    settings = {"engine": "plain", "batch_size": 4, "threads": 1}
+    return predict(partitions, model, output=output, **(settings | change))
 
 
 def test_predicts_what_the_engine_predicts(model, partitions, tmp_path):
     from cosmicai.engines.base import load_engine
 
-    summary = run(model, partitions, tmp_path / "here")
+    summary = run(model, partitions, tmp_path / "here").summary
     assert (summary.status, summary.num_samples, summary.num_partitions) == ("SUCCEEDED", 14, 2)
     found = load_run(tmp_path / "here").predictions
     engine = load_engine("plain", model, threads=1)
