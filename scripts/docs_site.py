@@ -140,7 +140,7 @@ def commands() -> str:
 
 
 def typer_context(command: click.Command, name: str) -> click.Context:
-    """Return a context in which a command tells its help."""
+    """Return a context in which a command renders its help."""
     context: click.Context = command.make_context(name, ["--help"], resilient_parsing=True)
     return context
 

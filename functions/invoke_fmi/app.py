@@ -11,7 +11,7 @@ from cosmicai.schema import CollectiveEvent, parse
 @tracer.capture_lambda_handler(capture_response=False)
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Synchronise the ranks and reduce their figures, or tell them that this rank failed."""
+    """Synchronise the ranks and reduce their figures, or notify them that this rank failed."""
     request = parse(CollectiveEvent, event)
     log_rank(request)
     return run_collective(request, context.get_remaining_time_in_millis() / 1000)

@@ -581,7 +581,7 @@ def test_hdf5_reads_no_other_file(
 
     message = refusal(capsys, tmp_path / "parts", path)
 
-    assert "values lie in other files" in message or "no array of images was found" in message
+    assert "values are in other files" in message or "no array of images was found" in message
 
 
 @pytest.mark.parametrize("linked", [("0", "image"), ("2", "image"), ("2", "mag")])

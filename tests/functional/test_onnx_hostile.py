@@ -265,7 +265,7 @@ def test_a_file_cut_short(left: float, tmp_path: Path) -> None:
 def test_a_file_that_is_something_else(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
-    with pytest.raises(InvalidInput, match="no whole ONNX file"):
+    with pytest.raises(InvalidInput, match="not a complete ONNX file"):
         import_onnx(path, tmp_path / "bundle")
 
 
@@ -273,7 +273,7 @@ def test_a_file_that_is_something_else(content: bytes, tmp_path: Path) -> None:
 def test_names_that_are_no_text(text: bytes, tmp_path: Path) -> None:
     path = save(model([node("Relu", "image", "last")]), tmp_path)
     path.write_bytes(path.read_bytes().replace(text, b"\xff" * len(text)))
-    with pytest.raises(InvalidInput, match="bytes that are no text"):
+    with pytest.raises(InvalidInput, match="bytes that are not text"):
         import_onnx(path, tmp_path / "bundle")
 
 
@@ -347,7 +347,7 @@ def test_graphs_within_graphs_without_end(tmp_path: Path) -> None:
             inner = tag + varint + inner
     path = tmp_path / "model.onnx"
     path.write_bytes(b"\x08\x09\x3a" + varint + inner)
-    with pytest.raises(InvalidInput, match="no whole ONNX file"):
+    with pytest.raises(InvalidInput, match="not a complete ONNX file"):
         import_onnx(path, tmp_path / "bundle")
 
 

@@ -98,7 +98,7 @@ def test_a_bundle_is_loaded_with_the_calibration_that_was_planned(
     model_cache._load.cache_clear()
     assert model_cache.load(again, 1)[0].digest == model.digest, "this machine has that version"
     storage.store(BUCKET).write_json(key, {})
-    with pytest.raises(ModelMismatch, match=r"calibration\.json is no calibration"):
+    with pytest.raises(ModelMismatch, match=r"calibration\.json is not a calibration"):
         planned()
     storage.store(BUCKET).write(key, bytes(MAX_CALIBRATION_BYTES + 1))
     with pytest.raises(ModelMismatch, match=r"calibration\.json has 67108865 bytes"):

@@ -93,7 +93,7 @@ def test_intrinsic_functions(tmp_path: Path, expression: str, value: str) -> Non
     ("value", "says"),
     [
         ("!Ref Nothing", "!Ref Nothing names no parameter or resource"),
-        ("!GetAtt Bucket.DomainName", "cannot tell Bucket.DomainName"),
+        ("!GetAtt Bucket.DomainName", "does not know Bucket.DomainName"),
         ("!ImportValue other", "does not know Fn::ImportValue"),
         ("!If [Maybe, 1, 2]", "no condition named 'Maybe'"),
     ],

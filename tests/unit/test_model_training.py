@@ -139,7 +139,7 @@ def test_damaged_state_is_named(
     (tmp_path / "checkpoint.pt").write_bytes(b"PK damaged")
     command = ["model", "train", "--config", str(settings), "--resume", str(tmp_path)]
     assert main(command) == 2
-    assert "no saved training state" in capsys.readouterr().err
+    assert "not a saved training state" in capsys.readouterr().err
 
 
 def test_nothing_to_resume_is_said(

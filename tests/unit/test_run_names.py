@@ -37,7 +37,7 @@ def test_a_run_folder_that_is_there_is_kept(tmp_path: Path) -> None:
 
 def test_latest_must_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "latest").mkdir()
-    with pytest.raises(InvalidInput, match="latest is no link"):
+    with pytest.raises(InvalidInput, match="latest is not a link"):
         reserve(tmp_path, "new")
     (tmp_path / "latest").rmdir()
     (tmp_path / "latest").symlink_to("gone")

@@ -275,7 +275,7 @@ def test_every_opcode_is_read_or_refused_by_name() -> None:
     for opcode in pickletools.opcodes:
         with pytest.raises((MalformedPickle, UnsafePickle)) as caught:
             load(b"\x80\x02" + opcode.code.encode("latin1") + b"\xff", ALLOWED)
-        assert " at 2 is no pickle opcode" not in str(caught.value), opcode.name
+        assert " at 2 is not a pickle opcode" not in str(caught.value), opcode.name
 
 
 def test_the_pickle_module_agrees_on_a_long_value() -> None:

@@ -21,7 +21,7 @@ def check_processor(mark: Path = _MARK, machine: str | None = None) -> None:
     ------
     ImportError
         The layer was built for another architecture. Without this check, the first native library
-        would fail to import, and its message would not tell why.
+        would fail to import, and its message would not say why.
     """
     if not mark.exists():
         return

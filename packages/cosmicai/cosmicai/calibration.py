@@ -185,17 +185,17 @@ def read_calibration(content: bytes, where: str) -> Calibration:
     content
         The file.
     where
-        What messages call it.
+        Its name in error messages.
 
     Raises
     ------
     ModelMismatch
-        It is none; the message says why.
+        If ``content`` is not a valid calibration; the message says why.
     """
     try:
         return Calibration.model_validate_json(content)
     except ValidationError as error:
         raise ModelMismatch(
-            f"{where} is no calibration: {problems_of(error)}; remove it, or run "
+            f"{where} is not a calibration: {problems_of(error)}; remove it, or run "
             "`cosmicai model calibrate`"
         ) from None

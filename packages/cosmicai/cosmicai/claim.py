@@ -130,7 +130,7 @@ class Ownership:
             self._lost(held[0] if held else None)
 
     def replaced(self, document: Claim) -> Ownership:
-        """Write the claim anew, if it is still this attempt's; see :meth:`require`."""
+        """Rewrite the claim, if it is still this attempt's; see :meth:`require`."""
         try:
             etag = self.store.write_json(
                 keys.claim(self.result_path),
@@ -151,7 +151,7 @@ class Ownership:
     def complete(self, plan: bytes) -> None:
         """Write the plan, then its digest into the claim: from now on it stands.
 
-        A repeated attempt of Initialize returns that plan, and nothing plans the path anew.
+        A repeated attempt of Initialize returns that plan, and nothing plans the path again.
         """
         self.write(keys.plan(self.result_path), plan)
         self.replaced(self.document.model_copy(update={"plan_sha256": storage.sha256(plan)}))
@@ -249,14 +249,14 @@ def plan_of(execution: str, bucket: str, result_path: str) -> Plan | None:
     except ObjectNotFound:
         raise InvalidInput(f"{where} was deleted since Initialize wrote it") from None
     if storage.sha256(content) != holder.plan_sha256:
-        raise InvalidInput(f"{where} was changed since Initialize wrote it; start the run anew")
+        raise InvalidInput(f"{where} was changed since Initialize wrote it; start the run again")
     return parse_json(Plan, content, where)
 
 
 def require_resumable(
     execution: Execution, bucket: str, result_path: str, resume: str
 ) -> list[str]:
-    """Make sure that the path is that of an execution to resume, or of nobody.
+    """Make sure that the path is free, or held by an execution to resume.
 
     Returns
     -------

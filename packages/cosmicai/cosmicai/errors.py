@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 LONGEST_MESSAGE = 2000
-"""Characters of an error's message: whatever it quotes, it stays one that somebody can read."""
+"""Characters of an error's message: whatever it quotes, it stays readable."""
 
 
 def load_json(text: str | bytes) -> Any:
@@ -22,7 +22,7 @@ def load_json(text: str | bytes) -> Any:
     Raises
     ------
     ValueError
-        It is no JSON, or nested deeper than Python reads.
+        If it is not JSON, or nested deeper than Python reads.
     """
     try:
         return json.loads(text)
@@ -120,7 +120,7 @@ class FmiTimeout(CosmicAIError):
 
 
 class TransientStorageError(CosmicAIError):
-    """Object storage failed in a way that a retry may mend."""
+    """Object storage failed in a way that a retry may fix."""
 
 
 class ObjectNotFound(CosmicAIError):

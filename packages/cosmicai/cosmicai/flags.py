@@ -74,7 +74,7 @@ _RANGES: Final = {
 
 
 def flags_of(batch: PredictedBatch, inputs: Inputs, training: Training | None) -> NDArray[np.int32]:
-    """Return the flags (b,) that predicting a batch can tell.
+    """Return the flags (b,) that follow from predicting a batch.
 
     Those of failed ranks and of duplicates are set where a catalogue is put together.
     """
@@ -148,7 +148,7 @@ class TrainingRanges:
             self._histogram(*key).counts += histogram.counts
 
     def training(self, name: str, digest: str = "") -> Training:
-        """Return the ranges; ``name`` and ``digest`` tell which training set they are of.
+        """Return the ranges; ``name`` and ``digest`` identify the training set.
 
         Raises
         ------

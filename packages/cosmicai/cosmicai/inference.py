@@ -47,7 +47,7 @@ def run_rank(item: ManifestItem, request_id: str) -> dict[str, Any]:
     ResultPathInUse
         If another execution took over the result path meanwhile; nothing was written.
     TransientStorageError
-        If S3 failed in a way that a retry may mend.
+        If S3 failed in a way that a retry may fix.
     """
     global _cold
     cold_start, _cold = _cold, False

@@ -139,7 +139,7 @@ def initialize(event: InitializeEvent) -> Plan:
 def _standing_plan(execution: Execution, request: ExecutionInput) -> Plan | None:
     """Return the plan that an earlier attempt of this step completed, if one did.
 
-    Ranks may be at work on it, so nothing is planned anew, whatever changed meanwhile.
+    Ranks may be at work on it, so nothing is planned again, whatever changed meanwhile.
     """
     holder = holder_of(request.bucket, request.result_path)
     if holder is None or holder.execution != execution.id:
@@ -324,7 +324,7 @@ def _plan(
         input=request,
         bucket=request.bucket,
         result_path=path,
-        # The manifest of all ranks stays, for whoever resumes this execution in turn.
+        # The manifest of all ranks stays, for a later execution that resumes this one.
         manifest_key=keys.resumed_manifest(path) if earlier else keys.manifest(path),
         map_results_prefix=keys.map_results(path),
         world_size=decisions.world_size,

@@ -45,7 +45,7 @@ def peak_memory_mb_of(process: int) -> float | None:
 
 
 def processor_features() -> frozenset[str] | None:
-    """Return the processor's features as Linux names them; None where it does not tell."""
+    """Return the processor's features as Linux names them; None where it does not name them."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -1,4 +1,4 @@
-"""Open a model of one's own, to predict with it in a notebook or a script."""
+"""Open a model bundle, to predict with it in a notebook or a script."""
 
 from __future__ import annotations
 

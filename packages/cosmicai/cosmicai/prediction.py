@@ -129,7 +129,7 @@ class Predictions:
         return self.pdf_on(self.grid)
 
     def pdf_on(self, grid: ArrayLike) -> NDArray[np.float32]:
-        """Return the probability densities (N, G) on a grid (G,) of one's own.
+        """Return the probability densities (N, G) on a given grid (G,).
 
         Raises
         ------
@@ -410,7 +410,7 @@ class Predictor:
         partitions
             Paths of ``.pt`` files, or addresses ``s3://bucket/key``.
         batch_size
-            Galaxies of a batch as it is counted; the engine may get several at once.
+            Galaxies per batch, as counted; the engine may get several batches at once.
         on_partition
             Called with a partition's name when it is predicted.
 

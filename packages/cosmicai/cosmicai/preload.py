@@ -14,7 +14,7 @@ def preload() -> None:
 
     A snapshot then holds engine and model, and a provisioned sandbox has them ready. On demand,
     the init phase is part of the first call and may last 10 s only: the first rank loads there. A
-    model that cannot be loaded is no error here; the first rank reports it.
+    model that cannot be loaded is not an error here; the first rank reports it.
     """
     address = ""
     try:

@@ -56,7 +56,7 @@ MAGNITUDE_EDGES = (14.0, 15.0, 16.0, *(16.5 + 0.5 * step for step in range(24)))
 PIT_BINS = 20
 """Of the histogram that is shown."""
 COVERAGE_MARGIN = {68: 0.02, 95: 0.01}
-"""Interval in per cent → by how much less it may hold before anyone is told."""
+"""Interval in per cent → by how much less it may hold without a warning."""
 CHANCE = 1e-3
 """An interval under-covers if chance explains so few with at most this probability."""
 

@@ -72,7 +72,7 @@ class Reconciled:
 
 
 def reconcile(plan: Plan) -> Reconciled:
-    """Hold what lies under the result path against the plan and its manifest.
+    """Compare what is stored under the result path with the plan and its manifest.
 
     A rank is received when its record is there, belongs to this execution or to one that it
     resumes, did what the manifest says, and names the very predictions file that is there. With
@@ -134,7 +134,7 @@ def _planned_items(plan: Plan, etags: Mapping[str, str]) -> tuple[dict[int, Mani
 
 
 def _etags(plan: Plan) -> dict[str, str]:
-    """Return key → ETag of what lies under the result path."""
+    """Return key → ETag of what is stored under the result path."""
     listing = storage.store(plan.bucket).list(keys.folder(plan.result_path))
     return {item.key: item.etag for item in listing}
 

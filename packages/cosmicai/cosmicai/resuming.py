@@ -110,5 +110,5 @@ def _require_same_input(request: ExecutionInput, plan: Plan) -> None:
         raise InvalidInput(
             f"key 'resume': execution {plan.execution.name} had another "
             + ", ".join(f"{key} ({before[key]!r}, now {now[key]!r})" for key in changed)
-            + "; resume it with its own input, or run anew under another result_path"
+            + "; resume it with its own input, or run it under another result_path"
         )

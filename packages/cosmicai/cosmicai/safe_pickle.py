@@ -49,7 +49,7 @@ class Global(NamedTuple):
 
 @dataclass(eq=False)
 class Stub:
-    """What stands where the pickle holds an object of an allowed class: its data, no behaviour."""
+    """Takes the place of an object of an allowed class: its data, without behaviour."""
 
     type_name: str
     args: tuple[Any, ...] = ()
@@ -62,7 +62,7 @@ def stub(type_name: str) -> Builder:
 
 
 class _Mark:
-    """Where a MARK opcode stands on the stack."""
+    """Marks the place of a MARK opcode on the stack."""
 
 
 _MARK: Final = _Mark()
@@ -143,7 +143,7 @@ class _Machine:
     def _refusal(self, opcode: int) -> str:
         name = _REFUSED.get(opcode)
         if name is None:
-            raise MalformedPickle(f"byte {opcode:#04x} at {self._at - 1} is no pickle opcode")
+            raise MalformedPickle(f"byte {opcode:#04x} at {self._at - 1} is not a pickle opcode")
         what = f" of {self._global_lines()}" if name == "INST" else ""
         return (
             f"the pickle uses the opcode {name}{what}, which PyTorch does not write and which is "
@@ -317,7 +317,7 @@ class _Machine:
         target = self._pop()
         if not isinstance(target, Global):
             raise UnsafePickle(
-                f"the pickle calls {kind(target)}, which is no allowed global; "
+                f"the pickle calls {kind(target)}, which is not an allowed global; "
                 "nothing of it was executed"
             )
         if type(args) is not tuple:

@@ -627,7 +627,7 @@ class RankRecord(Contract):
     predictions_key: str = Field(description="Where the predictions are.")
     predictions_etag: str = Field(description="Their ETag: Summarize trusts no other file.")
     task_digest: str = Field(
-        default="", description="SHA-256 of the rank's manifest item: what it was told to do."
+        default="", description="SHA-256 of the rank's manifest item: its instructions."
     )
     quality: QualityStatistics = Field(
         default=QualityStatistics(), description="Mergeable statistics of the redshifts."
@@ -717,7 +717,7 @@ def parse_json(model: type[ContractT], text: bytes, where: str) -> ContractT:
     Raises
     ------
     InvalidInput
-        If it is no JSON, or not what the model describes; see :func:`parse`.
+        If it is not JSON, or not what the model describes; see :func:`parse`.
     """
     try:
         document = load_json(text)

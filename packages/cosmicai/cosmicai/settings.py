@@ -1,4 +1,4 @@
-"""What the environment tells each function: one model of settings per handler."""
+"""What each function reads from its environment: one model of settings per handler."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ObservabilitySettings(Settings):
 
 
 class FunctionSettings(Settings):
-    """What Lambda tells every function."""
+    """What Lambda sets for every function."""
 
     memory_mb: Count = Field(
         default=0,

@@ -33,7 +33,7 @@ def natural_key(key: str) -> tuple[tuple[int, str] | tuple[int, str, int], ...]:
 
 
 def is_partition(key: str) -> bool:
-    """Say whether a key names a partition: it ends in ``.pt``, and is no hidden file.
+    """Say whether a key names a partition: it ends in ``.pt``, and is not a hidden file.
 
     macOS leaves a ``._1.pt`` beside every ``1.pt`` that it copies to another file system.
     """

@@ -449,7 +449,7 @@ class Store:
         raise AssertionError("unreachable")
 
     def explain(self, error: Exception, key: str | None = None) -> CosmicAIError:
-        """Return the named error that a failed request stands for, naming the object."""
+        """Return the named error for a failed request, naming the object."""
         if isinstance(error, CosmicAIError):
             return error
         where = self.address(key or "")
@@ -514,6 +514,6 @@ def json_bytes(value: Any) -> bytes:
     Raises
     ------
     ValueError
-        If it holds NaN or an infinity, which are no JSON.
+        If it holds NaN or an infinity, which are not JSON.
     """
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()

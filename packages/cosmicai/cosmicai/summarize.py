@@ -105,7 +105,7 @@ def _conclude(event: SummarizeEvent) -> Summary:
 
 
 def _changed(found: Reconciled) -> Failure | None:
-    """Return how the manifest was changed, or None: then nobody can tell what ranks had to do."""
+    """Return how the manifest was changed, if so: then what the ranks had to do is unknown."""
     return Failure(Error=IncompleteResults.__name__, Cause=found.changed) if found.changed else None
 
 

@@ -58,7 +58,7 @@ def find_compiler() -> list[str] | None:
 
 
 def kernel_flags(machine: str, instruction_set: str, *, is_zig: bool) -> list[str]:
-    """Return what the compiler needs to be told of an instruction set."""
+    """Return the compiler's flags for an instruction set."""
     zig_cpu, cpu, *others = INSTRUCTION_SETS[machine][instruction_set]
     return [f"-mcpu={zig_cpu}" if is_zig else f"-march={cpu}", *others]
 

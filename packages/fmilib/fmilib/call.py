@@ -38,7 +38,7 @@ class Call:
     Attributes
     ----------
     deadline : float
-        When waiting ends. The rest of the time is for finding out, and telling, who is absent.
+        When waiting ends. The rest of the time is for finding out, and reporting, who is absent.
     """
 
     __slots__ = ("comm", "deadline", "end", "kind", "op", "rank", "ranks", "terms", "timeout")

@@ -79,7 +79,7 @@ def is_array(value: object) -> bool:
 def check_array_class(value: NDArray[Any]) -> None:
     """Raise TypeError for arrays whose class adds what would be lost: masks, units, a shape.
 
-    Only NumPy's own arrays, and those that lie in a file (`numpy.memmap`), are no more than
+    Only NumPy's own arrays, and those in a file (`numpy.memmap`), are no more than
     their numbers.
     """
     numpy = sys.modules["numpy"]
@@ -229,7 +229,7 @@ def _infer(value: Any) -> int:
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
             return DOUBLE_LIST
     raise TypeError(
-        f"fmilib cannot tell how to send {type(value).__name__}: pass types=… for numbers and "
+        f"fmilib does not know how to send {type(value).__name__}: pass types=… for numbers and "
         "lists, or codec=fmi.codecs.json (or your own fmi.Codec) for objects"
     )
 

@@ -160,7 +160,7 @@ class Reduction:
     def _gather_slice(self, packet: Packet, chain: Chain) -> tuple[list[Packet], list[int]]:
         """Return what is to be folded for this rank's slice, and the ranks that it is of.
 
-        Ahead of the group's own stands what the chain has folded so far.
+        What the chain has folded so far comes before the group's own.
         """
         channel, group, column = self._channel, chain.group, chain.column
         slices = self._slices(packet, chain)

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def error_packet(error: FmiError) -> Packet:
-    """Return the packet that stands for an error."""
+    """Return the packet of an error."""
     data = json.dumps(error.to_wire()).encode()
     return Packet(ERROR, data, len(data))
 
 
 def raise_error(packet: Packet, local: Exception | None = None) -> None:
-    """Raise the error that a packet stands for; on the rank that caused it, the original."""
+    """Raise the error in a packet; on the rank that caused it, the original."""
     if packet.code != ERROR:
         return
     if local is not None:

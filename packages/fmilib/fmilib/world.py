@@ -22,7 +22,7 @@ RESERVE_SECONDS = 1.0
 
 
 class World:
-    """The opened channels of a session and how it stands.
+    """The opened channels of a session and its state.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ _open: set[World] = set()  # the worlds of this process that are not closed
 def _close_all() -> None:
     """Close what a program that ends has left open, so that it can run again at once.
 
-    If it ends by an exception, the other ranks are told.
+    If it ends with an exception, the other ranks are notified.
     """
     failed = getattr(sys, "last_value", None) if not hasattr(sys, "ps1") else None
     # Over S3, a rank waits for those above it when it closes: here these are threads.
@@ -121,7 +121,7 @@ def _close_all() -> None:
                     f"rank {world.rank} ended with {type(failed).__name__}: {failed}", [world.rank]
                 )
             )
-        with contextlib.suppress(FmiError):  # there is nobody left to tell
+        with contextlib.suppress(FmiError):  # nobody is left to notify
             world.close()
 
 
@@ -129,7 +129,7 @@ def _forget_all() -> None:
     """Make the copies that a forked process has unusable: the connections are its parent's."""
     for world in _open:
         world.failure = FmiClosed(
-            "the communicator belongs to the process that this one was forked from; join anew here"
+            "the communicator belongs to the process that this one was forked from; join again here"
         )
     _open.clear()
 

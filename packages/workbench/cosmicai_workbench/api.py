@@ -89,7 +89,7 @@ class FinishedRun:
         Parameters
         ----------
         data
-            Folder with the partitions of failed ranks, whose predictions do not tell their
+            Folder with the partitions of failed ranks, whose predictions do not name their
             objects.
 
         Raises
@@ -155,7 +155,7 @@ def run(
     Parameters
     ----------
     data
-        Folder of partitions (``*.pt``) to upload first, or ``s3://bucket/folder`` where they lie.
+        Folder of partitions (``*.pt``) to upload first, or ``s3://bucket/folder`` where they are.
     model
         Folder of a model bundle to upload first, or ``s3://bucket/folder`` in the bucket of the
         results; by default the small model that ships.

@@ -1,4 +1,4 @@
-"""How long work tells its progress, whoever shows it."""
+"""How long work reports its progress, however that is shown."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def no_bar(what: str, total: int, unit: str) -> AbstractContextManager[Advance]:
 
 
 def chosen_bar(callback: Callable[[Progress], None] | None) -> Bar:
-    """Return the bar that tells a callback; without one, one that a notebook shows."""
+    """Return a bar that calls a callback; without one, a bar that a notebook shows."""
     if callback is not None:
         return telling(callback)
     kernel = sys.modules.get("ipykernel.zmqshell")  # nobody else has imported it
@@ -86,7 +86,7 @@ def bar_columns(what: str, unit: str) -> tuple[Any, ...]:
 
 
 def telling(callback: Callable[[Progress], None]) -> Bar:
-    """Return a bar that tells a callback: once as the step starts, and at every advance."""
+    """Return a bar that calls a callback: once as the step starts, and at every advance."""
 
     @contextmanager
     def bar(what: str, total: int, unit: str) -> Iterator[Advance]:

@@ -100,7 +100,7 @@ def begin(
 ) -> str:
     """Upload a model and partitions to where an input looks for them, start it, return its ARN.
 
-    Partitions of another data set that lie there are refused, or removed with ``replace_data``.
+    Partitions of another data set that are there are refused, or removed with ``replace_data``.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def follow(place: Place, arn: str, *, bar: Bar) -> None:
     Raises
     ------
     LookupRefused
-        If AWS refuses to tell, or does not answer for as long as the place has patience.
+        If AWS refuses, or does not answer for as long as the place has patience.
     """
     progress = executions.watch(place.connection, arn, place.interval, place.patience)
     now = next(progress)
@@ -167,7 +167,7 @@ def follow(place: Place, arn: str, *, bar: Bar) -> None:
 def collect(place: Place, execution: executions.Ended, *, bar: Bar, runs: Path = RUNS) -> Outcome:
     """Fetch what an execution that ended has left.
 
-    Trouble with fetching never hides why an execution failed: it is told beside it.
+    Trouble with fetching never hides why an execution failed: both are reported.
     """
 
     def links(run: Run | None = None) -> Links | None:

@@ -29,7 +29,7 @@ _AWS_PATIENCE = 300.0
 
 @dataclass(frozen=True)
 class Place:
-    """A connection, and what is known of the place beyond what AWS would tell.
+    """A connection, and what is known of the place beyond what AWS says.
 
     ``logs`` is the folder of a local cloud's log streams; ``interval`` the seconds between two
     looks at an execution, and ``patience`` those to wait for an answer that does not come;
@@ -95,7 +95,7 @@ def existing_place(
     Raises
     ------
     InvalidInput
-        If it is none of these.
+        If it is not one of these.
     StackNotFound
         If there is no such stack.
     """
@@ -131,7 +131,7 @@ def own_cloud(
     data
         Folder of the partitions that will be uploaded.
     root
-        Where state folders lie.
+        Where state folders are.
     bar
         Shows that it starts.
     """

@@ -64,7 +64,7 @@ class EngineDeclaration:
         Raises
         ------
         InvalidInput
-            It does not; the message names what does.
+            If it does not; the message names the alternatives.
         """
         offered = self.precisions.get(precision)
         if offered is None:
@@ -87,7 +87,7 @@ class EngineDeclaration:
         Raises
         ------
         ModelMismatch
-            It does not; the message names what does.
+            If it does not; the message names the alternatives.
         """
         if architecture not in self.architectures:
             others = [e.name for e in engines().values() if architecture in e.architectures]
@@ -167,7 +167,7 @@ def find_engine(name: str) -> EngineDeclaration:
     Raises
     ------
     InvalidInput
-        There is none; the message lists those there are.
+        If there is no such engine; the message lists the known ones.
     """
     # Entry points are looked up, which takes some milliseconds, only for a name not built in.
     found = BUILT_IN.get(name) or engines().get(name)
@@ -182,7 +182,7 @@ def fitting_engine(architecture: str, names: Iterable[str]) -> str:
     Raises
     ------
     ModelMismatch
-        None does; the message names those that do.
+        If none does; the message names engines that do.
     """
     names = tuple(names)
     for name in names:
@@ -204,7 +204,7 @@ def installed_engine(
     Raises
     ------
     InvalidInput
-        There is none; the message names what to install.
+        If no such engine is installed; the message names what to install.
     """
     fitting = [
         engine

@@ -87,12 +87,12 @@ def read_config(content: bytes, where: str) -> tuple[Architecture, ArchitectureC
     content
         The file.
     where
-        What messages call it.
+        Its name in error messages.
 
     Raises
     ------
     ModelMismatch
-        It does not describe a model of an architecture that is known.
+        If it does not describe a model of a known architecture.
     """
     try:
         document = load_json(content)

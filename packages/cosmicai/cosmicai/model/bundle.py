@@ -99,7 +99,7 @@ class Bundle:
         Raises
         ------
         ModelMismatch
-            ``calibration.json`` is none.
+            ``calibration.json`` is not a calibration.
         """
         from cosmicai.model.interface import Interface
 

@@ -311,7 +311,7 @@ def parse_output(text: str) -> Distribution:
     Raises
     ------
     ValueError
-        It is none.
+        If it does not describe an output.
     """
     found: Distribution = _adapter().validate_json(text)
     return found

@@ -83,12 +83,12 @@ def read_graph(description: bytes, constant_bytes: int, where: str) -> Graph:
     constant_bytes
         Size of ``model.bin``.
     where
-        What messages call the model.
+        The model's name in error messages.
 
     Raises
     ------
     ModelMismatch
-        It is no such description, or goes beyond what a bundle may hold; the message says where.
+        If it is not such a description, or exceeds what a bundle may hold; the message says where.
     """
     if len(description) > MAX_GRAPH_BYTES:
         raise ModelMismatch(

@@ -54,12 +54,12 @@ def check_graph(description: bytes, constant_bytes: int, config: OnnxConfig, whe
     constant_bytes
         Size of ``model.bin``.
     where
-        What messages call the bundle.
+        The bundle's name in error messages.
 
     Raises
     ------
     ModelMismatch
-        It does not; the message says what was expected and found.
+        If it does not; the message says what was expected and found.
     """
     from cosmicai.model.ir import read_graph
 

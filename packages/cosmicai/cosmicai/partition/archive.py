@@ -1,4 +1,4 @@
-"""The layout of a torch zip file: which tensor lies at which bytes. Torch is not needed.
+"""The layout of a torch zip file: which tensor is stored at which bytes. Torch is not needed.
 
 Since PyTorch 1.6, ``torch.save`` writes a zip archive (caffe2/serialize/inline_container.cc)::
 
@@ -66,7 +66,7 @@ _NEWER_TYPES: Final = (
 
 
 class CorruptArchive(CosmicAIError):
-    """The file is no whole torch zip archive, or a tensor in it is not where it says."""
+    """The file is not a complete torch zip archive, or a tensor in it is not where it says."""
 
 
 class ByteSource(Protocol):
@@ -143,7 +143,7 @@ class TensorRef:
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether the elements lie densely in row-major order."""
+        """Whether the elements are stored densely in row-major order."""
         expected = 1
         for size, stride in zip(reversed(self.shape), reversed(self.stride), strict=True):
             if size != 1 and stride != expected:
@@ -221,7 +221,7 @@ class TorchArchive:
         offsets = sorted(member.offset for member in self.members.values())
         self._ends = dict(zip(offsets, [*offsets[1:], self._directory_offset], strict=True))
         if len(self._ends) != len(self.members):
-            raise CorruptArchive("two members of the archive lie at the same place")
+            raise CorruptArchive("two members of the archive are at the same place")
         self._places: dict[str, int] = {}  # of members whose local headers were read
         self.prefix = self._find_prefix()
         pickle_crc = self.members[f"{self.prefix}/data.pkl"].crc
@@ -254,7 +254,7 @@ class TorchArchive:
             raise CorruptArchive(f"its pickle cannot be read: {error}") from error
 
     def read_record(self, name: str, max_bytes: int) -> bytes | None:
-        """Return the bytes of a record that is no tensor; None where the archive has none.
+        """Return the bytes of a record that is not a tensor; None where the archive lacks it.
 
         Raises
         ------
@@ -275,7 +275,7 @@ class TorchArchive:
         Raises
         ------
         CorruptArchive
-            It does not lie where the archive says.
+            If it is not where the archive says.
         """
         member = self.members.get(f"{self.prefix}/{name}")
         if member is None:
@@ -346,7 +346,7 @@ class TorchArchive:
         The location ("cpu", "cuda:0", …) only says where the tensor was; the bytes are the same.
         """
         if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
-            raise MalformedPickle("it refers to something that is no storage")
+            raise MalformedPickle("it refers to something that is not a storage")
         _, storage_type, key, _, numel = pid
         if not isinstance(storage_type, Global) or storage_type.name not in _STORAGES:
             raise MalformedPickle(f"storage type expected, found {kind(storage_type)}")

@@ -6,7 +6,7 @@ columns ``object_id``, ``ra`` and ``dec`` are known by these names; any others b
 and are carried as they are. A record ``extra/rejected.jsonl`` lists in the same way the objects of
 the data set that are in no partition, with the reason in a column ``rejected_because``.
 
-Predictions carry these columns on, so that results need no other file to tell their galaxies.
+Predictions carry these columns on, so that results need no other file to identify their galaxies.
 """
 
 from __future__ import annotations
@@ -362,7 +362,7 @@ def _decoded(line: bytes) -> str:
 
 
 def _filler(dtype: str) -> Any:
-    """Return what stands where a value is missing."""
+    """Return the placeholder of a missing value."""
     if dtype == "str":
         return ""
     return float("nan") if dtype.startswith("float") else 0

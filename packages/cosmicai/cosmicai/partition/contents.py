@@ -1,4 +1,4 @@
-"""What a partition holds and how it lies, read from its first and last bytes, without NumPy.
+"""What a partition holds and how it is stored, read from its first and last bytes, without NumPy.
 
 Whoever reads galaxies starts here; Initialize, whose function has no NumPy, ends here.
 """
@@ -57,7 +57,7 @@ _AT_ONCE: Final = 16
 
 @dataclass(frozen=True)
 class Contents:
-    """What there is in a partition.
+    """What a partition holds.
 
     Attributes
     ----------
@@ -102,9 +102,9 @@ def contents_of(archive: TorchArchive) -> Contents:
     Raises
     ------
     CorruptArchive
-        It does not hold galaxies, or they cannot be streamed.
+        If it does not hold galaxies, or they cannot be streamed.
     UnsafePickle
-        Its pickle asks for anything but tensors.
+        If its pickle asks for anything but tensors.
     """
     tensors = _tensors(archive)
     _, bands, side, _ = tensors["image"].shape
@@ -231,7 +231,7 @@ def _check_dtype(tensor: TensorRef, name: str, dtypes: tuple[str, ...]) -> None:
 
 
 def _metadata(archive: TorchArchive) -> dict[str, Any] | None:
-    """Return the file's metadata; None where there are none, or of another program."""
+    """Return the file's metadata; None where there is none, or it is another program's."""
     record = archive.read_record(METADATA_RECORD, METADATA_BYTES)
     try:
         metadata = load_json(record or b"null")
@@ -260,6 +260,6 @@ def _check_layout(tensor: TensorRef, name: str) -> None:
 
 
 def is_by_galaxy(tensor: TensorRef) -> bool:
-    """Whether each galaxy's values lie together, one galaxy after the other."""
+    """Whether each galaxy's values are stored together, one galaxy after the other."""
     _, row = tensor.row_bytes(0, 1)
     return tensor.shape[0] == 1 or tensor.stride[0] * tensor.storage.itemsize >= row

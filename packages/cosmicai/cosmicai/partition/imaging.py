@@ -36,7 +36,7 @@ class MetadataError(CosmicAIError):
 
 @dataclass(frozen=True)
 class GalaxyShape:
-    """How much there is of each galaxy of a partition.
+    """The shape of each galaxy of a partition.
 
     Attributes
     ----------
@@ -73,9 +73,9 @@ class Imaging:
     Attributes
     ----------
     bands
-        Names of the images' channels, in order; None where nobody says.
+        Names of the images' channels, in order; None where unknown.
     magnitude_bands
-        Names of the magnitudes' bands, in order; None where nobody says.
+        Names of the magnitudes' bands, in order; None where unknown.
     pixel_scale
         Arcseconds on a side of a pixel; None where unknown.
     photometric_system

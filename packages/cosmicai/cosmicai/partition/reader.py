@@ -260,7 +260,7 @@ class PartitionReader:
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """Names of the images' channels; where nobody says, ``band1``, ``band2``, …."""
+        """Names of the images' channels; where unknown, ``band1``, ``band2``, …."""
         return self.imaging.bands or tuple(f"band{n}" for n in range(1, self.shape.bands + 1))
 
     @property

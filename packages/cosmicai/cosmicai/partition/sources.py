@@ -50,7 +50,7 @@ class S3Object:
 
 
 def located(partition: str | Path | S3Object) -> Path | S3Object:
-    """Return where a partition lies, of a path or an address ``s3://bucket/key``.
+    """Return where a partition is stored, of a path or an address ``s3://bucket/key``.
 
     Raises
     ------
@@ -253,7 +253,7 @@ class S3Source:
         if self._size is None:  # no answer yet
             return (
                 f"{self._location} was changed since it was planned (ETag {self._etag} expected); "
-                "start the run anew"
+                "start the run again"
             )
         return f"{self._location} was changed while it was read; nothing of it was mixed"
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class BoundedCaller:
     """Runs calls in a thread of its own, and gives up on those that are late.
 
-    A call that was given up goes on in its thread, whose result nobody sees; the next one gets
+    A call that was given up continues in its thread, and its result is dropped; the next one gets
     another thread. The threads are daemons: none holds up the end of the process.
     """
 

@@ -53,7 +53,7 @@ class Connection:
         self._buffer = bytearray(READ_BYTES)
         self._view = memoryview(self._buffer)
         self._end = 0
-        self._prefix = HEADER.size  # of the next large frame, as far as one can tell
+        self._prefix = HEADER.size  # of the next large frame, as far as is known
         self._header: Header | None = None
         self._packet: Packet | None = None
         self._target: memoryview | None = None

@@ -97,7 +97,7 @@ class Connector:
     def start(
         self, key: bytes, session: int, epoch: int, addresses: list[tuple[Address, Address]]
     ) -> None:
-        """Learn what the rendezvous server told: where the peers are, and how to know them."""
+        """Take the rendezvous server's answer: where the peers are, and how to know them."""
         self._key, self._session, self._epoch = key, session, epoch
         self._addresses = addresses
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 MOST_SPINS: Final = 32  # looks at a socket before sleeping on it, some 1.5 µs each
 MESH_RANKS: Final = 64  # up to here every pair is connected at the start
-ABORT_SECONDS: Final = 5.0  # for telling the rendezvous server
+ABORT_SECONDS: Final = 5.0  # to notify the rendezvous server
 
 
 class DirectChannel(PeerToPeer, Channel):

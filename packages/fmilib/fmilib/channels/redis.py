@@ -66,7 +66,7 @@ CONNECT_SECONDS: Final = 5.0
 # Redis looks for waits that have ended every tenth of a second.
 SERVER_TICK: Final = 0.1
 GRACE: Final = 0.25  # seconds beyond an operation's end in which the server is taken for busy
-# For telling the others of a failure: a server that is stalled itself must not delay ours.
+# To notify the others of a failure: a server that is stalled itself must not delay ours.
 ABORT_SECONDS: Final = 0.5
 
 _JOIN: Final = """
@@ -90,7 +90,7 @@ local function tell(member, what)
   redis.call('RPUSH', ns .. ':ready:' .. member, what)
   redis.call('PEXPIRE', ns .. ':ready:' .. member, ttl)
 end
--- An earlier process of this rank may be dead: the later one takes its place, and it is told.
+-- An earlier process of this rank may be dead: the later one takes its place and notifies it.
 local earlier = redis.call('HGET', members, rank)
 if earlier then tell(earlier, 'displaced') end
 redis.call('HSET', members, 'size', size, rank, nonce)

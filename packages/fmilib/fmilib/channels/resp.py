@@ -20,7 +20,7 @@ from fmilib.errors import FmiChannelError, FmiConfigError
 from fmilib.frame import allocate
 
 READ_BYTES = 64 * 1024
-# Redis's own limits: what announces more is no Redis, and no memory is made for it.
+# Redis's own limits: what announces more is not Redis, and gets no memory.
 LARGEST_STRING = 512 * 1024 * 1024
 MOST_ELEMENTS = 1024 * 1024
 MOST_UNREAD = 256  # replies, few enough that the server is never held up by them

@@ -209,7 +209,7 @@ class S3Channel(PeerToPeer, Channel):
     ) -> Packet:
         """Write one object that all others read."""
         if packet is not None:
-            # One key whoever the root is: a second one is found out.
+            # One key whichever rank is the root, so that a second root is found out.
             self._publish(call, "all", 1, packet)
             return packet
         return self._unframe(call, self._fetch(call, "all", 1, root), root, 1, sink)

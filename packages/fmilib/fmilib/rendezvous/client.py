@@ -83,7 +83,7 @@ class Rendezvous:
                 self._send({**self.join_message("join"), "wait": max(0.0, wait)}, deadline)
                 return self._await_peers(deadline)
             except (OSError, EOFError) as error:
-                # Not up yet, or restarted: whoever waited joins again.
+                # Not up yet, or restarted: those that waited join again.
                 self.close()
                 if isinstance(error, FmiError):
                     raise

@@ -485,7 +485,7 @@ class Client(asyncio.Protocol):
             await asyncio.wait([self._drained], timeout=5)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection, and tell its session."""
+        """Forget the connection, and notify its session."""
         self.cancel_timer()
         self.resume_writing()
         self._server.clients.discard(self)

@@ -15,7 +15,7 @@ def compare(
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare two runs: what each took, and how far their predictions lie apart.
+    """Compare two runs: what each took, and how far apart their predictions are.
 
     Galaxies are matched by partition file name, index, true redshift and r magnitude. Example,
     local against distributed: `cosmicai compare runs/here runs/latest`

@@ -181,7 +181,7 @@ def from_fits(
     ],
     catalogue: Annotated[
         Path,
-        typer.Argument(help="Table (CSV, FITS, …): ra, dec; maybe magnitudes, redshift."),
+        typer.Argument(help="Table (CSV, FITS, …): ra, dec; optionally magnitudes, redshift."),
     ],
     folder: Annotated[Path, typer.Argument(help="Receives 1.pt, 1.catalogue.csv, rejects.csv …")],
     size: Annotated[float, typer.Option(help="Size of a partition in MB (1024² bytes).")] = 25,
@@ -282,7 +282,7 @@ def convert(
     """Turn arrays of galaxies in other files into partitions; memory stays flat.
 
     The Multimodal Universe's layout is known: `image_array`, `image_band`, `object_id`, `ra`,
-    `dec`. So are usual names; options tell others. An error lists what a file holds.
+    `dec`. So are usual names; options name others. An error lists what a file holds.
     """
     from cosmicai_workbench.data.arrays.converting import convert_arrays
     from cosmicai_workbench.data.arrays.layout import Choices
@@ -343,7 +343,7 @@ def upload(
     `--replace`. A single file is added to what is there.
 
     Files that are there with the same size and checksum are not sent again, and an interrupted
-    upload goes on from its last part: run the same command again.
+    upload continues from its last part: run the same command again.
     """
     from cosmicai_workbench.cli.interruption import if_interrupted
     from cosmicai_workbench.data.uploading import (
@@ -359,7 +359,7 @@ def upload(
     s3 = s3_client(endpoint=endpoint_url, profile=profile, region=region)
     total = sum(path.stat().st_size for path in files.values())
     with (
-        if_interrupted("the same command goes on where it was"),
+        if_interrupted("the same command continues where it stopped"),
         progress_bar("uploading", total, "bytes") as advance,
     ):
         others: Others = "keep" if source.is_file() else "remove" if replace else "refuse"

@@ -165,7 +165,7 @@ def _refuse(kind: str, **options: Any) -> None:
     """Refuse options that another kind of file has."""
     if given := [name for name, value in options.items() if value is not None and value != []]:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise InvalidInput(f"{names}: only for {kind}, and the model is none")
+        raise InvalidInput(f"{names}: only for {kind}, which the model is not")
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:

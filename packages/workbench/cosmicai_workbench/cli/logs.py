@@ -37,7 +37,7 @@ def logs(
     With `--stack`, show those of a stack on AWS, by time over its functions and state machine:
     the lines that `sam logs --stack-name` shows.
 
-    A REPORT line tells what was measured: duration, billed duration (init included, as AWS bills
+    A REPORT line says what was measured: duration, billed duration (init included, as AWS bills
     since August 2025), peak resident memory.
     """
     if stack is not None:

@@ -61,7 +61,7 @@ def train(
     batches = total_batches(settings)
 
     with (
-        if_interrupted("--resume goes on from the last whole epoch"),
+        if_interrupted("--resume continues from the last whole epoch"),
         progress_bar("training", batches, "batches") as advance,
     ):
 

@@ -56,8 +56,8 @@ def plan(
         list[Path] | None,
         typer.Option(
             metavar="RUN",
-            help="Run folder to take times from, again for further runs; sizes that differ tell "
-            "more. By default the published executions, at our engine's measured speed.",
+            help="Run folder to take times from; repeat it for runs of different sizes, which "
+            "calibrate better. By default the published executions, at our engine's speed.",
         ),
     ] = None,
     model: Annotated[

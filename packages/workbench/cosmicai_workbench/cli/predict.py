@@ -1,4 +1,4 @@
-"""``cosmicai predict``: redshifts of one's own galaxies on this machine, without orchestration."""
+"""``cosmicai predict``: redshifts of your own galaxies on this machine, without orchestration."""
 
 from pathlib import Path
 from typing import Annotated

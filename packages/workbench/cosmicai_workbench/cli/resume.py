@@ -40,7 +40,7 @@ def resume(
     """Start a new execution over the ranks of an earlier one that left no result.
 
     It writes under the same result path. Results that are there and whole are kept; a partition
-    that was mended meanwhile is read anew, one that was removed is left out. Works after a
+    that was fixed meanwhile is read again, one that was removed is left out. Works after a
     failure, a stop, a time-out or a lost Summarize.
     """
     from cosmicai_workbench import place as places
@@ -63,6 +63,6 @@ def resume(
         typer.echo(json.dumps({"arn": arn}) if as_json else arn)
         return
     told = tell_start if stack is not None else None
-    with if_interrupted("what was started goes on; `cosmicai run --attach` watches it again"):
+    with if_interrupted("what was started continues; `cosmicai run --attach` watches it again"):
         outcome = perform(place, content, bar=progress_bar, name=name, runs=runs, on_start=told)
     raise typer.Exit(report(outcome, as_json=as_json))

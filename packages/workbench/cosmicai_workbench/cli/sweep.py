@@ -50,8 +50,8 @@ def sweep(
 ) -> None:
     """Run an experiment: every combination of its grid, as often as it says.
 
-    What is done is skipped, so an interrupted sweep goes on where it was, and ends with the same
-    table (table.csv, table.parquet).
+    What is done is skipped, so an interrupted sweep continues where it stopped, and ends with the
+    same table (table.csv, table.parquet).
     """
     from cosmicai.errors import InvalidInput
     from rich.console import Console
@@ -67,7 +67,7 @@ def sweep(
     folder = output or Path("runs") / "sweeps" / loaded.name
     console = Console(stderr=True, markup=False)
     with ExitStack() as cleanup:
-        cleanup.enter_context(if_interrupted("the same command goes on with what is left"))
+        cleanup.enter_context(if_interrupted("the same command continues with what is left"))
         executor: Executor
         if stack is None:
             from cosmicai_workbench.application import SMALL_MODEL
@@ -85,7 +85,7 @@ def sweep(
             from cosmicai_workbench.sweep.executors import StackExecutor
 
             if bucket is None:
-                raise InvalidInput("--stack needs --bucket: where the model and the results lie")
+                raise InvalidInput("--stack needs --bucket: where the model and the results are")
             executor = StackExecutor(
                 loaded,
                 stack,

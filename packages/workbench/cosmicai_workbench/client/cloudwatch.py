@@ -44,7 +44,7 @@ def log_groups(connection: Connection) -> list[str]:
     Raises
     ------
     InvalidInput
-        If the stack tells no log groups.
+        If the stack names no log groups.
     """
     groups = connection.outputs.get("LogGroups", "").split(",")
     if groups == [""]:
@@ -70,7 +70,7 @@ def lines(
     Raises
     ------
     InvalidInput
-        If the stack tells no log groups.
+        If the stack names no log groups.
     LookupRefused
         If CloudWatch refuses, or does not answer for ``patience`` seconds.
     """
@@ -87,7 +87,7 @@ def lines(
 
 
 def _identity(event: Any) -> str:
-    """Return what tells an event from others; its ID is optional in the service's model."""
+    """Return what identifies an event; its ID is optional in the service's model."""
     fallback = f"{event['logStreamName']} {event['timestamp']} {event['message']}"
     return str(event.get("eventId", fallback))
 

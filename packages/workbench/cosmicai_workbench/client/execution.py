@@ -126,7 +126,7 @@ def latest_execution(connection: Connection) -> str:
     InvalidInput
         If there is none.
     LookupRefused
-        If AWS refuses to tell.
+        If AWS refuses to answer.
     """
     with lookups("the executions"):
         found = connection.states.list_executions(
@@ -167,7 +167,7 @@ def watch(
     Raises
     ------
     LookupRefused
-        If AWS refuses to tell, or does not answer for ``patience`` seconds.
+        If AWS refuses, or does not answer for ``patience`` seconds.
     """
     state, total, running = "", 0, True
 

@@ -31,7 +31,7 @@ def read_input(source: str | None, overrides: Sequence[str] = ()) -> dict[str, A
     Raises
     ------
     InvalidInput
-        If it cannot be read, is no JSON object, or a pair has no equals sign.
+        If it cannot be read, is not a JSON object, or a pair has no equals sign.
     """
     try:
         text = "{}" if source is None else _text(source)
@@ -142,7 +142,7 @@ def located(
             raise InvalidInput(f"{source}: expected s3://BUCKET/FOLDER")
         if found.get(bucket_key, bucket) != bucket:
             raise InvalidInput(
-                f"{source} does not lie in the bucket that the input names: key {bucket_key!r} is "
+                f"{source} is not in the bucket that the input names: key {bucket_key!r} is "
                 f"{found[bucket_key]!r}"
             )
         found |= {bucket_key: bucket, folder_key: key.strip("/")}

@@ -57,7 +57,7 @@ def check_contents(*, model: Path | None, data: Path | None) -> None:
     Raises
     ------
     ModelNotFound, ModelMismatch
-        If ``model`` is no model bundle.
+        If ``model`` is not a model bundle.
     InvalidInput, CorruptPartition, UnsafePickle
         If ``data`` holds no partitions, or the first cannot be read.
     PartitionMismatch

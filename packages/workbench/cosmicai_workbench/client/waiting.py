@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class WatchLost(CosmicAIError):
-    """An execution can no longer be watched; it goes on."""
+    """An execution can no longer be watched; it continues."""
 
 
 def persist(call: Callable[[], T], what: str, patience: float) -> T:

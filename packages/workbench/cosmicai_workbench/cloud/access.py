@@ -80,7 +80,7 @@ class Guard:
         return self._application(environ, start)
 
     def _check_source(self, environ: WSGIEnvironment) -> None:
-        """Refuse web pages, and what is no part of AWS's API."""
+        """Refuse web pages, and what is not part of AWS's API."""
         host = environ.get("HTTP_HOST", "")
         if host not in self._hosts:
             raise Refused("AccessDenied", f"the local cloud does not answer for the host {host!r}")

@@ -1,4 +1,4 @@
-"""Lambda of the local cloud: what it tells of its functions, and their invocations."""
+"""Lambda of the local cloud: its functions as AWS describes them, and their invocations."""
 
 from __future__ import annotations
 

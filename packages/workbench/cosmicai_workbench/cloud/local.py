@@ -60,7 +60,7 @@ class LocalCloud:
     name
         Name of the state folder, by default one of its own for each start.
     root
-        Where state folders lie.
+        Where state folders are.
     environment
         More variables for every sandbox.
     reload

@@ -1,7 +1,7 @@
 """Log streams of the local cloud: one file per sandbox, as CloudWatch Logs has one stream.
 
 A line of a file is a timestamp (UTC, microseconds), a tab, and what the function or the platform
-wrote. Between ``START`` and ``REPORT`` lies one invocation.
+wrote. One invocation's lines are between ``START`` and ``REPORT``.
 """
 
 from __future__ import annotations

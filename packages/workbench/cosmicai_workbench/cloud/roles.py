@@ -78,7 +78,7 @@ def _asked(environ: WSGIEnvironment, service: str) -> list[tuple[str, str]]:
     """Return the actions that a request asks for, each with the ARN that it is about."""
     path = unquote(environ["PATH_INFO"])
     if service == "s3":
-        # A bucket that does not exist is told as such to everyone, as S3 does.
+        # Everyone may learn that a bucket does not exist, as on S3.
         return _asked_of_s3(environ, path) if _has_bucket(path.split("/")[1]) else []
     if invoked := _INVOKE.fullmatch(path):
         return [("lambda:InvokeFunction", invoked[1])]

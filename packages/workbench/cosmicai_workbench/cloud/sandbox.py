@@ -2,7 +2,7 @@
 
 The emulator speaks the Runtime API, keeps the time-out and starts the runtime at the first call,
 as Lambda does. What it does not do is done here: the memory is measured and limited, the REPORT
-line tells what was measured, and a failed runtime ends the sandbox.
+line says what was measured, and a failed runtime ends the sandbox.
 """
 
 from __future__ import annotations
@@ -287,7 +287,7 @@ class Sandbox:
             told = json.loads(text)
             kind, message = told["errorType"], told["errorMessage"]
         except (ValueError, TypeError, KeyError):
-            # The emulator itself is gone, or refuses: what it said last tells why.
+            # The emulator itself is gone, or refuses: what it said last says why.
             kind = "Runtime.ExitError"
             message = " | ".join([text, *self._last_words[-3:]])
         return self._failure(kind, message, "error")

@@ -1,6 +1,6 @@
 """The process of a local cloud: ``python -m cosmicai_workbench.cloud.server STATE_FOLDER``.
 
-It reads ``settings.json`` there, brings the stack up, and tells by ``cloud.json`` that it is ready.
+It reads ``settings.json`` there, brings the stack up, and writes ``cloud.json`` when it is ready.
 With a parent (``--tethered``) it ends when the parent closes its standard input, which the kernel
 does for a parent that crashed; in any case it ends on SIGTERM and SIGINT. Its sandboxes are
 tethered to it.
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> None:
-    """Run a local cloud until it is told to end."""
+    """Run a local cloud until it is stopped."""
     folder = Path(arguments[0])
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     ended = threading.Event()

@@ -31,7 +31,7 @@ _LOCK_SECONDS = 1.0
 
 
 def logs_folder(folder: Path) -> Path:
-    """Return where a cloud's log streams lie."""
+    """Return where a cloud's log streams are."""
     return folder / "logs"
 
 
@@ -46,7 +46,7 @@ def state_folder(root: Path, name: str) -> Path:
     Raises
     ------
     InvalidInput
-        If the name could lie elsewhere, or is no name for a folder.
+        If the name could lead elsewhere, or is not a folder's name.
     """
     if not _NAME.fullmatch(name):
         raise InvalidInput(
@@ -100,7 +100,7 @@ class Settings(BaseModel):
 
 
 class Status(BaseModel):
-    """What a running local cloud tells of itself: ``cloud.json``, there while it is up."""
+    """How to reach a running local cloud: ``cloud.json``, there while it is up."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -131,7 +131,7 @@ class Status(BaseModel):
         Raises
         ------
         LocalCloudError
-            If one is up, but the file that tells where is damaged.
+            If one is up, but the file that says where is damaged.
         """
         if is_free(folder):
             return None

@@ -343,7 +343,7 @@ class _Reader:
         }
         if (kind, attribute) not in attributes:
             raise InvalidInput(
-                f"{self._path}: the local cloud cannot tell {name}.{attribute} ({kind})"
+                f"{self._path}: the local cloud does not know {name}.{attribute} ({kind})"
             )
         return str(attributes[kind, attribute]())
 

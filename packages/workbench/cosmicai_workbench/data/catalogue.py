@@ -1,6 +1,6 @@
 """The catalogue of a partition as a text file, for people and spreadsheets.
 
-``N.catalogue.csv`` lies beside ``N.pt`` and repeats the catalogue that the partition itself holds
+``N.catalogue.csv`` is beside ``N.pt`` and repeats the catalogue that the partition itself holds
 (:mod:`cosmicai.partition.catalogue`), one row per galaxy. Nothing here reads it.
 """
 

@@ -1,4 +1,4 @@
-"""Telling objects apart by 64 bits each: objects that come twice are found in bounded memory."""
+"""64-bit keys of objects, by which objects that come twice are found in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def object_keys(ids: NDArray[Any]) -> NDArray[np.int64]:
-    """Return 64 bits that tell objects apart: whole numbers themselves, a hash of anything else."""
+    """Return 64 bits that identify objects: whole numbers themselves, a hash of anything else."""
     if ids.dtype.kind in "iu":
         return ids.astype(np.int64)  # wraps, and stays one to one
     from pandas.util import hash_array

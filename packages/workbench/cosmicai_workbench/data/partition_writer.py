@@ -85,7 +85,7 @@ class PartitionWriter:
     def __enter__(self) -> Self:
         with ExitStack() as files:
             files.callback(self._partial.unlink, missing_ok=True)
-            # Magnitudes and redshifts come with their images but lie behind them in the file.
+            # Magnitudes and redshifts come with their images but are stored behind them.
             self._magnitude = files.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
             self._redshift = files.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
             self._lines = files.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))

@@ -140,7 +140,7 @@ def as_split(name: str) -> Split:
     Raises
     ------
     InvalidInput
-        It is none.
+        If there is no such side.
     """
     for split in SPLITS:
         if name == split:

@@ -90,7 +90,7 @@ def split_dataset(
     ------
     InvalidInput
         ``galaxies`` is not positive, ``folder`` already holds partitions or cannot be written, the
-        data set is empty or lies among the partitions it would make, or its catalogue has another
+        data set is empty or is among the partitions it would make, or its catalogue has another
         length.
     PartitionNotFound, CorruptPartition, UnsafePickle
         ``source`` cannot be read.
@@ -238,7 +238,7 @@ T = TypeVar("T", bound=_Cuttable)
 
 
 class Rebatched(Generic[T]):
-    """Batches cut anew at the borders of partitions."""
+    """Batches divided again at the borders of partitions."""
 
     def __init__(self, batches: Iterator[T]) -> None:
         self._batches = batches

@@ -1,9 +1,9 @@
 """Files into S3, resuming where an earlier attempt stopped; no state is kept on this machine.
 
-What is already there is told by S3's own ETags: the MD5 of an object or of a part, and for an
+What is already there is recognized by S3's own ETags: the MD5 of an object or of a part, and for an
 object of several parts the MD5 of their MD5s. Parts have 8 MiB, as boto3 and the AWS command line
 have them, so objects that those wrote are recognised, too. Where the bucket encrypts with its own
-KMS key, ETags are no MD5s: then files are sent again, never wrongly skipped.
+KMS key, ETags are not MD5s: then files are sent again, never wrongly skipped.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def parse_s3_url(url: str) -> tuple[str, str]:
     Raises
     ------
     InvalidInput
-        It is no such address.
+        If it is not such an address.
     """
     scheme, _, rest = url.partition("://")
     bucket, _, prefix = rest.partition("/")
@@ -77,7 +77,7 @@ def find_files(source: Path) -> list[Path]:
     Raises
     ------
     InvalidInput
-        There are none.
+        If there are none.
     """
     partitions = [source] if source.is_file() else partition_files(source)
     if not partitions:
@@ -140,7 +140,7 @@ def upload_files(
     InvalidInput
         A file cannot be read, or changed meanwhile; or a folder holds another data set.
     ObjectNotFound, StorageDenied, TransientStorageError, CosmicAIError
-        S3 refuses or fails. Parts that arrived stay there; the same call goes on from them.
+        S3 refuses or fails. Parts that arrived stay there; the same call continues from them.
     """
     strangers = [] if others == "keep" else _strangers(s3, files)
     if strangers and others == "refuse":
@@ -173,7 +173,7 @@ def upload_files(
 
 
 def _strangers(s3: S3Client, files: Mapping[tuple[str, str], Path]) -> list[tuple[str, str]]:
-    """Return bucket and key of what is no part of the set, in the folders that get partitions."""
+    """Return bucket and key of what is not part of the set, in the folders that get partitions."""
     folders = {
         (bucket, key.removesuffix(path.name))
         for (bucket, key), path in files.items()
@@ -311,7 +311,7 @@ def _unfinished(store: Store, key: str) -> tuple[str | None, dict[int, tuple[int
             for part in page.get("Parts", [])
         }
     except StorageDenied:
-        return None, {}  # whoever may write but not list cannot resume, yet can upload
+        return None, {}  # who may write but not list cannot resume, yet can upload
 
 
 def _pages(store: Store, method: str, key: str | None = None, **options: Any) -> Iterator[Any]:

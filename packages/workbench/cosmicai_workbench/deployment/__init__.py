@@ -1,1 +1,1 @@
-"""What stands between the source tree and a run on AWS: the build, the account, the stack."""
+"""Checks between the source tree and a run on AWS: the build, the account, the stack."""

@@ -54,7 +54,7 @@ def folder_size(folder: Path) -> int:
 
 
 def alternatives(reference: Any) -> list[str]:
-    """Return every layer that an entry of Layers may stand for, whatever the stack's engine."""
+    """Return every layer that an entry of Layers may mean, whatever the stack's engine."""
     if isinstance(reference, dict) and "Fn::If" in reference:
         _, then, otherwise = reference["Fn::If"]
         return alternatives(then) + alternatives(otherwise)

@@ -18,7 +18,7 @@ def require_place(bundle: Bundle, out: Path, *, overwrite: bool = False) -> None
     Raises
     ------
     InvalidInput
-        ``out`` is the bundle itself, or exists and is not to be replaced, or is no bundle.
+        ``out`` is the bundle itself, or exists and is not to be replaced, or is not a bundle.
     """
     if out.resolve() == bundle.path.resolve():
         raise InvalidInput(f"{out}: is the bundle itself; name another folder for the copy")

@@ -150,7 +150,7 @@ def import_checkpoint(
     ModelNotFound
         There is no such file.
     InvalidInput
-        It is no whole checkpoint, an option is missing, or ``out`` is in use.
+        If it is not a complete checkpoint, an option is missing, or ``out`` is in use.
     """
     require_free(out, overwrite=overwrite)
     with _unpacked(checkpoint) as path:
@@ -204,7 +204,7 @@ def _unpacked(checkpoint: Path) -> Iterator[Path]:
                         )
                     unpacked.write(chunk)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InvalidInput(f"{checkpoint} is no whole gzip file: {error}") from error
+            raise InvalidInput(f"{checkpoint} is not a complete gzip file: {error}") from error
         unpacked.flush()
         yield Path(unpacked.name)
 

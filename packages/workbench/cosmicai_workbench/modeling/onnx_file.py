@@ -62,7 +62,7 @@ def read_model(path: Path) -> ModelProto:
     ModelNotFound
         There is no such file, or one of its weights is not there.
     InvalidInput
-        It is no whole ONNX file, or larger than a bundle may be.
+        If it is not a complete ONNX file, or larger than a bundle may be.
     UnsafeModel
         It asks for an operator that is not allowed, or for a file elsewhere. No such file was
         opened, and nothing was executed.
@@ -85,7 +85,7 @@ def _parse(model: ModelProto, path: Path) -> None:
         model.ParseFromString(_content(path, MAX_FILE_BYTES))
     except DecodeError:
         raise InvalidInput(
-            f"{path} is no whole ONNX file: it was cut short, or is something else"
+            f"{path} is not a complete ONNX file: it was cut short, or is something else"
         ) from None
 
 
@@ -129,8 +129,8 @@ def _check_model(model: ModelProto, path: Path) -> None:
     nodes = len(graph.node)
     if not nodes or not graph.input or not graph.output:
         raise InvalidInput(
-            f"{path} is no whole ONNX file: a graph with nodes, inputs and outputs expected, found "
-            f"{nodes} nodes, {len(graph.input)} inputs and {len(graph.output)} outputs"
+            f"{path} is not a complete ONNX file: a graph with nodes, inputs and outputs expected, "
+            f"found {nodes} nodes, {len(graph.input)} inputs and {len(graph.output)} outputs"
         )
     if nodes > MAX_NODES:
         raise InvalidInput(f"{path}: at most {MAX_NODES:,} nodes expected, found {nodes:,}")
@@ -145,8 +145,8 @@ def _check_model(model: ModelProto, path: Path) -> None:
         )
     if not all(isinstance(text, str) and len(text) <= _MAX_NAME for text in _texts(model)):
         raise InvalidInput(
-            f"{path} is no whole ONNX file: names of at most {_MAX_NAME} characters expected, "
-            "found longer ones, or bytes that are no text"
+            f"{path} is not a complete ONNX file: names of at most {_MAX_NAME} characters "
+            "expected, found longer ones, or bytes that are not text"
         )
     versions = [entry.version for entry in model.opset_import if _is_standard(entry.domain)]
     if len(versions) != 1 or versions[0] not in _OPSETS:

@@ -102,7 +102,7 @@ def import_onnx(
     ModelNotFound
         There is no such file.
     InvalidInput
-        It is no whole ONNX file, larger than a bundle may be, not one that OpenVINO converts, or
+        If it is not a complete ONNX file, larger than a bundle may be, not convertible, or
         ``out`` is in use.
     UnsafeModel
         It asks for more than ONNX's own operators on numbers; nothing was executed.

@@ -81,7 +81,7 @@ def write_with_training(
     Raises
     ------
     InvalidInput
-        ``out`` is the bundle itself, or exists, or is no bundle; nothing is written.
+        ``out`` is the bundle itself, or exists, or is not a bundle; nothing is written.
     """
     with copied(bundle, out, training=training, overwrite=overwrite):
         pass

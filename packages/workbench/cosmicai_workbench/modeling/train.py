@@ -1,8 +1,8 @@
 """Training of an AstroMAE on painted galaxies: seeded, resumable, evaluated on unseen parents.
 
 Every epoch sees each survey row that there is to learn from once and as many resampled galaxies,
-all painted anew. Everything random in an epoch comes from the seed and the epoch's number, so a run
-that was interrupted and resumed ends with the same weights as one that was not.
+all newly painted. Everything random in an epoch comes from the seed and the epoch's number, so a
+run that was interrupted and resumed ends with the same weights as one that was not.
 
 Validation galaxies, whose survey rows training never sees, decide which epoch is kept and how wide
 its distributions are. The test split is looked at once, when all is decided.
@@ -319,9 +319,9 @@ class Trainer:
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True)
         except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
-            raise InvalidInput(f"{path} is no saved training state: {error}") from error
+            raise InvalidInput(f"{path} is not a saved training state: {error}") from error
         if "phase" not in state:
-            raise InvalidInput(f"{path} is of a run of an earlier version; train anew")
+            raise InvalidInput(f"{path} is of a run of an earlier version; train from the start")
         theirs = TrainingConfig.model_validate_json(state["config"])
         if theirs != config:
             ours = config.model_dump()

@@ -41,7 +41,7 @@ class Picture:
 class Cutout:
     """The picture of one galaxy: ``source`` is a PNG as a data address.
 
-    ``galaxy`` is its position in the page's sample, ``lines`` what stands below it.
+    ``galaxy`` is its position in the page's sample, ``lines`` the text below it.
     """
 
     source: str

@@ -85,7 +85,7 @@ def load(
     """Read the pictures of some of a sample's galaxies.
 
     A file whose galaxies are not those that were predicted is passed over: data sets have
-    partitions of the same names. True redshifts tell, and where there are none, the file's ETag.
+    partitions of the same names. True redshifts show it, and where there are none, the file's ETag.
 
     Parameters
     ----------

@@ -323,7 +323,7 @@ def series(
 def _density(
     x: "Floats", y: "Floats", x_range: tuple[float, float], y_range: tuple[float, float]
 ) -> "list[Layer]":
-    """Return the density of many galaxies; nothing of few, whose points tell more."""
+    """Return the density of many galaxies; nothing of few, whose points show more."""
     if x.size <= _MOST_POINTS:
         return []
     bins = int(np.clip(np.sqrt(x.size) / 1.5, 20, 100))

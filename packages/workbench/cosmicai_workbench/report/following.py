@@ -1,4 +1,4 @@
-"""The report of an execution that goes on: what its ranks have left so far."""
+"""The report of a running execution: what its ranks have left so far."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cosmicai_workbench.client.connection import Connection
 
 _MOST_BYTES = 256 * 2**20
-"""Predictions that are read while an execution goes on; its last page has them all."""
+"""Predictions that are read while an execution runs; its last page has them all."""
 
 
 class Following:

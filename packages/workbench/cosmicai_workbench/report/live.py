@@ -1,4 +1,4 @@
-"""Shows a run in the browser while it goes on: ``cosmicai watch`` and ``run --report``."""
+"""Shows a run in the browser while it runs: ``cosmicai watch`` and ``run --report``."""
 
 import os
 import sys
@@ -35,7 +35,7 @@ _REST = 4
 _LAST_LOOK = 5.0
 """Seconds that a browser has to fetch the last page."""
 _AT_ONCE = 0.5
-"""Seconds that Ctrl-C may take; a look that goes on longer ends with the process."""
+"""Seconds that Ctrl-C may take; a look that takes longer ends with the process."""
 
 
 @contextmanager

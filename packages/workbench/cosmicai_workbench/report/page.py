@@ -138,7 +138,7 @@ def render(page: Page, *, live: bool = False) -> str:
     Parameters
     ----------
     live
-        Whether it is served while a run goes on, and asks its server for news.
+        Whether it is served during a run, and asks its server for news.
     """
     scripts = [source(PLOTLY), source("page.js")]
     return _template("page.html.j2").render(
@@ -154,7 +154,7 @@ def render(page: Page, *, live: bool = False) -> str:
 
 
 def main(page: Page, *, static: bool = True) -> str:
-    """Return the content alone, which changes while a run goes on; ``static`` with drawings."""
+    """Return the content alone, which changes during a run; ``static`` with drawings."""
     return _template("main.html.j2").render(
         page=page, tabulated=tabulated, drawings=page.drawings if static else {}
     )
@@ -175,7 +175,7 @@ def _sha256(text: str) -> str:
 
 
 def _json(document: object) -> str:
-    """Return JSON that can stand in a page: nothing in it ends the element that holds it."""
+    """Return JSON that a page can contain: nothing in it ends the element that holds it."""
     text = json.dumps(document, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 

@@ -69,7 +69,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Band:
-    """What lies between two lines."""
+    """The area between two lines."""
 
     x: "Floats"
     low: "Floats"
@@ -173,7 +173,7 @@ class Plot:
 
     @property
     def legend(self) -> bool:
-        """Whether the layers need telling apart."""
+        """Whether the layers need a legend."""
         named = [layer for layer in self.layers if not isinstance(layer, Note) and layer.label]
         return len(named) > 1 or any(isinstance(layer, Mark) for layer in named)
 

@@ -135,7 +135,7 @@ def _timeline(run: "Run", prefix: str) -> Section:
         ),
     )
     if len(records) < rank_figures.FEWEST_RANKS:
-        note = "Too few ranks to tell a straggler."
+        note = "Too few ranks to name a straggler."
     elif slow:
         note = (
             f"Stragglers: {len(slow)} of {len(records)} ranks worked (without queue and cold "

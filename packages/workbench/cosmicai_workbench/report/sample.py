@@ -93,7 +93,7 @@ class Sample:
         x, y
             (n,), NaN where unknown.
         small
-            Whether they lie over a density.
+            Whether they are drawn over a density.
         bars
             Whether y is the predicted redshift, whose 68 % interval is drawn where there is one.
         """

@@ -36,7 +36,7 @@ def alerts(table: "SweepTable") -> "Iterator[Alert]":
     if len(digests) > 1:
         raise InvalidInput(
             f"sweep {table.name!r}: its executions predict with {len(digests)} different models, "
-            "so one table would mix them; run the sweep anew with one model"
+            "so one table would mix them; run the sweep again with one model"
         )
 
 

@@ -50,7 +50,7 @@ class CatalogueTable:
     values
         Name → masked array (N,), or (N, k) for vectors.
     raw
-        (N, n) values of the distributions, as ``output`` of the catalogue tells them; NaN where
+        (N, n) values of the distributions, as ``output`` of the catalogue describes them; NaN where
         there is none. None of a model without distributions.
     """
 
@@ -170,7 +170,7 @@ class RunCatalogue:
     run
         A finished run.
     data
-        Folder with the partitions of failed ranks, for runs whose folder does not tell their
+        Folder with the partitions of failed ranks, for runs whose folder does not name their
         objects. Files that are not what the run was to read are passed over.
     distributions
         Whether blocks have ``raw``.

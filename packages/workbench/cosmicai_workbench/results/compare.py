@@ -29,7 +29,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the predictions of the galaxies that both runs hold lie apart."""
+    """How far apart the predictions of the galaxies in both runs are."""
 
     galaxies: int
     only_a: int
@@ -99,7 +99,7 @@ def _figures(run: "Run") -> list[tuple[str, float | None]]:
 
 
 def _galaxies(predictions: "Predictions", name: "np.dtype[Any]") -> "NDArray[np.void]":
-    """Return what identifies each galaxy, wherever its partition lies."""
+    """Return what identifies each galaxy, wherever its partition is."""
     # Real numbers as bits, by which unknown values are equal too.
     fields = [("name", name), *((f, np.int32) for f in ("index", "redshift", "magnitude", "copy"))]
     keys = np.zeros(predictions.index.size, dtype=fields)

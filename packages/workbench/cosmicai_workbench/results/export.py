@@ -83,9 +83,9 @@ def as_format(name: str) -> Format:
     Raises
     ------
     InvalidInput
-        There is none.
+        If there is no such format.
     ModuleNotFoundError
-        Its library is not installed.
+        If its library is not installed.
     """
     if name not in get_args(Format):
         raise InvalidInput(f"--to: expected one of {', '.join(get_args(Format))}, found {name!r}")
@@ -158,7 +158,9 @@ def export_catalogue(
     if path.exists() and not overwrite:
         raise InvalidInput(f"{path}: exists already; add --overwrite, or choose another --output")
     if path.is_dir() and not (writer.is_folder and hats.is_catalogue(path)):
-        raise InvalidInput(f"{path}: a folder that is no catalogue is not replaced; move it away")
+        raise InvalidInput(
+            f"{path}: a folder that is not a catalogue is not replaced; move it away"
+        )
     if data is not None and not data.is_dir():
         raise InvalidInput(f"--data {data}: no such folder")
     needs_distributions = form == "qp" or columns == "euclid"

@@ -120,7 +120,7 @@ def reserve(runs: Path, name: str) -> Path:
         )
     link = runs / LATEST
     if link.exists() and not link.is_symlink():
-        raise InvalidInput(f"{link} is no link to the latest run; move it away")
+        raise InvalidInput(f"{link} is not a link to the latest run; move it away")
     return reserve_folder(runs / name)
 
 
@@ -146,7 +146,7 @@ def reserve_folder(target: Path) -> Path:
 
 
 def _names(store: Store, prefix: str) -> list[str]:
-    """Return the files to fetch, the claim last: it tells whose the others were."""
+    """Return the files to fetch, the claim last: it says which execution the others are of."""
     found = [item.key for item in store.list(prefix)]
     names = [key.removeprefix(prefix) for key in found if keys.is_result(prefix, key)]
     kept = [name for name in names if not name.startswith(_NOT_FETCHED)]

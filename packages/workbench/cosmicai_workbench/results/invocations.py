@@ -26,7 +26,7 @@ _REPORT = re.compile(
 
 @dataclass(frozen=True)
 class Invocation:
-    """One invocation as its REPORT line tells it; times in ms, memory in MB."""
+    """One invocation, by its REPORT line; times in ms, memory in MB."""
 
     function: str
     request_id: str

@@ -151,7 +151,7 @@ class Run:
         Parameters
         ----------
         data
-            Folder with the partitions of failed ranks, whose predictions do not tell their
+            Folder with the partitions of failed ranks, whose predictions do not name their
             objects.
 
         Raises
@@ -182,7 +182,7 @@ def load_run(path: "str | Path") -> Run:
     path = Path(path)
     if not path.is_dir():
         raise InvalidInput(
-            f"{path}: no such run folder; finished runs lie in runs/, the newest as runs/latest"
+            f"{path}: no such run folder; finished runs are in runs/, the newest as runs/latest"
         )
     summary_file = path / "summary.json"
     if not summary_file.is_file():

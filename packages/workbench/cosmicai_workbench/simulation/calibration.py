@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _FAST_READ = 10e9
 """Bytes per second where reading hid entirely behind predicting."""
 _APART = 1.5
-"""Sizes that differ by less than this factor cannot tell a constant from a slope."""
+"""Sizes that differ by less than this factor cannot separate a constant from a slope."""
 
 
 def profile_of(run_folders: "Sequence[Path]") -> Profile:
@@ -29,7 +29,7 @@ def profile_of(run_folders: "Sequence[Path]") -> Profile:
     Raises
     ------
     InvalidInput
-        If one is no run folder, they do not belong together, or no rank predicted anything.
+        If one is not a run folder, they do not belong together, or no rank predicted anything.
     """
     return calibrate([load_run(folder) for folder in run_folders])
 
@@ -43,7 +43,7 @@ def calibrate(runs: "Sequence[Run]") -> Profile:
     cold start: init, imports, loading the model, a first batch that is slower than the others.
     From a rank's end to the next one's start in a freed sandbox is the time of an invocation.
 
-    Runs of different sizes tell what grows with the data from what does not; one size alone cannot,
+    Runs of different sizes separate what grows with the data from what does not; one size cannot,
     and all of reading and predicting is then taken to grow.
 
     Raises
@@ -57,7 +57,7 @@ def calibrate(runs: "Sequence[Run]") -> Profile:
         named = ", ".join(str(run.path) for run in runs)
         raise InvalidInput(f"{named}: no rank predicted anything, so there are no times to use")
     init = {request: s for run in runs for request, s in run.init_seconds.items()}
-    # Where every rank had a sandbox of its own, their first batches cannot be told apart.
+    # Where every rank had a sandbox of its own, their first batches cannot be recognized.
     warm = [record for record in working if not record.cold_start] or working
     predict_fixed, predict = _line((r.num_samples, r.total_cpu_time) for r in warm)
     read_fixed, read = _line((r.num_bytes, r.wait_seconds) for r in warm)

@@ -44,7 +44,7 @@ class Axis:
     parameters
         Value → parameters of the template. A deployed stack has one value of these.
     stands_for
-        Value and the other settings → the settings that it stands for. Such an axis has no column
+        Value and the other settings → the settings that it means. Such an axis has no column
         of its own.
     used
         What a run actually used, where it records that; otherwise the setting.
@@ -148,7 +148,7 @@ register(
     )
 )
 register(
-    Axis(  # partitions lie in a folder that is named for their size
+    Axis(  # partitions are in a folder that is named for their size
         "partition",
         "partition size",
         Annotated[str, AfterValidator(_sized)],

@@ -171,14 +171,14 @@ class LocalExecutor:
 
 
 class StackExecutor:
-    """Runs executions in a deployed stack, over partitions that lie in its data bucket.
+    """Runs executions in a deployed stack, over partitions in its data bucket.
 
     Parameters
     ----------
     stack
         Name of the stack.
     bucket, data_bucket
-        Where model and results, and the partitions, lie; partitions under the name of their
+        Where model and results, and the partitions, are; partitions under the name of their
         size, e.g. ``25MB/1.pt``.
     model
         Folder of the model bundle in ``bucket``.

@@ -1,4 +1,4 @@
-"""An experiment file (TOML) and the grid of executions it stands for."""
+"""An experiment file (TOML) and the grid of executions it describes."""
 
 import itertools
 import tomllib

@@ -59,7 +59,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the sweep stands; ``seconds_left`` is None until one execution was timed."""
+    """The sweep's progress; ``seconds_left`` is None until one execution was timed."""
 
     done: int
     total: int

@@ -73,7 +73,7 @@ def row_of(point: Point, repetition: int, run: "Run") -> Row:
 
 
 def run_folder(sweep: "Path", point: Point, repetition: int) -> "Path":
-    """Return where one execution's run folder lies: ``<settings>/<repetition>``."""
+    """Return where one execution's run folder is: ``<settings>/<repetition>``."""
     return sweep / point.folder / str(repetition)
 
 

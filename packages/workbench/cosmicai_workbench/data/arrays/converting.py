@@ -109,7 +109,7 @@ def convert_arrays(
     folder
         Receives 1.pt, 1.catalogue.csv, ….
     choices
-        What is what in the files, where their names do not tell.
+        What the arrays are, where their names do not say.
     size
         Largest size of a partition, MB.
     galaxies

@@ -31,7 +31,7 @@ _IMAGES = ("image_array", "image", "cutout")
 class Hdf5File:
     """An opened file.
 
-    Datasets whose bytes lie in other files (external storage, virtual datasets, external links)
+    Datasets whose bytes are in other files (external storage, virtual datasets, external links)
     are refused: such a file could read any other on this machine.
     """
 
@@ -75,7 +75,7 @@ class Hdf5File:
         if dataset.is_virtual or dataset.external:
             raise InvalidInput(
                 f"{self.path}: {name}: a dataset stored in this file expected, found one whose "
-                "values lie in other files; write it again into one file"
+                "values are in other files; write it again into one file"
             )
         return dataset
 

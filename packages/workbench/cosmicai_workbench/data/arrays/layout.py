@@ -309,7 +309,7 @@ class Finder:
 
 
 def _channels(column: ArrayColumn, asked: int) -> int | None:
-    """Return the channels of an image; None where only the bands' names can tell."""
+    """Return the channels of an image; None where only the bands' names can say."""
     shape = column.shape
     if len(shape) == 4:
         return shape[3] if _last(shape) else shape[1]

@@ -1,4 +1,4 @@
-"""Finding and opening files of arrays, told by their content."""
+"""Finding and opening files of arrays, recognized by their content."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SUFFIXES: Final = (".hdf5", ".h5", ".hdf", ".he5", ".parquet", ".npz", ".zarr",
 
 
 def open_arrays(path: Path) -> ArrayFile:
-    """Open a file, told by its content.
+    """Open a file, whose format is recognized by its content.
 
     Raises
     ------
     InvalidInput
-        It is none of the known formats, or cannot be read.
+        If it is of no known format, or cannot be read.
     """
     if path.is_dir():
         from cosmicai_workbench.data.arrays.zarr_store import ZarrFile
@@ -60,7 +60,7 @@ def find_arrays(inputs: Iterable[Path]) -> list[Path]:
     Raises
     ------
     InvalidInput
-        There are none.
+        If there are none.
     """
     found: list[Path] = []
     for path in inputs:

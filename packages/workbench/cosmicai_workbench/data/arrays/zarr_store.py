@@ -119,7 +119,7 @@ class _Metadata:
         return found
 
     def _check(self, node: str) -> str | None:
-        """Return whether a node is an ``array`` or a ``group``; None where it is none."""
+        """Return whether a node is an ``array`` or a ``group``; None where it is neither."""
         for name in _METADATA:
             content = self._read(f"{node}/{name}".lstrip("/"))
             if content is None:

@@ -94,7 +94,7 @@ def as_registration(name: str) -> Registration:
     Raises
     ------
     InvalidInput
-        It is none.
+        If there is no such way.
     """
     for registration in REGISTRATIONS:
         if name == registration:

@@ -63,7 +63,7 @@ class FieldCutter:
     def cut(
         self, ra: NDArray[np.float64], dec: NDArray[np.float64]
     ) -> dict[int, Cutout | Rejected]:
-        """Cut out the objects that lie on the field's r image; keys are indices into ``ra``."""
+        """Cut out the objects on the field's r image; keys are indices into ``ra``."""
         reference = self._field.bands[_R]
         place = _world_to_pixel(reference, ra, dec)
         rows = np.flatnonzero(_inside(reference, place))
@@ -113,7 +113,7 @@ class FieldCutter:
     def _whole_pixels(
         self, band: BandImage, corner: NDArray[np.int64]
     ) -> NDArray[np.float32] | None:
-        # Not astropy's Cutout2D, which cuts the same but where the object lies midway between two
+        # Not astropy's Cutout2D, which cuts the same but where the object is midway between two
         # corners, and takes four times as long.
         x, y = corner
         ny, nx = band.pixels.shape
@@ -189,7 +189,7 @@ def aperture_magnitudes(
 def _world_to_pixel(
     band: BandImage, ra: NDArray[np.float64], dec: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return where ICRS positions (N,) lie on the image, (N, 2) as (x, y) from 0.
+    """Return where ICRS positions (N,) are on the image, (N, 2) as (x, y) from 0.
 
     NaN far from the image, where its projection need not be defined.
     """

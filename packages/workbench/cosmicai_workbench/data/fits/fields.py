@@ -99,7 +99,7 @@ def find_fields(images: Iterable[Path]) -> list[FieldFiles]:
     Raises
     ------
     InvalidInput
-        There are none, a name does not tell the band, or a field lacks a band.
+        If there are none, a name does not contain its band, or a field lacks a band.
     """
     files = _fits_files(images)
     grouped = _complete(files, _BAND_IN_NAME)
@@ -128,7 +128,7 @@ def _stem(path: Path) -> str:
 
 
 def _words(path: Path) -> list[str]:
-    """Return the bands that stand in a file's name as words of their own."""
+    """Return the bands that are separate words of a file's name."""
     return _BAND_IN_NAME.findall(_stem(path))
 
 
@@ -159,7 +159,7 @@ def _complete(files: list[Path], band: re.Pattern[str]) -> dict[str, dict[str, P
         for path in group.values():
             if owner.setdefault(path, name) != name:
                 raise InvalidInput(
-                    f"{path}: a name that tells its band expected, found one that belongs to both "
+                    f"{path}: a name with one band expected, found one that belongs to both "
                     f"{owner[path]} and {name}"
                 )
     return whole
@@ -184,7 +184,8 @@ def _incomplete(path: Path, files: list[Path]) -> InvalidInput:
 def _none_found(images: Iterable[Path], files: list[Path]) -> InvalidInput:
     if not files:
         return InvalidInput(
-            f"no FITS files (.fits, .fit or .fts, maybe with .gz, .bz2 or .fz) in {_listed(images)}"
+            "no FITS files (.fits, .fit or .fts, optionally with .gz, .bz2 or .fz) in "
+            f"{_listed(images)}"
         )
     return InvalidInput(
         f"{len(files)} FITS files in {_listed(images)}, such as {files[0].name}, but no five whose "
@@ -198,7 +199,7 @@ def read_band(path: Path, zero_point: float | None = None) -> BandImage:
     Parameters
     ----------
     path
-        FITS file, maybe compressed.
+        FITS file, possibly compressed.
     zero_point
         AB magnitude of one unit, for images whose header does not name a unit of flux.
 
@@ -242,7 +243,7 @@ def _coordinates(path: Path, header: Any) -> Any:
         )
     try:
         with warnings.catch_warnings():
-            # Old SDSS headers use deprecated keywords, which astropy mends.
+            # Old SDSS headers use deprecated keywords, which astropy repairs.
             warnings.simplefilter("ignore", FITSFixedWarning)
             wcs = WCS(header).celestial
         if not wcs.has_celestial or wcs.naxis != 2:
@@ -272,7 +273,7 @@ def _decompressed(path: Path) -> BytesIO:
 
 
 def _sky(hdus: Any) -> Any:
-    """Return the HDU with the image: the first of two dimensions that is no mask or the like."""
+    """Return the HDU with the image: the first of two dimensions that is not a mask or the like."""
     images = [
         hdu
         for hdu in hdus

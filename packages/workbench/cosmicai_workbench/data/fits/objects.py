@@ -76,7 +76,7 @@ def read_objects(path: Path, keep: Sequence[str] = ()) -> Objects:
 
     Columns are found by name, whatever the case: ``ra`` and ``dec``; optionally ``object_id``,
     ``redshift``, magnitudes (``mag_u`` … or ``u`` …) and extinctions (``extinction_u`` …). A column
-    ``z`` is the redshift, unless u, g, r and i stand beside it.
+    ``z`` is the redshift, unless there are u, g, r and i beside it.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def read_objects(path: Path, keep: Sequence[str] = ()) -> Objects:
     ------
     InvalidInput
         It cannot be read, has no rows, lacks a column, has some bands only, names an object twice,
-        or gives positions in a unit that is none of an angle.
+        or gives positions in a unit that is not one of angle.
     """
     table = read_table(path)
     carried = carried_columns(table, keep)
@@ -218,7 +218,7 @@ def _sexagesimal(where: str, field: Field, unit: str) -> NDArray[np.float64]:
             degrees[row] = Angle("" if _DECIMAL.fullmatch(text) else text, unit=unit).deg
         except (ValueError, TypeError) as error:
             raise InvalidInput(
-                f"{where} is not numbers, and row {row} is no sexagesimal angle: {text!r:.60}: "
+                f"{where} is not numbers, and row {row} is not a sexagesimal angle: {text!r:.60}: "
                 f"{error}"
             ) from error
     return degrees

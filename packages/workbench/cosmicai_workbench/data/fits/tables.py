@@ -53,7 +53,7 @@ class Field:
     unit
         As in the file; empty where it has none.
     cells
-        The values as they stand in a text file; None for other files.
+        The values as written in a text file; None for other files.
     """
 
     name: str
@@ -199,7 +199,7 @@ def read_table(path: Path) -> UserTable:
     Raises
     ------
     InvalidInput
-        There is no such file, it cannot be read, or it has no rows.
+        If there is no such file, it cannot be read, or it has no rows.
     """
     if not path.is_file():
         raise InvalidInput(f"{path}: a catalogue expected, found no file")

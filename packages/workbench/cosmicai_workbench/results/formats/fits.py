@@ -71,7 +71,7 @@ def _hdu(block: CatalogueTable, catalogue: Source, provenance: Provenance) -> Bi
             # astropy writes no missing logical values.
             values[name] = np.ma.MaskedArray(values[name], dtype=np.int16)
         if values[name].dtype.kind in "iu":
-            # What stands for a missing number: no identifier is that low, or that high.
+            # What marks a missing number: no identifier is that low, or that high.
             limits = np.iinfo(values[name].dtype)
             unsigned = values[name].dtype.kind == "u"
             values[name].fill_value = limits.max if unsigned else limits.min
