@@ -192,7 +192,7 @@ def evaluate(
     from cosmicai_workbench.data.photometry import as_split
     from cosmicai_workbench.data.synthesis import synthesize
     from cosmicai_workbench.modeling import evaluation
-    from cosmicai_workbench.results.infer import partition_paths
+    from cosmicai_workbench.predicting import partition_paths
 
     if partitions:
         paths = partition_paths(partitions)
