@@ -29,8 +29,6 @@ _RASTER_ROWS = 400
 """More rows than this are drawn as pixels: a page of 10,000 ranks stays below a megabyte."""
 _WIDTH = 4.8
 """Inches: drawn small so that text stays readable where a page scales the figure down."""
-_LETTERS = 78
-"""A legend of more letters than this takes two columns."""
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: searchable, and a tenth of the bytes
     "svg.hashsalt": "cosmicai",
@@ -58,7 +56,8 @@ def svg(plot: "Plot") -> str:
         axes = drawn.subplots()
         for layer in plot.layers:
             _draw(layer, axes, drawn)
-        _set_margins(drawn, plot, _finish(plot, axes))
+        _finish(plot, axes)
+        _set_margins(drawn, plot, _legend_rows(drawn, plot, axes))
         buffer = io.StringIO()
         drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue(), plot)
@@ -185,8 +184,8 @@ def _draw_spans(layer: Spans, axes: "Axes") -> None:
     axes.add_collection(bars)
 
 
-def _finish(plot: "Plot", axes: "Axes") -> int:
-    """Set titles, ranges, ticks and legend; return how many rows the legend has."""
+def _finish(plot: "Plot", axes: "Axes") -> None:
+    """Set titles, ranges and ticks."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set(xlabel=plot.x.title, ylabel=plot.y.title)
@@ -205,14 +204,24 @@ def _finish(plot: "Plot", axes: "Axes") -> int:
         axes.grid(axis="y", visible=False)
     if plot.square:
         axes.set_aspect("equal")
-    if plot.legend:
-        labels = axes.get_legend_handles_labels()[1]
-        letters = sum(len(label) + 8 for label in labels)
-        room = 2 * _LETTERS if plot.wide else _LETTERS - (20 if _has_density(plot) else 0)
-        columns = len(labels) if letters < room else 2
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
-        return -(-len(labels) // columns)
-    return 0
+
+
+def _legend_rows(drawn: "Figure", plot: "Plot", axes: "Axes") -> int:
+    """Draw the legend in as many columns as fit above the axes; return how many rows it has."""
+    if not plot.legend:
+        return 0
+    count = len(axes.get_legend_handles_labels()[1])
+    rows = 0
+    for columns in range(count, 0, -1):
+        rows = -(-count // columns)
+        _set_margins(drawn, plot, rows)
+        axes.apply_aspect()
+        legend = axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2
+        )
+        if legend.get_window_extent().x1 <= drawn.bbox.x1:
+            break
+    return rows
 
 
 def _has_density(plot: "Plot") -> bool:
