@@ -38,12 +38,14 @@ model = cosmicai.open_model(sys.argv[1])
 for path in sys.argv[2:]:
     model.predict_partitions([path]).redshift
 """
+_UNUSUAL = ("COLUMNS", "PYTHONDONTWRITEBYTECODE")
+"""Variables that a user's shell lacks: Python keeps what it compiled unless told otherwise."""
 COMMAND = [sys.executable, "-m", "cosmicai_workbench.cli.main"]
 
 
 def seconds(command: list[str], folder: Path) -> float:
     """Run a command; return its processor time, system time included."""
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    environment = {name: value for name, value in os.environ.items() if name not in _UNUSUAL}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
