@@ -23,7 +23,9 @@ slow.app = typer.Typer()
 @slow.app.command()
 def wait():
     "Wait."
-    with if_interrupted("the tide goes on"):
+    told = "the tide rises"
+    with if_interrupted(lambda: told):
+        told = "the tide goes on"
         print("waiting", flush=True)
         time.sleep(float(sys.argv[1]))
 

@@ -264,11 +264,19 @@ class StartedRun:
     arn: str
     runs: Path
 
+    @property
+    def name(self) -> str:
+        """Name of the execution, and of its run folder."""
+        return self.arn.rsplit(":", 1)[-1]
+
     def goes_on(self) -> str:
-        """Say what becomes of the execution if nobody waits for its end."""
+        """Say what becomes of the execution if nobody waits any longer."""
+        folder = self.runs / self.name
+        if folder.is_dir():  # made whole, once it has ended
+            return f"its results are in {folder}: cosmicai results show {folder}"
         if self.place.temporary:
             return "the execution ends with its local cloud; nothing is left of it"
-        return f"the execution goes on; {again(self.place, self.arn)}"
+        return f"the execution does not end with this command; {again(self.place, self.arn)}"
 
     def finish(self, bar: Bar = no_bar) -> FinishedRun:
         """Wait for its end, however it ends, and fetch what it left.

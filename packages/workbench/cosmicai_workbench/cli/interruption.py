@@ -10,14 +10,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-_notes: list[str] = []
+_notes: list[str | Callable[[], str]] = []
 
 
 @contextmanager
-def if_interrupted(note: str) -> Iterator[None]:
-    """Say ``note`` if Ctrl-C ends the block: what goes on without the command, or how to go on."""
+def if_interrupted(note: str | Callable[[], str]) -> Iterator[None]:
+    """Say ``note`` if Ctrl-C ends the block: what goes on without the command, or how to go on.
+
+    A function is asked at the interruption: what is true may change within the block.
+    """
     _notes.append(note)
     try:
         yield
@@ -42,10 +45,11 @@ def answering() -> Iterator[None]:
 
 
 def _answer(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - the signature is Python's
-    note = f"; {_notes[-1]}" if _notes and _notes[-1] else ""
+    note = _notes[-1] if _notes else ""
+    told = note if isinstance(note, str) else note()
     # Not by the stream's buffer, which the signal may have interrupted.
     os.write(
         sys.__stderr__.fileno() if sys.__stderr__ else 2,
-        f"\ncosmicai: interrupted{note}\n".encode(),
+        f"\ncosmicai: interrupted{told and f'; {told}'}\n".encode(),
     )
     raise KeyboardInterrupt

@@ -44,13 +44,14 @@ def resume(
     failure, a stop, a time-out or a lost Summarize.
     """
     from cosmicai_workbench import place as places
+    from cosmicai_workbench.api import StartedRun
     from cosmicai_workbench.cli.approval import approve, tell_start
-    from cosmicai_workbench.cli.interruption import if_interrupted
     from cosmicai_workbench.cli.progress import progress_bar
-    from cosmicai_workbench.cli.run import report
-    from cosmicai_workbench.client.execution import execution_arn, resumed_input, start
+    from cosmicai_workbench.cli.run import followed, report
+    from cosmicai_workbench.client.execution import execution_arn, new_name, resumed_input, start
     from cosmicai_workbench.client.inputs import read_input
-    from cosmicai_workbench.performing import perform
+    from cosmicai_workbench.performing import begin
+    from cosmicai_workbench.results.fetch import reserve
 
     place = places.find(stack, cloud, profile=profile, region=region)
     content = resumed_input(place.connection, execution_arn(place.connection, execution))
@@ -62,7 +63,9 @@ def resume(
         arn = start(place.connection, content, name)
         typer.echo(json.dumps({"arn": arn}) if as_json else arn)
         return
-    told = tell_start if stack is not None else None
-    with if_interrupted("what was started continues; `cosmicai run --attach` watches it again"):
-        outcome = perform(place, content, bar=progress_bar, name=name, runs=runs, on_start=told)
-    raise typer.Exit(report(outcome, as_json=as_json))
+    name = name or new_name()
+    reserve(runs, name)
+    begun = StartedRun(place, begin(place, content, bar=progress_bar, name=name), runs)
+    if stack is not None:
+        tell_start(begun.arn)
+    raise typer.Exit(report(followed(begun), as_json=as_json))

@@ -10,6 +10,7 @@ import typer
 from cosmicai_workbench.cli.approval import Json, MaxCost, Profile, Region, Runs, Watch, Yes
 
 if TYPE_CHECKING:
+    from cosmicai_workbench.api import StartedRun
     from cosmicai_workbench.performing import Outcome
 
 app = typer.Typer()
@@ -104,14 +105,12 @@ def run(
     from cosmicai.errors import InvalidInput
 
     from cosmicai_workbench import place as places
-    from cosmicai_workbench.api import started
+    from cosmicai_workbench.api import StartedRun, started
     from cosmicai_workbench.cli.approval import approve, tell_start
-    from cosmicai_workbench.cli.interruption import if_interrupted
-    from cosmicai_workbench.cli.live_report import reported
     from cosmicai_workbench.cli.progress import progress_bar
     from cosmicai_workbench.client.execution import execution_arn
     from cosmicai_workbench.client.inputs import pairs, read_input
-    from cosmicai_workbench.performing import attach as attach_to
+    from cosmicai_workbench.results.fetch import reserve
 
     if local and stack is not None:
         raise InvalidInput("say where to run: either --local or --stack NAME")
@@ -119,11 +118,9 @@ def run(
         raise InvalidInput("--report shows a run that is watched: leave out --no-watch")
     if attach is not None:
         place = places.find(stack, cloud, profile=profile, region=region)
-        arn = execution_arn(place.connection, attach)
-        with reported(place, arn, asked=show) as conclude:
-            outcome = attach_to(place, arn, bar=progress_bar, runs=runs)
-            conclude(outcome)
-        raise typer.Exit(report(outcome, as_json=as_json))
+        begun = StartedRun(place, execution_arn(place.connection, attach), runs)
+        reserve(runs, begun.name)
+        raise typer.Exit(report(followed(begun, show=show), as_json=as_json))
     with started(
         data,
         model,
@@ -145,13 +142,23 @@ def run(
             return
         if stack is not None:
             tell_start(begun.arn)
-        with (
-            if_interrupted(begun.goes_on()),
-            reported(begun.place, begun.arn, data, asked=show) as conclude,
-        ):
-            finished = begun.finish(progress_bar)
-            conclude(finished.outcome)
-    raise typer.Exit(report(finished.outcome, as_json=as_json))
+        outcome = followed(begun, data, show=show)
+    raise typer.Exit(report(outcome, as_json=as_json))
+
+
+def followed(begun: "StartedRun", data: str | None = None, *, show: bool = False) -> "Outcome":
+    """Wait for an execution's end, in the browser too if asked, and fetch what it left."""
+    from cosmicai_workbench.cli.interruption import if_interrupted
+    from cosmicai_workbench.cli.live_report import reported
+    from cosmicai_workbench.cli.progress import progress_bar
+
+    with (
+        if_interrupted(begun.goes_on),
+        reported(begun.place, begun.arn, data, asked=show) as conclude,
+    ):
+        outcome = begun.finish(progress_bar).outcome
+        conclude(outcome)
+    return outcome
 
 
 def report(outcome: "Outcome", *, as_json: bool) -> int:

@@ -59,8 +59,8 @@ def watch(
         else latest_execution(place.connection)
     )
     with (
-        if_interrupted(f"the execution goes on; {again(place, arn)}"),
         tempfile.TemporaryDirectory(prefix="cosmicai-watch-") as scratch,
+        if_interrupted(f"watching ends, not the execution; {again(place, arn)}"),
         shown_live(place, arn, tell_address, browser=browser) as last,
     ):
         outcome = attach(place, arn, bar=progress_bar, runs=Path(scratch))
