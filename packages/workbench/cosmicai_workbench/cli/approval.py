@@ -1,30 +1,12 @@
 """Before an execution on AWS starts: what the check finds, and whether it may cost that much."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
     from cosmicai_workbench.place import Place
-
-MaxCost = Annotated[
-    float,
-    typer.Option(
-        help="With --stack: ask first when the estimated cost is above this, in dollars.", min=0
-    ),
-]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="With --stack: do not ask.")]
-Profile = Annotated[str | None, typer.Option(help="With --stack: AWS profile.")]
-Region = Annotated[str | None, typer.Option(help="With --stack: AWS region.")]
-Runs = Annotated[Path, typer.Option(help="Folder of the run folders.")]
-Watch = Annotated[
-    bool,
-    typer.Option(
-        "--watch/--no-watch", help="Follow to the end and fetch the results; or only start."
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on stdout.")]
 
 
 def approve(

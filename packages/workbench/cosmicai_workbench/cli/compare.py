@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from cosmicai_workbench.cli.options import Json
+
 app = typer.Typer()
 
 
@@ -13,7 +15,7 @@ app = typer.Typer()
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="A run folder.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare two runs: what each took, and how far apart their predictions are.
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from cosmicai.facts import BAND_NAMES, IMAGE_SIZE, MB
 
+from cosmicai_workbench.cli.options import Json, Profile, Region
 from cosmicai_workbench.cli.progress import progress_bar
 
 app = typer.Typer(
@@ -16,7 +17,6 @@ app = typer.Typer(
     "cosmicai data split survey.pt partitions --size 25`",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Keep = Annotated[
     list[str] | None,
     typer.Option(
@@ -177,7 +177,7 @@ def preview(
 @app.command(epilog="Example: `cosmicai data from-fits frames/ objects.csv partitions --size 25`")
 def from_fits(
     images: Annotated[
-        Path, typer.Argument(help="Folder of calibrated FITS images, five bands a field.")
+        Path, typer.Argument(help="Folder of calibrated FITS images, five bands per field.")
     ],
     catalogue: Annotated[
         Path,
@@ -206,7 +206,7 @@ def from_fits(
 ) -> None:
     """Cut the objects of a catalogue out of your own images, into partitions.
 
-    A field is five files whose names differ in the band alone: SDSS frames
+    A field is five files whose names differ only in the band: SDSS frames
     (`frame-r-002583-2-0136.fits.bz2`) or single-band cutouts (`object7_r.fits`), with a WCS.
     Catalogue columns: `ra`, `dec` (degrees, or the column's unit); optionally `object_id`,
     `redshift`, `mag_u` … `mag_z`, `extinction_u` … `extinction_z`.
@@ -333,8 +333,8 @@ def upload(
     replace: Annotated[
         bool, typer.Option("--replace", help="Remove what is there of another data set.")
     ] = False,
-    profile: Annotated[str | None, typer.Option(help="AWS profile.")] = None,
-    region: Annotated[str | None, typer.Option(help="AWS region.")] = None,
+    profile: Profile = None,
+    region: Region = None,
     as_json: Json = False,
 ) -> None:
     """Upload partitions and their catalogues to any S3.

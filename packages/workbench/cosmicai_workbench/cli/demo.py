@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from cosmicai_workbench.cli.approval import Json, MaxCost, Profile, Region, Runs, Yes
+from cosmicai_workbench.cli.options import Json, MaxCost, Profile, Region, Runs, Stack, Yes
 
 app = typer.Typer()
 
 
 @app.command(
-    epilog="Exit codes: as of `cosmicai run`. Examples: `cosmicai demo --galaxies 500`, "
+    epilog="Exit codes: those of `cosmicai run`. Examples: `cosmicai demo --galaxies 500`, "
     "`cosmicai demo --stack cosmicai`"
 )
 def demo(
@@ -27,9 +27,7 @@ def demo(
     engine: Annotated[
         str | None, typer.Option(help="Inference engine. Default: the template's.")
     ] = None,
-    stack: Annotated[
-        str | None, typer.Option("--stack", help="Run on AWS, in the stack of this name.")
-    ] = None,
+    stack: Stack = None,
     runs: Runs = Path("runs"),
     max_cost: MaxCost = 5.0,
     yes: Yes = False,
@@ -42,7 +40,7 @@ def demo(
     Makes the data set (real magnitudes and redshifts of galaxies that the shipped model has never
     seen, painted images), splits it into partitions in S3, predicts them by a distributed Map of
     model-inference functions, and summarizes. On this machine, with an embedded S3: no account,
-    no Docker. With `--stack` on AWS: model and data are uploaded to the stack's buckets after a
+    no Docker. With `--stack`, on AWS: model and data are uploaded to the stack's buckets after a
     check and an estimate. The data set is kept in `.cosmicai/demo/`, the results go to
     `runs/<execution>/`.
     """

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cosmicai_workbench.cli.options import InputFile, Json, Profile, Region
+
 if TYPE_CHECKING:
     from cosmicai_workbench.deployment.preflight import Preflight
 
@@ -20,10 +22,7 @@ _SIGNS = {"ok": "ok", "warning": "WARNING", "error": "ERROR"}
     "an unknown amount."
 )
 def deploy_check(
-    input_file: Annotated[
-        str | None,
-        typer.Option("--input", "-i", help="JSON file of the execution's input; - for stdin."),
-    ] = None,
+    input_file: InputFile = None,
     stack: Annotated[str, typer.Option(help="Stack on AWS.")] = "cosmicai",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key of the input: KEY=VALUE.")
@@ -41,9 +40,9 @@ def deploy_check(
         Path | None,
         typer.Option(metavar="RUN", help="Run folder to take times from for the estimate."),
     ] = None,
-    profile: Annotated[str | None, typer.Option(help="AWS profile.")] = None,
-    region: Annotated[str | None, typer.Option(help="AWS region.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    profile: Profile = None,
+    region: Region = None,
+    as_json: Json = False,
 ) -> None:
     """Compare an execution with the account's limits, and estimate its time and cost.
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from cosmicai.errors import InvalidInput, load_json
 
+from cosmicai_workbench.cli.options import Json
+
 if TYPE_CHECKING:
     from cosmicai_workbench.modeling.onnx_import import Choices
 
@@ -73,7 +75,7 @@ def import_model(
         typer.Option(help="Epsilon of the LayerNorms, for a state dict.  [default: 1e-06]"),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace OUT if it is there already.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Turn an ONNX file or a reference checkpoint into a bundle, without executing anything in it.
 

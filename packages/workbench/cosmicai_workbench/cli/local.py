@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from cosmicai_workbench.cli.options import Json
+
 app = typer.Typer(
     no_args_is_help=True,
     help="Keep a local cloud up: the whole application on this machine.",
@@ -13,7 +15,6 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Option("--name", help="Name of the cloud: several may be up.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command(epilog="Example: `cosmicai local up --concurrency 4 --parameter Engine=openvino`")
@@ -21,7 +22,7 @@ def up(
     name: Name = "local",
     concurrency: Annotated[
         int | None,
-        typer.Option(min=1, help="Sandboxes a function. Default: the number of cores."),
+        typer.Option(min=1, help="Sandboxes per function. Default: the number of cores."),
     ] = None,
     parameters: Annotated[
         list[str] | None, typer.Option("--parameter", help="NAME=VALUE for the template.")

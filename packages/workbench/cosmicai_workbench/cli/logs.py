@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from cosmicai_workbench.cli.options import Profile, Region
+
 app = typer.Typer()
 
 
@@ -20,7 +22,7 @@ def logs(
         int | None, typer.Option(min=0, help="Only the invocations that served this rank.")
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on showing lines as they come.")
+        bool, typer.Option("--follow", "-f", help="Keep showing lines as they come.")
     ] = False,
     stack: Annotated[
         str | None, typer.Option("--stack", help="Show the logs of this stack on AWS instead.")
@@ -29,8 +31,8 @@ def logs(
         str | None, typer.Option(help="With --stack: only lines of the execution of this name.")
     ] = None,
     minutes: Annotated[int, typer.Option(help="With --stack: how far to look back.", min=1)] = 60,
-    profile: Annotated[str | None, typer.Option(help="With --stack: AWS profile.")] = None,
-    region: Annotated[str | None, typer.Option(help="With --stack: AWS region.")] = None,
+    profile: Profile = None,
+    region: Region = None,
 ) -> None:
     """Show the logs of a local cloud, up or down: function lines, START, END and REPORT.
 

@@ -8,6 +8,7 @@ import typer
 from cosmicai.facts import MB
 
 from cosmicai_workbench.cli.importing import import_model
+from cosmicai_workbench.cli.options import Json
 from cosmicai_workbench.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from cosmicai_workbench.modeling.train import Trainer, TrainingConfig
 
 app = typer.Typer(no_args_is_help=True, help="Model bundles: import, train, evaluate, prepare.")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 @app.callback()
@@ -43,7 +42,7 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the unfinished run in FOLDER.")
+        bool, typer.Option("--resume", help="Continue the unfinished run in FOLDER.")
     ] = False,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     as_json: Json = False,

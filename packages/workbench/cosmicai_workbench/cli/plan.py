@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from cosmicai.facts import DEFAULT_INFERENCE_MEMORY_MB, MAX_MEMORY_MB, MIN_MEMORY_MB
 
+from cosmicai_workbench.cli.options import Json
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -68,7 +70,7 @@ def plan(
     architecture: Annotated[str, typer.Option(help="arm64 or x86_64.")] = "arm64",
     simulations: Annotated[int, typer.Option(help="How often to simulate.", min=1)] = 5,
     seed: Annotated[int, typer.Option(help="Seed; the same one gives the same plan.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
     check: Annotated[
         bool,
         typer.Option("--check", help="Instead: simulate the published executions, and compare."),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from cosmicai.engines.registry import BUILT_IN
 
-from cosmicai_workbench.cli.approval import Runs
+from cosmicai_workbench.cli.options import Json, Runs
 
 app = typer.Typer()
 
@@ -52,7 +52,7 @@ def predict(
         int | None, typer.Option(help="Threads; by default one per core.", min=1)
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda for an NVIDIA GPU.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Predict redshifts on this machine, into a run folder.
 

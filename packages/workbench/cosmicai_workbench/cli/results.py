@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from cosmicai_workbench.cli.options import Json, Profile, Region, Runs
+
 app = typer.Typer(no_args_is_help=True)
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
@@ -23,7 +25,7 @@ def show(
         int | None,
         typer.Option(help="So many bins of equally many galaxies, not fixed ones.", min=1, max=50),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print a run's quality, also by bins of predicted redshift and of magnitude, and its flags.
 
@@ -120,10 +122,10 @@ def export(
 def get(
     execution: Annotated[str, typer.Argument(help="Name or ARN of the execution.")],
     stack: Annotated[str, typer.Option(help="Stack on AWS.")] = "cosmicai",
-    runs: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
-    profile: Annotated[str | None, typer.Option(help="AWS profile.")] = None,
-    region: Annotated[str | None, typer.Option(help="AWS region.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    runs: Runs = Path("runs"),
+    profile: Profile = None,
+    region: Region = None,
+    as_json: Json = False,
 ) -> None:
     """Fetch the results of an execution on AWS that has ended, to `runs/<execution>/`.
 

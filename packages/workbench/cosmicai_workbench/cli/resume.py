@@ -1,4 +1,4 @@
-"""``cosmicai resume``: go on with an execution that failed, was stopped or ran out of time."""
+"""``cosmicai resume``: continue an execution that failed, was stopped or ran out of time."""
 
 import json
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from cosmicai_workbench.cli.approval import Json, MaxCost, Profile, Region, Runs, Watch, Yes
+from cosmicai_workbench.cli.options import Json, MaxCost, Profile, Region, Runs, Watch, Yes
 
 app = typer.Typer()
 
 
 @app.command(
     epilog="Example: `cosmicai resume run-20261122-101500-1a2b --stack cosmicai`. "
-    "Exit codes as of `cosmicai run`."
+    "Exit codes: those of `cosmicai run`."
 )
 def resume(
     execution: Annotated[str, typer.Argument(help="Name or ARN of the execution.")],

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cosmicai_workbench.cli.approval import Json, MaxCost, Profile, Region, Runs, Watch, Yes
+from cosmicai_workbench.cli.options import (
+    InputFile,
+    Json,
+    Local,
+    MaxCost,
+    Profile,
+    Region,
+    Runs,
+    Stack,
+    Watch,
+    Yes,
+)
 
 if TYPE_CHECKING:
     from cosmicai_workbench.api import StartedRun
@@ -26,16 +37,9 @@ NAMED_RANKS = 10
     "4 the execution goes on, but can no longer be watched; 130 interrupted."
 )
 def run(
-    input_file: Annotated[
-        str | None,
-        typer.Option("--input", "-i", help="JSON file of the execution's input; - for stdin."),
-    ] = None,
-    local: Annotated[
-        bool, typer.Option("--local", help="Run on this machine, in a local cloud: the default.")
-    ] = False,
-    stack: Annotated[
-        str | None, typer.Option("--stack", help="Run on AWS, in the stack of this name.")
-    ] = None,
+    input_file: InputFile = None,
+    local: Local = False,
+    stack: Stack = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a key of the input: KEY=VALUE, VALUE as JSON."),
@@ -92,7 +96,7 @@ def run(
     """Run one execution of the state machine, and fetch what it leaves.
 
     The results go to `runs/<execution>/`, and `runs/latest` points there. Model and partitions
-    are uploaded to the stack's own buckets; `-i` and `--set` say everything else. On this machine
+    are uploaded to the stack's own buckets; `-i` and `--set` set everything else. On this machine
     the run uses the local cloud that is up (`cosmicai local up`), or else one of its own, which
     ends with it.
 

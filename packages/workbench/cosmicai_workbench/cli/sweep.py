@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cosmicai_workbench.cli.options import Local, Stack
+
 if TYPE_CHECKING:
     from cosmicai_workbench.sweep.runner import Executor, Progress
 
@@ -15,18 +17,14 @@ app = typer.Typer()
 @app.command(
     epilog="Example: `cosmicai sweep quick && cosmicai report runs/sweeps/quick`. "
     "Exit codes: 0 every execution is done; 1 one failed, or the cost limit was reached; "
-    "2 bad usage or input, nothing was computed; 130 interrupted: run the same command to go on."
+    "2 bad usage or input, nothing was computed; 130 interrupted: run the same command to continue."
 )
 def sweep(
     experiment: Annotated[
         str, typer.Argument(help="TOML file, or the name of one that ships, e.g. quick.")
     ],
-    local: Annotated[
-        bool, typer.Option("--local", help="Run on this machine, in a local cloud: the default.")
-    ] = False,
-    stack: Annotated[
-        str | None, typer.Option("--stack", help="Run on AWS, in the stack of this name.")
-    ] = None,
+    local: Local = False,
+    stack: Stack = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The sweep's folder; runs/sweeps/<name> by default."),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from cosmicai.facts import Architecture
 
+from cosmicai_workbench.cli.options import Json
+
 if TYPE_CHECKING:
     from cosmicai_workbench.tuning.measure import Measurement
 
@@ -44,7 +46,7 @@ def tune(
     write: Annotated[
         Path | None, typer.Option(help="samconfig.toml that gets the recommended parameters.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print tune.json.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure settings on this machine, estimate each on AWS, recommend one.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cosmicai_workbench.cli.approval import Profile, Region
+from cosmicai_workbench.cli.options import Profile, Region
 
 app = typer.Typer(rich_markup_mode="markdown")
 
