@@ -42,6 +42,24 @@ def overhead(found: Figures) -> list[str]:
     return [_row(what, f"{_spread(found['overhead_ms'], '.1f')} ms", "overhead", found["n"])]
 
 
+def edit_and_run(found: Figures) -> list[str]:
+    """Show how long an edit takes to run."""
+    return [
+        _row(
+            f"`cosmicai local invoke model_inference`, {what}: by the clock; processor time",
+            f"{_spread(found['seconds'][key], '.1f')} s; "
+            f"{_spread(found['cpu_seconds'][key], '.1f')} s",
+            "edit_and_run",
+            found["seconds"][key]["n"],
+        )
+        for key, what in {
+            "unedited": "warm",
+            "handler": "after an edit of its handler",
+            "package": "after an edit of the core package",
+        }.items()
+    ]
+
+
 def planning(found: Figures) -> list[str]:
     """Show how long Initialize plans."""
     figure = f"{_spread(found['seconds'], '.1f')} s, {found['peak_rss_mb']['median']:.0f} MB"
@@ -143,6 +161,7 @@ SECTIONS = {
     "gpu": gpu,
     "fmi": fmi,
     "overhead": overhead,
+    "edit_and_run": edit_and_run,
     "planning": planning,
     "coverage": coverage,
     "data": data,

@@ -10,6 +10,8 @@ import pytest
 from astropy import units
 from cosmicai.errors import CorruptPartition, InvalidInput
 from cosmicai_workbench import ExecutionFailed, Progress
+from cosmicai_workbench.cloud.local import LocalCloud
+from cosmicai_workbench.cloud.state import LocalCloudError
 from cosmicai_workbench.data.partition_writer import write_partition
 from s3_stack import make_galaxies
 
@@ -103,6 +105,21 @@ def test_a_first_partition_that_is_none_starts_nothing(folder):
 def test_what_is_at_fault_is_named_before_anything_starts(folder, words, says):
     with pytest.raises(InvalidInput, match=says):
         cosmicai_workbench.run(**words)
+
+
+@pytest.mark.parametrize("name", ["none", "local"])
+def test_a_named_cloud_that_is_not_up_is_not_replaced_by_one_of_its_own(folder, name):
+    before = {*folder.glob(".cosmicai/*")}
+    with pytest.raises(LocalCloudError, match=f"no local cloud '{name}' is up in this folder"):
+        cosmicai_workbench.run(data="partitions", on=f"local:{name}")
+    assert {*folder.glob(".cosmicai/*")} == before
+
+
+def test_what_is_for_a_cloud_of_its_own_is_not_ignored_by_another(folder):
+    with LocalCloud(name="local", concurrency=1):
+        for words in ({"concurrency": 2}, {"parameters": {"Engine": "torch"}}):
+            with pytest.raises(InvalidInput, match="give them to `cosmicai local up`"):
+                cosmicai_workbench.run(data="partitions", **words)
 
 
 def test_importing_the_package_stays_cheap():

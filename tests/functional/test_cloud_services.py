@@ -183,6 +183,20 @@ def test_one_function_is_called_alone(project: tuple[Path, LocalCloud]) -> None:
         assert "REPORT RequestId" in done.stderr
 
 
+def test_a_call_asks_the_cloud_that_is_up_not_the_template(
+    project: tuple[Path, LocalCloud],
+) -> None:
+    folder, _ = project
+    template, away = folder / "stack/template.yaml", folder / "stack/away.yaml"
+    (folder / "event.json").write_text('{"rank": 5}')
+    template.rename(away)
+    try:
+        done = cosmicai(folder, "local", "invoke", "probe", "-e", "event.json")
+    finally:
+        away.rename(template)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_function_that_raises_shows_where(project: tuple[Path, LocalCloud], debug: bool) -> None:
     folder, _ = project
@@ -221,6 +235,14 @@ def test_without_a_cloud_one_is_started_for_the_call(tmp_path: Path) -> None:
         environment = json.loads(done.stdout[done.stdout.index("{\n") :])
         assert environment["BUCKET"] == BUCKET
         assert environment["AWS_LAMBDA_FUNCTION_NAME"] == PROBE
+
+
+def test_a_named_cloud_that_is_not_up_is_not_replaced_by_one_for_the_call(tmp_path: Path) -> None:
+    (tmp_path / "event.json").write_text("{}")
+    words = ["--name", "none", "--template", str(STACK / "template.yaml")]
+    done = cosmicai(tmp_path, "local", "invoke", "probe", "-e", "event.json", *words)
+    assert done.returncode == 2
+    assert "`cosmicai local up --name none`" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Galaxies of failed ranks: they are in the catalogue, whatever became of their rank."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cosmicai import storage
@@ -11,6 +13,7 @@ from cosmicai_workbench.client.connection import Connection
 from cosmicai_workbench.client.execution import Ended
 from cosmicai_workbench.data.partition_writer import PartitionWriter
 from cosmicai_workbench.performing import Outcome
+from cosmicai_workbench.report.service import write_report
 from cosmicai_workbench.results.catalogue import RunCatalogue
 from cosmicai_workbench.results.export import export
 from cosmicai_workbench.results.fetch import fetch
@@ -157,7 +160,64 @@ def test_counts_of_flags_reach_the_summary(stack, tmp_path):
     ]
 
 
-def test_a_run_that_failed_whole_has_no_catalogue(stack, tmp_path, capsys):
+def failed_run(stack, tmp_path, *, received):
+    """Run some of three ranks where none may fail, and fetch what there is."""
+    for number in (1, 2, 3):
+        put_partition(stack, number)
+    plan = stack.initialize()
+    stack.run_ranks(plan, received)
+    for rank in {0, 1, 2} - {*received}:
+        stack.fail_rank(plan, rank, "Lambda.Unknown", "out of memory")
+    with pytest.raises(IncompleteResults):
+        stack.summarize()
+    ended = Ended(plan.execution.id, "first", "FAILED", stack.input)
+    connection = Connection(s3=storage.client(), states=None, outputs={}, service=None)
+    return load_run(fetch(connection, ended, tmp_path / "runs"))
+
+
+@pytest.mark.parametrize("received", [[], [1], [0, 2]])
+def test_the_catalogue_of_a_failed_run_has_a_row_for_each_object(stack, tmp_path, received):
+    stack.put_model()
+    run = failed_run(stack, tmp_path, received=received)
+    table = run.catalogue()
+    ranks = [*received, *sorted({0, 1, 2} - {*received})]
+    assert [record.rank for record in run.records] == received
+    assert table["rank"].tolist() == [rank for rank in ranks for _ in range(GALAXIES)]
+    there = np.isin(table["rank"], received)
+    assert (table["flags"] == np.where(there, 0, FAILED_RANK.value)).all()
+    assert (np.isfinite(np.ma.filled(table["redshift"], np.nan)) == there).all()
+    assert set(table["reason"][~there]) == {"its rank failed: Lambda.Unknown"}
+    expected = [100 * (rank + 1) + index for rank in ranks for index in range(GALAXIES)]
+    assert table["object_id"].tolist() == expected
+
+
+def test_what_a_failed_run_received_is_exported_and_reported(stack, tmp_path):
+    stack.put_model()
+    run = failed_run(stack, tmp_path, received=[1])
+    assert export(run, tmp_path / "c.csv", "csv") == 3 * GALAXIES
+    page = tmp_path / "report.html"
+    write_report([run.path], page)
+    assert "2 of 3 ranks failed" in page.read_text()
+
+
+def test_objects_that_cannot_be_listed_are_warned_of(stack, tmp_path):
+    stack.put_model()
+    run = failed_run(stack, tmp_path, received=[1])
+    (run.path / "failed" / "2.npz").unlink()
+    with pytest.warns(UserWarning, match=r"1 partition.* such as 100MB/3\.pt: give data="):
+        assert len(run.catalogue()) == 2 * GALAXIES
+    assert len(run.catalogue(stack.folder)) == 3 * GALAXIES
+
+
+def test_a_run_that_failed_before_its_ranks_has_no_catalogue(stack, tmp_path):
+    stack.put_model()
+    run = failed_run(stack, tmp_path, received=[])
+    before = run.summary.model_copy(update={"failed_ranks": []})
+    with pytest.raises(InvalidInput, match="the run failed, and left nothing"):
+        replace(run, summary=before).catalogue()
+
+
+def test_a_run_that_failed_whole_is_not_exported(stack, tmp_path, capsys):
     stack.put_model()
     stack.put_partitions(["1.pt"], galaxies=GALAXIES)
     plan = stack.initialize()

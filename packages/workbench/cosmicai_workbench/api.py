@@ -175,8 +175,8 @@ def run(
     max_cost
         On AWS: refuse a run whose estimated cost, in US dollars, is above this.
     concurrency, parameters
-        For a local cloud of its own: ranks at once (by default the number of cores), and values
-        of the template's parameters.
+        Only for a local cloud of the run's own: ranks at once (by default the number of cores), and
+        values of the template's parameters.
     profile, region
         On AWS: which credentials, and where.
     on_progress
@@ -192,6 +192,8 @@ def run(
     ------
     ExecutionFailed
         If the execution ended in any other way.
+    LocalCloudError
+        If the local cloud that ``on`` names is not up.
     InvalidInput
         If something given is at fault, the run cannot work in the stack, or its cost is above
         ``max_cost`` or unknown: nothing was started.
@@ -329,6 +331,11 @@ def started(
         if model is None and data is not None and (place is None or "S3_object_name" not in given):
             bundle = SMALL_MODEL
             on_default_model(bundle)
+        if place is not None and (concurrency is not None or parameters):
+            raise InvalidInput(
+                "concurrency and parameters are for a local cloud of the run's own; where one is "
+                "there, give them to `cosmicai local up`, or deploy the stack with them"
+            )
         connection = place.connection if place else None
         content = complete(given, name=name, connection=connection, model=bundle, data=partitions)
         checked = check_input(content)

@@ -12,7 +12,7 @@ from cosmicai.sharing import partition_files
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.connection import Connection, connect
 from cosmicai_workbench.cloud.local import STATE_ROOT, LocalCloud
-from cosmicai_workbench.cloud.state import LocalCloudError, Status, logs_folder, state_folder
+from cosmicai_workbench.cloud.state import DEFAULT_CLOUD, Status, logs_folder, not_up, state_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -51,9 +51,9 @@ def on_aws(stack: str, *, profile: str | None = None, region: str | None = None)
 
 
 def find(
-    stack: str | None, cloud: str, *, profile: str | None = None, region: str | None = None
+    stack: str | None, cloud: str | None, *, profile: str | None = None, region: str | None = None
 ) -> Place:
-    """Return the place of a stack on AWS, or else of a local cloud that is up.
+    """Return the place of a stack on AWS, or else of a local cloud that is up (``local``).
 
     Raises
     ------
@@ -64,12 +64,10 @@ def find(
     """
     if stack is not None:
         return on_aws(stack, profile=profile, region=region)
+    cloud = cloud or DEFAULT_CLOUD
     running = running_cloud(cloud)
     if running is None:
-        raise LocalCloudError(
-            f"no local cloud {cloud!r} is up (a cloud of a run's own ends with it, and its buckets "
-            "with the cloud: `cosmicai local up` keeps one); or name a stack on AWS by --stack"
-        )
+        raise not_up(cloud)
     return running
 
 
@@ -85,12 +83,13 @@ def running_cloud(name: str, root: Path = STATE_ROOT) -> Place | None:
 def existing_place(
     on: str, *, profile: str | None = None, region: str | None = None
 ) -> Place | None:
-    """Return the place that ``on`` names, or None if it is a local cloud that is not up.
+    """Return the place that ``on`` names, or None if no local cloud is up and none is named.
 
     Parameters
     ----------
     on
-        ``"local"`` or ``"local:NAME"``, a local cloud; ``"stack:NAME"``, a stack on AWS.
+        ``"local"``: the local cloud of the usual name, if it is up; ``"local:NAME"``: the one of
+        that name; ``"stack:NAME"``: a stack on AWS.
 
     Raises
     ------
@@ -98,13 +97,15 @@ def existing_place(
         If it is not one of these.
     StackNotFound
         If there is no such stack.
+    LocalCloudError
+        If the local cloud that it names is not up.
     """
-    kind, colon, name = on.partition(":")
-    if kind == "stack" and name:
-        return on_aws(name, profile=profile, region=region)
-    if kind != "local" or (colon and not name):
+    if on == "local":
+        return running_cloud(DEFAULT_CLOUD)
+    kind, _, name = on.partition(":")
+    if kind not in ("local", "stack") or not name:
         raise InvalidInput(f"on={on!r}: expected 'local', 'local:NAME' or 'stack:NAME'")
-    return running_cloud(name or "local")
+    return find(name if kind == "stack" else None, name, profile=profile, region=region)
 
 
 @contextmanager

@@ -136,7 +136,12 @@ def invoke(
         str, typer.Argument(help="Name of the function, or of its folder: e.g. model_inference.")
     ],
     event: Annotated[Path, typer.Option("--event", "-e", help="JSON file of its event.")],
-    name: Name = "local",
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", help="The cloud to use, which must be up. Default: `local`, if it is up."
+        ),
+    ] = None,
     template: Annotated[
         Path | None, typer.Option(help="SAM template, where no cloud is up.")
     ] = None,

@@ -64,15 +64,23 @@ def run(
     name: Annotated[str | None, typer.Option(help="Name of the execution.")] = None,
     concurrency: Annotated[
         int | None,
-        typer.Option(min=1, help="With --local: ranks at once. Default: the number of cores."),
+        typer.Option(
+            min=1, help="For a local cloud of its own: ranks at once. Default: the number of cores."
+        ),
     ] = None,
     parameters: Annotated[
         list[str] | None,
-        typer.Option("--parameter", help="With --local: NAME=VALUE for the template."),
+        typer.Option(
+            "--parameter", help="For a local cloud of its own: NAME=VALUE for the template."
+        ),
     ] = None,
     cloud: Annotated[
-        str, typer.Option(help="With --local: the local cloud to use, where one is up.")
-    ] = "local",
+        str | None,
+        typer.Option(
+            help="With --local: the local cloud to use, which must be up. Default: `local`, if it "
+            "is up."
+        ),
+    ] = None,
     attach: Annotated[
         str | None,
         typer.Option(
@@ -128,7 +136,7 @@ def run(
     with started(
         data,
         model,
-        f"local:{cloud}" if stack is None else f"stack:{stack}",
+        f"stack:{stack}" if stack else f"local:{cloud}" if cloud else "local",
         settings=read_input(input_file, overrides or []),
         approve=partial(approve, max_cost=max_cost, yes=yes),
         replace_data=replace_data,

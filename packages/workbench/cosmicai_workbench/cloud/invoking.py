@@ -21,18 +21,18 @@ from cosmicai_workbench.cloud.pool import sandbox_environment, streams_folder
 from cosmicai_workbench.cloud.records import LogReader
 from cosmicai_workbench.cloud.session import local_session
 from cosmicai_workbench.cloud.state import (
+    DEFAULT_CLOUD,
     LocalCloudError,
     Settings,
     Status,
     logs_folder,
+    not_up,
     state_folder,
 )
 from cosmicai_workbench.cloud.template import load_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from cosmicai_workbench.cloud.template import Function
 
 _READ_SECONDS = 1200
 """Longer than the longest time-out of a function, its start included."""
@@ -48,47 +48,52 @@ class Answer:
 
 
 @contextmanager
-def cloud_for_a_call(name: str, root: Path, template: Path | None) -> Iterator[Path]:
-    """Yield the state folder of the cloud of a name that is up, or else of one for this call."""
-    folder = state_folder(root, name)
+def cloud_for_a_call(name: str | None, root: Path, template: Path | None) -> Iterator[Path]:
+    """Yield the state folder of the cloud of a name; without one, of a cloud for this call at need.
+
+    Raises
+    ------
+    LocalCloudError
+        If the cloud of the name is not up.
+    """
+    folder = state_folder(root, name or DEFAULT_CLOUD)
     if Status.read(folder) is not None:
         yield folder
         return
+    if name is not None:
+        raise not_up(name)
     with LocalCloud(template=template or TEMPLATE, root=root, concurrency=1) as cloud:
         yield cloud.folder
 
 
-def find_function(folder: Path, wanted: str) -> Function:
-    """Return a function of a cloud's stack by its name, or by the name of its folder.
+def find_function(folder: Path, wanted: str) -> str:
+    """Return the step of a function, the name of its folder; its full name will do as well.
 
     Raises
     ------
     InvalidInput
         If there is none; the message lists those that there are.
     """
-    status = _status(folder)
-    template = Path(Settings.read(folder).template)
-    stack = load_stack(template, name=status.stack, parameters=status.parameters)
-    for function in stack.functions:
-        if wanted.replace("-", "_") in (function.name.replace("-", "_"), function.code.name):
-            return function
-    known = ", ".join(function.code.name for function in stack.functions)
-    raise InvalidInput(f"the stack has no function {wanted!r}; it has {known}")
+    functions = _status(folder).functions
+    for step, name in functions.items():
+        if wanted.replace("-", "_") in (name.replace("-", "_"), step):
+            return step
+    raise InvalidInput(f"the stack has no function {wanted!r}; it has {', '.join(functions)}")
 
 
-def invoke(folder: Path, function: Function, event: bytes) -> Answer:
+def invoke(folder: Path, step: str, event: bytes) -> Answer:
     """Call a function in a sandbox."""
     from botocore.config import Config
 
     status = _status(folder)
-    reader = LogReader(streams_folder(logs_folder(folder), function))
+    reader = LogReader(streams_folder(logs_folder(folder), step))
     reader.read()
     client = local_session(status.variables).client(
         "lambda",
         endpoint_url=status.endpoint,
         config=Config(read_timeout=_READ_SECONDS, retries={"total_max_attempts": 1}),
     )
-    answer = client.invoke(FunctionName=function.name, Payload=event)
+    answer = client.invoke(FunctionName=status.functions[step], Payload=event)
     return Answer(
         json.load(answer["Payload"]),
         tuple(entry.shown() for entry in reader.read()),
@@ -96,7 +101,7 @@ def invoke(folder: Path, function: Function, event: bytes) -> Answer:
     )
 
 
-def invoke_here(folder: Path, function: Function, event: bytes) -> Any:
+def invoke_here(folder: Path, step: str, event: bytes) -> Any:
     """Call a function's handler in this process, with the environment that a sandbox has.
 
     Its exceptions are the caller's, and ``breakpoint()`` in it opens the debugger. Neither memory
@@ -105,6 +110,9 @@ def invoke_here(folder: Path, function: Function, event: bytes) -> Any:
     from awslambdaric.lambda_context import LambdaContext
 
     status = _status(folder)
+    template = Path(Settings.read(folder).template)
+    stack = load_stack(template, name=status.stack, parameters=status.parameters)
+    function = next(each for each in stack.functions if each.code.name == step)
     here = server_environment(os.environ)
     sandbox = sandbox_environment(function, status.variables, 1)
     os.environ.clear()

@@ -79,7 +79,7 @@ class Pools:
                 function,
                 sandbox_environment(function, environment(function), concurrency),
                 concurrency,
-                streams_folder(logs, function),
+                streams_folder(logs, function.code.name),
                 self._launcher,
                 SourceWatch(source_folders(function)) if reload else None,
             )
@@ -228,9 +228,9 @@ class _Pool:
             sandbox.close()
 
 
-def streams_folder(logs: Path, function: Function) -> Path:
-    """Return the folder of a function's log streams, named by the step's one noun."""
-    return logs / function.code.name
+def streams_folder(logs: Path, step: str) -> Path:
+    """Return the folder of a function's log streams, by the name of the function's own folder."""
+    return logs / step
 
 
 def sandbox_environment(

@@ -87,6 +87,7 @@ def main(arguments: list[str]) -> None:
             concurrency=settings.concurrency,
             keys=keys[USER],
             parameters=stack.parameters,
+            functions={each.code.name: each.name for each in stack.functions},
             outputs=stack.outputs,
         )
         status.write(folder)
@@ -162,7 +163,7 @@ def _listen(
         reload=settings.reload,
         account_concurrency=settings.limits.account_concurrency,
     )
-    groups = {each.log_group: streams_folder(logs, each) for each in stack.functions}
+    groups = {each.log_group: streams_folder(logs, each.code.name) for each in stack.functions}
     gateway: WSGIApplication = Gateway(
         FunctionService(stack.functions, pools),
         LogService(groups),

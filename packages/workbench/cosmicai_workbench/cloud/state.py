@@ -21,6 +21,8 @@ from cosmicai_workbench.cloud.credentials import Keys
 if TYPE_CHECKING:
     from pathlib import Path
 
+DEFAULT_CLOUD = "local"
+"""Name of the local cloud where none is named."""
 _STATUS = "cloud.json"
 _SETTINGS = "settings.json"
 _LOCK = "lock"
@@ -58,6 +60,16 @@ def state_folder(root: Path, name: str) -> Path:
 
 class LocalCloudError(CosmicAIError):
     """The local cloud did not come up, or is not up."""
+
+
+def not_up(name: str) -> LocalCloudError:
+    """Return the error of a local cloud that is asked for and not up."""
+    option = "" if name == DEFAULT_CLOUD else f" --name {name}"
+    return LocalCloudError(
+        f"no local cloud {name!r} is up in this folder: `cosmicai local up{option}` starts one "
+        "that stays (a run's own ends with it, and its buckets too); or name a stack on AWS by "
+        "--stack"
+    )
 
 
 class Limits(BaseModel):
@@ -111,6 +123,8 @@ class Status(BaseModel):
     concurrency: int
     keys: Keys
     parameters: dict[str, str]
+    functions: dict[str, str]
+    """Name of a function's folder → the function's name."""
     outputs: dict[str, str]
 
     def write(self, folder: Path) -> None:

@@ -218,12 +218,21 @@ def staged_partitions(folder: Path, *, overwrite: bool, keep: Path | None = None
             raise InvalidInput(f"{keep} is in {folder}, where its partitions would replace it")
         if there and not overwrite:
             raise InvalidInput(
-                f"{folder} already holds {len(there)} partition files, such as {there[0].name}; "
-                "choose an empty folder or pass --overwrite"
+                f"{folder} already holds {_named(there)}; choose an empty folder or pass "
+                "--overwrite"
             )
         with staging_folder(folder) as staging:
             yield staging
             replace_files(staging, folder, there)
+
+
+def _named(files: Sequence[Path]) -> str:
+    """Count the partitions among files of an earlier run; without any, name one of the files."""
+    partitions = sorted(path.name for path in files if path.suffix == ".pt")
+    if not partitions:
+        return min(path.name for path in files)
+    noun = "partition" if len(partitions) == 1 else "partitions"
+    return f"{len(partitions)} {noun}, such as {partitions[0]}"
 
 
 class _Cuttable(Protocol):

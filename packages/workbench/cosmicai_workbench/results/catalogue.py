@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
-from cosmicai.columns import Column, StoredColumn, columns_with
+from cosmicai.columns import Column, StoredColumn, columns_of, columns_with
 from cosmicai.errors import CorruptPartition, UnsafePickle
 from cosmicai.flags import DUPLICATE, FAILED_RANK, NO_PREDICTION
 from cosmicai.partition.catalogue import REASON, Catalogue, concatenate
@@ -214,7 +214,7 @@ class RunCatalogue:
         filled: Counter[str] = Counter()
         widths: Counter[str] = Counter()
         escaped: set[str] = set()
-        stored: dict[str, None] = {}
+        stored = dict[str, None].fromkeys(columns_of(None))  # also where every rank failed
         numbers: list[NDArray[Any]] = []
         hashes: list[NDArray[np.int64]] = []
         for rows in self._rows():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, Literal, cast, get_args
@@ -73,8 +74,34 @@ class Exported:
 
 
 def catalogue_of(run: Run, data: Path | None = None) -> CatalogueTable:
-    """Return the catalogue of a run, all of it in memory; see :class:`RunCatalogue`."""
-    return RunCatalogue(run, data).table()
+    """Return the catalogue of a run, all of it in memory; see :class:`RunCatalogue`.
+
+    Raises
+    ------
+    InvalidInput
+        If the run failed and nobody knows its objects.
+
+    Warns
+    -----
+    UserWarning
+        If objects of failed ranks are missing, since their partitions could not be read.
+    """
+    catalogue = RunCatalogue(run, data)
+    if run.summary.status == "FAILED" and not catalogue.num_rows:
+        raise _left_nothing(run)
+    if catalogue.unlisted:
+        count, first = len(catalogue.unlisted), catalogue.unlisted[0]
+        warnings.warn(
+            f"the catalogue lacks the objects of {count} partitions of failed ranks, such as "
+            f"{first}: give data=, a folder with good copies of them",
+            stacklevel=3,
+        )
+    return catalogue.table()
+
+
+def _left_nothing(run: Run) -> InvalidInput:
+    why = run.summary.failure.message if run.summary.failure else "no reason was recorded"
+    return InvalidInput(f"{run.path}: the run failed, and left nothing to export: {why:.300}")
 
 
 def as_format(name: str) -> Format:
@@ -140,7 +167,7 @@ def export_catalogue(
     ------
     InvalidInput
         If the output exists or cannot be written, the format is unknown or does not suit the run,
-        or the predictions cannot be read.
+        the predictions cannot be read, or the run failed and predicted nothing.
     PartitionNotFound, CorruptPartition, UnsafePickle
         A failed rank's partition cannot be read.
     """
@@ -164,10 +191,9 @@ def export_catalogue(
     if data is not None and not data.is_dir():
         raise InvalidInput(f"--data {data}: no such folder")
     needs_distributions = form == "qp" or columns == "euclid"
+    if run.summary.status == "FAILED" and not run.records:
+        raise _left_nothing(run)
     catalogue = RunCatalogue(run, data, distributions=needs_distributions)
-    if run.summary.status == "FAILED" and not catalogue.num_rows:
-        why = run.summary.failure.message if run.summary.failure else "no reason was recorded"
-        raise InvalidInput(f"{run.path}: the run failed, and left nothing to export: {why:.300}")
     source: Source = EuclidCatalogue(catalogue) if columns == "euclid" else catalogue
     provenance = provenance_of(run)
     with file_errors(path):

@@ -33,6 +33,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _CLAIM = keys.claim("x").removeprefix(keys.folder("x"))
 _NOT_FETCHED = ("map/", "fmi/")
 """What Step Functions and the ranks wrote for each other, under the result path."""
+_MOST_LISTED = 1000
+"""Ranks of a failed execution whose objects are looked up: it is rather resumed than used."""
 
 
 def fetch(
@@ -86,20 +88,17 @@ def fetch(
 
 
 def _list_failed(folder: Path, execution: Ended, connection: Connection) -> None:
-    """Look up the objects of the ranks that a partial result lacks."""
+    """Look up the objects of the ranks that left no result."""
     summary = folder / "summary.json"
     if not summary.is_file():
         return
     found = parse_json(Summary, summary.read_bytes(), str(summary))
-    if found.status != "PARTIAL":
-        return  # whole, or no result
+    failed = found.failed_ranks[: None if found.status == "PARTIAL" else _MOST_LISTED]
+    if not failed:
+        return
     bucket = execution.input["data_bucket"]
     with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
-        list(
-            pool.map(
-                lambda rank: store_failed(folder, rank, bucket, connection.s3), found.failed_ranks
-            )
-        )
+        list(pool.map(lambda rank: store_failed(folder, rank, bucket, connection.s3), failed))
 
 
 def reserve(runs: Path, name: str) -> Path:

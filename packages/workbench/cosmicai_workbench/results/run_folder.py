@@ -157,9 +157,14 @@ class Run:
         Raises
         ------
         InvalidInput
-            If the predictions cannot be read.
+            If the predictions cannot be read, or the run failed before it had ranks.
         MissingLibrary
             If astropy is not installed.
+
+        Warns
+        -----
+        UserWarning
+            If objects of failed ranks are missing, since their partitions could not be read.
         """
         from cosmicai.tables import to_table
 
@@ -192,11 +197,20 @@ def load_run(path: "str | Path") -> Run:
         )
     summary = parse(Summary, _read_json(summary_file))
     combined = path / "combined_data.json"
-    rows = _read_json(combined) if combined.is_file() else []
+    rows = _read_json(combined) if combined.is_file() else _received(path, summary)
     if not isinstance(rows, list):
         raise InvalidInput(f"{combined}: expected a list of rank records")
     records = tuple(parse(RankRecord, row) for row in rows)
     return Run(path=path, summary=summary, records=records)
+
+
+def _received(path: "Path", summary: Summary) -> list[object]:
+    """Return the records of what a failed run received: Summarize combines no file of them."""
+    failed = {rank.rank for rank in summary.failed_ranks}
+    if not failed:
+        return []  # it failed before or after its ranks: their results are not to be trusted
+    ranks = (rank for rank in range(summary.world_size) if rank not in failed)
+    return [_read_json(path / f"{rank}.json") for rank in ranks]
 
 
 def _read_json(path: "Path") -> object:
