@@ -1,11 +1,15 @@
 """Catalogues for other programs: VOTable, HATS, qp, Euclid's columns; block by block."""
 
+import csv
 import json
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
 from cosmicai.errors import InvalidInput
 from cosmicai.flags import FLAGS
+from cosmicai.partition.catalogue import Catalogue, ColumnInfo, column_of
 from cosmicai_workbench.results import catalogue as catalogues
 from cosmicai_workbench.results.euclid import GRID
 from cosmicai_workbench.results.export import export, export_catalogue
@@ -32,6 +36,51 @@ def test_astropy_reads_the_votable_with_its_units_and_origin(tmp_path):
     assert table["object_id"].tolist()[:2] == [0, 1]
     found = np.ma.filled(np.ma.asarray(table["redshift"]), np.nan)
     np.testing.assert_array_equal(found, run.predictions.redshift)
+
+
+def test_a_votable_holds_values_of_every_type_and_knows_the_missing_ones(tmp_path, monkeypatch):
+    from astropy.io.votable import is_votable, validate
+    from astropy.table import Table
+
+    some = {
+        "whole": ("int64", [2**62, None, -7]),
+        "unsigned": ("uint64", [2**64 - 1, 0, None]),
+        "single": ("float32", [None, 1.5, -2.25]),
+        "double": ("float64", [1e300, None, 0.1]),
+        "yes": ("bool", [True, False, None]),
+        "name": ("str", ["naïve β", "", "😀 <&>"]),
+    }
+    carried = {}
+    for rank in range(RANKS):
+        columns = [
+            column_of(ColumnInfo(name, dtype, "mag" if dtype == "float32" else ""), values)
+            for name, (dtype, values) in some.items()
+        ]
+        carried[rank] = {
+            "catalogue": Catalogue([*sky([rank, rank + 10, 99]).columns.values(), *columns])
+        }
+    run = run_with(tmp_path, "pdf", samples=3, carried=carried)
+    monkeypatch.setattr(catalogues, "BLOCK_ROWS", 1)
+    path = tmp_path / "c.vot"
+    assert export(run, path, "votable") == RANKS * 3
+    assert is_votable(path)
+    assert validate(path, output=None)
+    found, wanted = Table.read(path), catalogues.RunCatalogue(run).table().values
+    assert found.colnames == [*wanted]
+    for name, values in wanted.items():
+        ours, theirs = (
+            ["" if value is None or value != value else str(value) for value in column.tolist()]
+            for column in (np.ma.asarray(found[name]), values)
+        )
+        assert ours == theirs, name
+    if not shutil.which("stilts"):
+        return
+    words = ["stilts", "tpipe", f"in={path}", f"cmd=keepcols '{' '.join(some)}'", "ofmt=csv"]
+    read = subprocess.run(words, capture_output=True, text=True, check=True, encoding="utf-8")
+    first, second, third = list(csv.reader(read.stdout.splitlines()))[1:4]
+    assert first == [str(2**62), str(2**64 - 1), "", "1.0E300", "true", "naïve β"]
+    assert second == ["", "0", "1.5", "", "false", ""]
+    assert third == ["-7", "", "-2.25", "0.1", "", "😀 <&>"]
 
 
 def test_hats_has_a_sorted_file_for_each_pixel(tmp_path, monkeypatch):
@@ -161,7 +210,7 @@ def test_euclids_columns_are_euclids_in_meaning(tmp_path, form):
     assert table["OBJECT_ID"].tolist()[-1] == 2039
 
 
-@pytest.mark.parametrize("form", ["fits", "parquet", "csv"])
+@pytest.mark.parametrize("form", ["fits", "parquet", "csv", "votable"])
 def test_blocks_make_the_file_that_one_block_makes(tmp_path, form, monkeypatch):
     from astropy.table import Table
 
