@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import tomllib
 from pathlib import Path
 
 import cosmicai
@@ -21,6 +22,16 @@ def test_changelog_and_citation_name_the_version() -> None:
     assert newest is not None
     assert newest[1] == cosmicai.__version__
     assert yaml_parse((ROOT / "CITATION.cff").read_text())["version"] == cosmicai.__version__
+
+
+@pytest.mark.parametrize("package", ["cosmicai", "fmilib", "workbench"])
+def test_the_readme_of_a_package_names_every_extra(package: str) -> None:
+    folder = ROOT / "packages" / package
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    readme = (folder / "README.md").read_text()
+    shown = set(re.findall(r"^\| `([a-z0-9]+)` \|", readme, re.MULTILINE))
+    shown |= set(re.findall(r"pip install fmilib\[(\w+)\]", readme))
+    assert shown == set(project["optional-dependencies"])
 
 
 def test_the_workflow_calls_what_every_change_must_pass() -> None:
