@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cosmicai_workbench import files
 from cosmicai_workbench.cli.main import main
-from cosmicai_workbench.data import files
 
 OTHER_FILE_SYSTEM = Path("/dev/shm")
 

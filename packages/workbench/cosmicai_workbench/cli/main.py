@@ -137,7 +137,7 @@ def exit_code(error: CosmicAIError) -> int:
 def _system_error(error: OSError | UnicodeError) -> str:
     if isinstance(error, UnicodeError):
         return f"a text is not in UTF-8, which was expected: {error}"
-    from cosmicai_workbench.data.files import explained
+    from cosmicai_workbench.files import explained
 
     return explained(error)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from cosmicai.partition.catalogue import Catalogue
 
-from cosmicai_workbench.data.files import whole_text_file
+from cosmicai_workbench.files import whole_text_file
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 

@@ -13,10 +13,10 @@ from cosmicai.partition.catalogue import DEC, RA, Catalogue, ColumnInfo, column_
 from cosmicai.partition.imaging import MAX_SIDE, MIN_SIDE, SDSS, GalaxyShape
 
 from cosmicai_workbench.data.catalogue import catalogue_path, write_text_catalogue
-from cosmicai_workbench.data.files import file_errors, whole_text_file
 from cosmicai_workbench.data.partition_writer import PartitionWriter
 from cosmicai_workbench.data.photometry import SOURCE, Split, load_split, sky_positions
 from cosmicai_workbench.data.synthesis import Galaxies, synthesize
+from cosmicai_workbench.files import file_errors, whole_text_file
 
 OBJECT_ID = ColumnInfo("object_id", "str", "", "row of the SDSS sample, and its copy if it moved")
 NOTICE = (

@@ -10,7 +10,7 @@ from cosmicai.partition.reader import PartitionReader, open_partition
 from cosmicai.whole_files import whole_file
 from numpy.typing import NDArray
 
-from cosmicai_workbench.data.files import file_errors
+from cosmicai_workbench.files import file_errors
 
 _COLUMNS = 10
 _STRETCH, _SOFTNESS = 0.5, 8

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from cosmicai_workbench.data.bands import check_side, choose_bands, middle
 from cosmicai_workbench.data.catalogue import write_text_catalogue
-from cosmicai_workbench.data.files import file_errors, replace_files, staging_folder
 from cosmicai_workbench.data.partition_writer import PartitionWriter
+from cosmicai_workbench.files import file_errors, replace_files, staging_folder
 
 REJECTS_NAME = "rejects.csv"
 REPORT_NAME = "from-fits.json"

@@ -27,10 +27,10 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cosmicai_workbench.data.files import whole_text_file
 from cosmicai_workbench.data.photometry import concatenate, jittered, load_split, load_training
 from cosmicai_workbench.data.resampling import Resampler
 from cosmicai_workbench.data.synthesis import paint_galaxies, synthesize
+from cosmicai_workbench.files import whole_text_file
 from cosmicai_workbench.modeling.evaluation import HELD_OUT, evaluate
 from cosmicai_workbench.modeling.normalisation import Normalisation, fold
 from cosmicai_workbench.modeling.objectives import objective_for

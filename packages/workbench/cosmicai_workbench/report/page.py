@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import cosmicai
 from cosmicai.errors import InvalidInput
 
-from cosmicai_workbench.data.files import whole_text_file
+from cosmicai_workbench.files import whole_text_file
 from cosmicai_workbench.report import palette, rank_sections, run_sections, sweep_sections
 from cosmicai_workbench.report.content import Alert, Section
 from cosmicai_workbench.report.drawing import svg

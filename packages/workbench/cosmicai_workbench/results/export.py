@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, cast, get_args
 from cosmicai.errors import InvalidInput
 from cosmicai.whole_files import whole_file, whole_folder
 
-from cosmicai_workbench.data.files import file_errors
+from cosmicai_workbench.files import file_errors
 from cosmicai_workbench.results.catalogue import CatalogueTable, RunCatalogue
 from cosmicai_workbench.results.euclid import EuclidCatalogue
 from cosmicai_workbench.results.formats import csv, fits, hats, parquet, qp, votable

@@ -17,7 +17,7 @@ from cosmicai.whole_files import whole_folder
 
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.connection import PARALLEL_TRANSFERS
-from cosmicai_workbench.data.files import file_errors
+from cosmicai_workbench.files import file_errors
 from cosmicai_workbench.results.failed import store_failed
 
 if TYPE_CHECKING:

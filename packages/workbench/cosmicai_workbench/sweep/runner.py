@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cosmicai.errors import IncompleteResults, InvalidInput
 
-from cosmicai_workbench.data.files import whole_text_file
+from cosmicai_workbench.files import whole_text_file
 from cosmicai_workbench.results.run_folder import load_run
 from cosmicai_workbench.sweep.table import (
     EXPERIMENT_FILE,

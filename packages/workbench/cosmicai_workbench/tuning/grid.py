@@ -11,7 +11,7 @@ from cosmicai.errors import InvalidInput
 from cosmicai.facts import vcpus
 from cosmicai.model.bundle import Bundle
 
-from cosmicai_workbench.data.files import whole_text_file
+from cosmicai_workbench.files import whole_text_file
 from cosmicai_workbench.tuning.estimates import (
     Estimate,
     Setting,

@@ -20,7 +20,6 @@ from cosmicai_workbench.data.arrays.files import bounded_memory
 from cosmicai_workbench.data.arrays.layout import Choices, Finder, Layout, blocks
 from cosmicai_workbench.data.arrays.opening import find_arrays, open_arrays
 from cosmicai_workbench.data.catalogue import write_text_catalogue
-from cosmicai_workbench.data.files import file_errors
 from cosmicai_workbench.data.fits.objects import carried_columns, plausible, redshifts
 from cosmicai_workbench.data.fits.tables import Field, UserTable
 from cosmicai_workbench.data.object_keys import object_keys, repeated
@@ -30,6 +29,7 @@ from cosmicai_workbench.data.splitting import (
     galaxies_per_partition,
     staged_partitions,
 )
+from cosmicai_workbench.files import file_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -16,7 +16,6 @@ from cosmicai.partition.imaging import MAX_SIDE, MIN_SIDE, GalaxyShape, Imaging
 
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.data.catalogue import write_rows, write_text_catalogue
-from cosmicai_workbench.data.files import whole_text_file
 from cosmicai_workbench.data.fits.cutting import (
     Cutout,
     FieldCutter,
@@ -29,6 +28,7 @@ from cosmicai_workbench.data.fits.objects import Objects, read_objects
 from cosmicai_workbench.data.painting import PIXEL
 from cosmicai_workbench.data.partition_writer import PartitionWriter
 from cosmicai_workbench.data.splitting import REJECTS_NAME, REPORT_NAME, staged_partitions
+from cosmicai_workbench.files import whole_text_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

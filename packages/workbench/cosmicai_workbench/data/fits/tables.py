@@ -17,7 +17,7 @@ import numpy as np
 from cosmicai.errors import InvalidInput
 from cosmicai.partition.catalogue import CatalogueError, Column, ColumnInfo, column_of
 
-from cosmicai_workbench.data.files import file_errors
+from cosmicai_workbench.files import file_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
