@@ -1,6 +1,7 @@
 """Inference without orchestration gives a rank's own predictions, and a run folder like its."""
 
 import json
+import re
 
 import cosmicai_workbench
 import numpy as np
@@ -100,6 +101,21 @@ def test_predict_takes_a_folder_to_a_catalogue_and_a_report(
     for words in (["results", "show"], ["results", "export", "--to", "csv"], ["report"]):
         assert main(words) == 0, words  # they find the latest run
     assert len((run / "catalogue.csv").read_text().splitlines()) == 15
+
+
+def test_without_known_redshifts_the_summary_is_shown(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    unknown = make_galaxies(6, seed=1, redshift=np.full(6, np.nan, np.float32))
+    write_partition(tmp_path / "1.pt", unknown, {})
+    assert main(["predict", "1.pt", "--model", str(model), "--engine", "plain"]) == 0
+    assert "6 in 1 partition\n" in re.sub(" +\n", "\n", capsys.readouterr().out)
+    assert main(["results", "show"]) == 0
+    shown = capsys.readouterr().out
+    assert "6 in 1 partition" in shown
+    assert "No galaxy has a known redshift: there is no quality to show." in shown
+    assert main(["results", "show", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["num_galaxies"], found["nmad"], found["flag_counts"]) == (0, None, {})
 
 
 def test_predict_from_python(model, partitions, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from chromium import needs_chromium, printed_pages, screenshot, scroll_width
 from cosmicai.errors import InvalidInput
+from cosmicai.partition.catalogue import REASON, Catalogue, column_of
 from cosmicai_workbench.cli.main import main
 from cosmicai_workbench.data.partition_writer import write_partition
 from cosmicai_workbench.data.uploading import etag_of
@@ -21,12 +22,13 @@ from cosmicai_workbench.report.cutouts import in_folder
 from cosmicai_workbench.report.interactive import plotly
 from cosmicai_workbench.report.page import PLOTLY, render, source
 from cosmicai_workbench.report.phases import phases, stragglers
-from cosmicai_workbench.report.plot import Galaxies
+from cosmicai_workbench.report.plot import Galaxies, Line
 from cosmicai_workbench.report.service import report_page, write_report
 from cosmicai_workbench.results.logs import write_logs
 from cosmicai_workbench.results.run_folder import load_run
 from run_folders import make_run
 from s3_stack import make_galaxies
+from skies import run_with, sky
 
 COST = {
     "region": "us-east-1",
@@ -197,6 +199,33 @@ def test_unlabelled_galaxies_have_redshifts_but_no_quality(tmp_path):
     assert {"run-redshifts"} == {s.key for s in page.sections} & {"run-redshifts", "run-quality"}
     assert "true" not in {layer.label for p in page.pictures for layer in p.plot.layers}
     render(page)
+
+
+def test_few_galaxies_have_no_median_and_those_left_out_are_counted(tmp_path):
+    reasons = ["off every image", "masked pixels: 3 in g", "masked pixels: 1 in r"]
+    rejected = Catalogue([*sky([7, 8, 9]).columns.values(), column_of(REASON, reasons)])
+    run = load_run(make_run(tmp_path, ranks=1, samples=4, carried={0: {"rejected": rejected}}))
+    page = report_page([run])
+    (redshifts,) = (section for section in page.sections if section.key == "run-redshifts")
+    assert (
+        "4 galaxies with a prediction; 3 left out of the partitions (2 masked pixels, 1 off every "
+        "image)."
+    ) in redshifts.text
+    assert not [picture for picture in redshifts.pictures if "median" in picture.caption]
+    labels = {layer.label for picture in page.pictures for layer in picture.plot.layers}
+    assert not labels & {"median", "16 to 84 %"}
+    render(page)
+    many = report_page([load_run(make_run(tmp_path, ranks=1, name="many"))])
+    assert [picture for picture in many.pictures if "The line is the median" in picture.caption]
+
+
+@pytest.mark.parametrize("kind", ["normal", "mixture", "quantiles"])
+def test_distributions_are_shown_from_end_to_end(tmp_path, kind):
+    run = run_with(tmp_path, kind=kind, samples=2, nan=0)
+    (shown,) = (each.plot for each in report_page([run]).pictures if each.plot.name == "run-pz")
+    for line in shown.layers:
+        if isinstance(line, Line):
+            assert np.trapezoid(line.y, line.x) == pytest.approx(1, abs=0.02)
 
 
 def test_pictures_are_of_the_galaxies_that_were_predicted(tmp_path):

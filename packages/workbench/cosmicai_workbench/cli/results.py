@@ -29,20 +29,30 @@ def show(
 ) -> None:
     """Print a run's quality, also by bins of predicted redshift and of magnitude, and its flags.
 
+    Where no redshift is known to compare with, its summary instead of its quality.
+
     Example: `cosmicai results show runs/latest --bins 8`
     """
+    from cosmicai.quality import figures
+    from cosmicai.schema import QualityStatistics
+
     from cosmicai_workbench.results.binned import quality_by_bin
     from cosmicai_workbench.results.run_folder import load_run
-    from cosmicai_workbench.results.table import print_flags, print_quality
+    from cosmicai_workbench.results.table import print_flags, print_quality, print_summary
 
     loaded = load_run(run)
-    quality = quality_by_bin(loaded, bins)
+    known = bool(loaded.predictions.known.any())
+    quality = quality_by_bin(loaded, bins) if known else figures(QualityStatistics())
     if as_json:
         flags = {"flag_counts": loaded.summary.flag_counts}
         typer.echo(json.dumps(quality.model_dump(mode="json") | flags, indent=2))
-    else:
+        return
+    if known:
         print_quality(quality)
-        print_flags(loaded.summary)
+    else:
+        print_summary(loaded.summary)
+        typer.echo("No galaxy has a known redshift: there is no quality to show.")
+    print_flags(loaded.summary)
 
 
 @app.command()

@@ -1,13 +1,16 @@
 """What a page shows of p(z): its sum over the galaxies, and that of a few."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from cosmicai.calibration import INTERVALS
 from cosmicai.model.interface import PdfOutput
 from cosmicai.outputs import pdf
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cosmicai.model.interface import Distribution
     from numpy.typing import NDArray
 
@@ -58,7 +61,7 @@ def gather(run: "Run", sample: "Sample") -> Distributions | None:
     output, redshift = run.predictions.output, run.predictions.redshift
     if output is None or not np.isfinite(redshift).any():
         return None
-    grid = _grid(output, redshift[np.isfinite(redshift)])
+    grid = _grid(output, run.predictions.stored)
     rank_of, wanted = run.predictions.rank, _examples(sample)
     ranks, starts = np.unique(rank_of, return_index=True)
     first = dict(zip(ranks.tolist(), starts.tolist(), strict=True))
@@ -85,10 +88,12 @@ def gather(run: "Run", sample: "Sample") -> Distributions | None:
     return Distributions(grid, stacked * (of / max(used, 1)), used, of, examples)
 
 
-def _grid(output: "Distribution", redshift: "Floats") -> "Floats":
+def _grid(output: "Distribution", stored: "Mapping[str, NDArray[Any]]") -> "Floats":
+    """Return redshifts from below nearly all p(z) to above, not of the estimates alone."""
     if isinstance(output, PdfOutput):
         return np.linspace(output.start, output.stop, output.bins)
-    low, high = np.percentile(redshift, [0.1, 99.9])
+    lower, upper = INTERVALS[-2:]
+    low, high = np.nanpercentile(stored[lower], 0.1), np.nanpercentile(stored[upper], 99.9)
     margin = 0.15 * (high - low) or 0.1
     return np.linspace(low - margin, high + margin, _POINTS)
 

@@ -119,7 +119,8 @@ def against(
     over = bool(layers)
     layers.append(sample.points(sample_values, sample.redshift, "galaxies", small=over))
     centre, _, median, _ = _in_bins(values, redshift)
-    layers.append(Line(centre, median, "median", "ink", marker="o"))
+    if median.size:
+        layers.append(Line(centre, median, "median", "ink", marker="o"))
     slope = f"from {median[0]:.3f} to {median[-1]:.3f}" if median.size else "unknown"
     text = (
         f"Predicted redshift of {values.size:,} galaxies against {title}; the median goes {slope} "
@@ -202,17 +203,18 @@ def residual_against(
     worst = float(np.max(np.abs(median))) if median.size else 0.0
     shown = sample.residual
     width = 4 * float(np.nanpercentile(np.abs(residual), 75)) or 0.05
-    layers = (
-        sample.points(sample_values, shown, "galaxies", colour="grey"),
-        Band(centre, lower, upper, "16 to 84 %"),
-        Line(centre, median, "median", "blue", marker="o"),
-        Mark(0.0, level=True),
-    )
+    layers: list[Layer] = [sample.points(sample_values, shown, "galaxies", colour="grey")]
+    if median.size:
+        layers.append(Band(centre, lower, upper, "16 to 84 %"))
+        layers.append(Line(centre, median, "median", "blue", marker="o"))
+    layers.append(Mark(0.0, level=True))
     text = (
         f"Median redshift residual with its 16 to 84 percent band in {median.size} bins of "
         f"{title}; the largest median is {worst:.4f} away from zero."
     )
-    return Plot(name, Axis(title, reach(values)), Axis(RESIDUAL, (-width, width)), layers, text)
+    return Plot(
+        name, Axis(title, reach(values)), Axis(RESIDUAL, (-width, width)), tuple(layers), text
+    )
 
 
 def distributions(found: "Distributions", sample: "Sample", name: str) -> Plot:

@@ -1,16 +1,19 @@
 """Sections about galaxies: their redshifts, how good these are, their pictures."""
 
 import itertools
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 from cosmicai.facts import BAND_NAMES
 from cosmicai.flags import FAILED_RANK, FLAGS, count_flags
+from cosmicai.partition.catalogue import REASON
 from cosmicai.quality import range_of
 
 from cosmicai_workbench.report import figures, text
 from cosmicai_workbench.report.content import Picture, Section, Table
 from cosmicai_workbench.report.distributions import gather
+from cosmicai_workbench.report.plot import Line
 from cosmicai_workbench.results.table import FIGURES
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 _COLOURS = (("g", "r"), ("r", "i"), *itertools.pairwise(BAND_NAMES))
 """Colours to draw redshift against, the most telling first."""
 _MAGNITUDE = "magnitude_"
+_REASONS = 5
+"""That are named, of why objects were left out."""
 
 
 def sections(run: "Run", sample: "Sample", prefix: str) -> "Iterator[Section]":
@@ -99,17 +104,30 @@ def _redshifts(
             title,
             f"{prefix}-z-{key}",
         )
-        pictures.append(
-            Picture(plot, f"Predicted redshift against {title}. The line is the median.")
-        )
+        median = any(isinstance(layer, Line) for layer in plot.layers)
+        line = " The line is the median." if median else ""
+        pictures.append(Picture(plot, f"Predicted redshift against {title}.{line}"))
     note = (
-        f"{text.count(redshift.size)} galaxies with a prediction. Points are a sample of at most "
+        f"{text.count(redshift.size)} galaxies with a prediction{_left_out(predictions)}. "
+        f"Points are a sample of at most "
         f"{text.count(sample.positions.size)}: hover for values, click one to see it, draw a box "
         "around some to see where they lie in every figure."
     )
     return Section(
         f"{prefix}-redshifts", "Redshifts", note, pictures=tuple(pictures), explorer="galaxies"
     )
+
+
+def _left_out(predictions: "Predictions") -> str:
+    """Say how many objects of the data set are in no partition, and the most frequent reasons."""
+    objects = predictions.rejected
+    if not len(objects):
+        return ""
+    given = objects.columns.get(REASON.name)
+    texts = (str(value).partition(":")[0] for value in (given.values if given else ()))
+    reasons = Counter(texts).most_common(_REASONS)
+    told = ", ".join(f"{text.count(count)} {reason}" for reason, count in reasons)
+    return f"; {text.count(len(objects))} left out of the partitions{told and f' ({told})'}"
 
 
 def _about_nz(found: "Distributions | None") -> str:

@@ -39,11 +39,12 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
     seconds = (
         f"{summary.wall_seconds:,.1f} s, of which the ranks {summary.inference_seconds:,.1f} s"
     )
+    partitions = "partition" if summary.num_partitions == 1 else "partitions"
     speed = f"{summary.samples_per_second:,.0f} galaxies/s"
     rows = [
         ("Status", summary.status),
         ("Ranks", ranks),
-        ("Galaxies", f"{summary.num_samples:,} in {summary.num_partitions:,} partitions"),
+        ("Galaxies", f"{summary.num_samples:,} in {summary.num_partitions:,} {partitions}"),
         ("Data", f"{summary.num_bytes / MB:,.1f} MB"),
         ("Time", seconds),
         ("Throughput", f"{speed}, {summary.throughput_bps / 1e6:,.1f} Mbit/s"),
