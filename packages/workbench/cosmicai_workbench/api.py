@@ -15,11 +15,12 @@ from cosmicai_workbench.bars import chosen_bar, no_bar
 from cosmicai_workbench.client.execution import check_input, new_name
 from cosmicai_workbench.client.inputs import complete, located
 from cosmicai_workbench.client.upload import check_contents
+from cosmicai_workbench.defaults import MAX_COST, RUNS
 from cosmicai_workbench.deployment.preflight import Preflight, preflight
 from cosmicai_workbench.extras import libraries_named
 from cosmicai_workbench.performing import Outcome, again, attach, begin
 from cosmicai_workbench.place import existing_place, own_cloud
-from cosmicai_workbench.results.fetch import RUNS, reserve
+from cosmicai_workbench.results.fetch import reserve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -143,7 +144,7 @@ def run(
     replace_data: bool = False,
     name: str | None = None,
     runs: Source = RUNS,
-    max_cost: float = 5.0,
+    max_cost: float = MAX_COST,
     concurrency: int | None = None,
     parameters: Mapping[str, str] | None = None,
     profile: str | None = None,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from cosmicai_workbench.application import SMALL_MODEL
 from cosmicai_workbench.client.execution import check_input, new_name
 from cosmicai_workbench.client.inputs import complete
+from cosmicai_workbench.defaults import DEMO_GALAXIES, DEMO_PARTITIONS, RUNS
 from cosmicai_workbench.locking import locked
 from cosmicai_workbench.performing import perform
 from cosmicai_workbench.place import own_cloud
-from cosmicai_workbench.results.fetch import RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,17 +22,14 @@ if TYPE_CHECKING:
     from cosmicai_workbench.performing import Outcome
     from cosmicai_workbench.place import Place
 
-GALAXIES = 2500
-"""Of the 2,501 real galaxies that the shipped model has never seen (parents included)."""
-PARTITIONS = 11
 CACHE = Path(".cosmicai") / "demo"
 _SEED = 0
 
 
 def demo(
     *,
-    galaxies: int = GALAXIES,
-    partitions: int = PARTITIONS,
+    galaxies: int = DEMO_GALAXIES,
+    partitions: int = DEMO_PARTITIONS,
     engine: str | None = None,
     place: Place | None = None,
     approve: Callable[[dict[str, Any], Path, Path], dict[str, Any]] | None = None,

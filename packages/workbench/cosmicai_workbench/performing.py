@@ -14,7 +14,8 @@ from cosmicai_workbench.client.links import Links, links_of
 from cosmicai_workbench.client.upload import files_to_upload, upload
 from cosmicai_workbench.client.waiting import WatchLost, persist
 from cosmicai_workbench.cloud.invocations import invocations, lines_by_rank
-from cosmicai_workbench.results.fetch import RUNS, fetch, reserve
+from cosmicai_workbench.defaults import RUNS
+from cosmicai_workbench.results.fetch import fetch, reserve
 from cosmicai_workbench.results.invocations import write_invocations
 from cosmicai_workbench.results.logs import write_logs
 from cosmicai_workbench.results.plot import plot_redshifts

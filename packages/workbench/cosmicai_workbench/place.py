@@ -12,7 +12,8 @@ from cosmicai.sharing import partition_files
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.connection import Connection, connect
 from cosmicai_workbench.cloud.local import STATE_ROOT, LocalCloud
-from cosmicai_workbench.cloud.state import DEFAULT_CLOUD, Status, logs_folder, not_up, state_folder
+from cosmicai_workbench.cloud.state import Status, logs_folder, not_up, state_folder
+from cosmicai_workbench.defaults import CLOUD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -64,7 +65,7 @@ def find(
     """
     if stack is not None:
         return on_aws(stack, profile=profile, region=region)
-    cloud = cloud or DEFAULT_CLOUD
+    cloud = cloud or CLOUD
     running = running_cloud(cloud)
     if running is None:
         raise not_up(cloud)
@@ -101,7 +102,7 @@ def existing_place(
         If the local cloud that it names is not up.
     """
     if on == "local":
-        return running_cloud(DEFAULT_CLOUD)
+        return running_cloud(CLOUD)
     kind, _, name = on.partition(":")
     if kind not in ("local", "stack") or not name:
         raise InvalidInput(f"on={on!r}: expected 'local', 'local:NAME' or 'stack:NAME'")

@@ -27,9 +27,10 @@ from cosmicai.whole_files import whole_folder
 from cosmicai_workbench.application import SMALL_MODEL
 from cosmicai_workbench.bars import chosen_bar
 from cosmicai_workbench.data.uploading import etag_of
+from cosmicai_workbench.defaults import RUNS
 from cosmicai_workbench.extras import libraries_named
 from cosmicai_workbench.files import file_errors
-from cosmicai_workbench.results.fetch import RUNS, point_latest, reserve_folder
+from cosmicai_workbench.results.fetch import point_latest, reserve_folder
 from cosmicai_workbench.results.run_folder import load_run
 
 if TYPE_CHECKING:

@@ -1,11 +1,11 @@
 """``cosmicai demo``: the main job with one command, on this machine or on AWS."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cosmicai_workbench.cli.options import Json, MaxCost, Profile, Region, Runs, Stack, Yes
+from cosmicai_workbench.defaults import DEMO_GALAXIES, DEMO_PARTITIONS, MAX_COST, RUNS
 
 app = typer.Typer()
 
@@ -20,16 +20,16 @@ def demo(
         typer.Option(
             "--galaxies", "-n", min=1, envvar="COSMICAI_DEMO_GALAXIES", help="How many galaxies."
         ),
-    ] = 2500,
+    ] = DEMO_GALAXIES,
     partitions: Annotated[
         int, typer.Option(min=1, help="Partitions to split them into: one rank each.")
-    ] = 11,
+    ] = DEMO_PARTITIONS,
     engine: Annotated[
         str | None, typer.Option(help="Inference engine. Default: the template's.")
     ] = None,
     stack: Stack = None,
-    runs: Runs = Path("runs"),
-    max_cost: MaxCost = 5.0,
+    runs: Runs = RUNS,
+    max_cost: MaxCost = MAX_COST,
     yes: Yes = False,
     profile: Profile = None,
     region: Region = None,

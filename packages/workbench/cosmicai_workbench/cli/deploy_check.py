@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cosmicai_workbench.cli.options import InputFile, Json, Profile, Region
+from cosmicai_workbench.defaults import STACK
 
 if TYPE_CHECKING:
     from cosmicai_workbench.deployment.preflight import Preflight
@@ -23,7 +24,7 @@ _SIGNS = {"ok": "ok", "warning": "WARNING", "error": "ERROR"}
 )
 def deploy_check(
     input_file: InputFile = None,
-    stack: Annotated[str, typer.Option(help="Stack on AWS.")] = "cosmicai",
+    stack: Annotated[str, typer.Option(help="Stack on AWS.")] = STACK,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key of the input: KEY=VALUE.")
     ] = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cosmicai_workbench.cli.options import Json
+from cosmicai_workbench.defaults import CLOUD, STACK
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,7 +20,7 @@ Name = Annotated[str, typer.Option("--name", help="Name of the cloud: several ma
 
 @app.command(epilog="Example: `cosmicai local up --concurrency 4 --parameter Engine=openvino`")
 def up(
-    name: Name = "local",
+    name: Name = CLOUD,
     concurrency: Annotated[
         int | None,
         typer.Option(min=1, help="Sandboxes per function. Default: the number of cores."),
@@ -33,7 +34,7 @@ def up(
     template: Annotated[
         Path | None, typer.Option(help="SAM template. Default: the application's own.")
     ] = None,
-    stack: Annotated[str, typer.Option(help="Name of the stack.")] = "cosmicai",
+    stack: Annotated[str, typer.Option(help="Name of the stack.")] = STACK,
     reload: Annotated[
         bool, typer.Option("--reload", help="Take up edited code at a function's next call.")
     ] = False,
@@ -90,7 +91,7 @@ def up(
     epilog="Examples: `cosmicai local status`, `eval $(cosmicai local status --env) && aws s3 ls`"
 )
 def status(
-    name: Name = "local",
+    name: Name = CLOUD,
     env: Annotated[
         bool, typer.Option("--env", help="Print shell commands that point AWS clients at it.")
     ] = False,
@@ -116,7 +117,7 @@ def status(
 
 
 @app.command(epilog="Example: `cosmicai local down`")
-def down(name: Name = "local") -> None:
+def down(name: Name = CLOUD) -> None:
     """Stop a local cloud and all of its sandboxes; its logs stay."""
     from cosmicai_workbench.cloud.local import STATE_ROOT, stop
     from cosmicai_workbench.cloud.state import state_folder

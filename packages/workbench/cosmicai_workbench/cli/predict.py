@@ -7,6 +7,7 @@ import typer
 from cosmicai.engines.registry import BUILT_IN
 
 from cosmicai_workbench.cli.options import Json, Runs
+from cosmicai_workbench.defaults import RUNS
 
 app = typer.Typer()
 
@@ -34,7 +35,7 @@ def predict(
         Path | None,
         typer.Option("--output", "-o", help="Run folder to make; RUNS/predict-<time> by default."),
     ] = None,
-    runs: Runs = Path("runs"),
+    runs: Runs = RUNS,
     to: Annotated[
         str | None,
         typer.Option(help="Write the catalogue as well, in a format of `cosmicai results export`."),

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from cosmicai_workbench.defaults import LATEST, RUNS
+
 app = typer.Typer()
 
 
@@ -55,6 +57,6 @@ def report(
     from cosmicai_workbench.report.service import write_report
 
     title = write_report(
-        folders or [Path("runs/latest")], output, estimate, figures, data=data, published=published
+        folders or [RUNS / LATEST], output, estimate, figures, data=data, published=published
     )
     typer.echo(f"{output}: {title}")

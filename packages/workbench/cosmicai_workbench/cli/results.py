@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cosmicai_workbench.cli.options import Json, Profile, Region, Runs
+from cosmicai_workbench.defaults import LATEST, RUNS, STACK
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -20,7 +21,7 @@ def results() -> None:
 
 @app.command()
 def show(
-    run: RunFolder = Path("runs/latest"),
+    run: RunFolder = RUNS / LATEST,
     bins: Annotated[
         int | None,
         typer.Option(help="So many bins of equally many galaxies, not fixed ones.", min=1, max=50),
@@ -56,7 +57,7 @@ def show(
 
 
 @app.command()
-def plot(run: RunFolder = Path("runs/latest")) -> None:
+def plot(run: RunFolder = RUNS / LATEST) -> None:
     """Draw the redshift quality of a run into its folder.
 
     Predicted against true redshift; the PIT, where the model gives p(z); and how many true
@@ -73,7 +74,7 @@ def plot(run: RunFolder = Path("runs/latest")) -> None:
 
 @app.command()
 def export(
-    run: RunFolder = Path("runs/latest"),
+    run: RunFolder = RUNS / LATEST,
     to: Annotated[str, typer.Option(help="parquet, fits, csv, votable, qp or hats.")] = "parquet",
     output: Annotated[
         Path | None,
@@ -131,8 +132,8 @@ def export(
 @app.command()
 def get(
     execution: Annotated[str, typer.Argument(help="Name or ARN of the execution.")],
-    stack: Annotated[str, typer.Option(help="Stack on AWS.")] = "cosmicai",
-    runs: Runs = Path("runs"),
+    stack: Annotated[str, typer.Option(help="Stack on AWS.")] = STACK,
+    runs: Runs = RUNS,
     profile: Profile = None,
     region: Region = None,
     as_json: Json = False,

@@ -1,12 +1,12 @@
 """``cosmicai resume``: continue an execution that failed, was stopped or ran out of time."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cosmicai_workbench.cli.options import Json, MaxCost, Profile, Region, Runs, Watch, Yes
+from cosmicai_workbench.defaults import CLOUD, MAX_COST, RUNS
 
 app = typer.Typer()
 
@@ -20,7 +20,7 @@ def resume(
     stack: Annotated[
         str | None, typer.Option("--stack", help="Stack on AWS. Default: the local cloud.")
     ] = None,
-    cloud: Annotated[str, typer.Option(help="Without --stack: the local cloud.")] = "local",
+    cloud: Annotated[str, typer.Option(help="Without --stack: the local cloud.")] = CLOUD,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -30,8 +30,8 @@ def resume(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new execution.")] = None,
     watch: Watch = True,
-    runs: Runs = Path("runs"),
-    max_cost: MaxCost = 5.0,
+    runs: Runs = RUNS,
+    max_cost: MaxCost = MAX_COST,
     yes: Yes = False,
     profile: Profile = None,
     region: Region = None,

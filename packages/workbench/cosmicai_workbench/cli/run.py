@@ -19,6 +19,7 @@ from cosmicai_workbench.cli.options import (
     Watch,
     Yes,
 )
+from cosmicai_workbench.defaults import MAX_COST, RUNS
 
 if TYPE_CHECKING:
     from cosmicai_workbench.api import StartedRun
@@ -94,8 +95,8 @@ def run(
             "--report", help="Show the report in the browser while the run goes on, and keep it."
         ),
     ] = False,
-    runs: Runs = Path("runs"),
-    max_cost: MaxCost = 5.0,
+    runs: Runs = RUNS,
+    max_cost: MaxCost = MAX_COST,
     yes: Yes = False,
     profile: Profile = None,
     region: Region = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cosmicai_workbench.cli.options import Local, Stack
+from cosmicai_workbench.defaults import RUNS
 
 if TYPE_CHECKING:
     from cosmicai_workbench.sweep.runner import Executor, Progress
@@ -62,7 +63,7 @@ def sweep(
         raise InvalidInput("say where to run: either --local or --stack NAME")
     source = experiment_file(experiment)
     loaded = load_experiment(source)
-    folder = output or Path("runs") / "sweeps" / loaded.name
+    folder = output or RUNS / "sweeps" / loaded.name
     console = Console(stderr=True, markup=False)
     with ExitStack() as cleanup:
         cleanup.enter_context(if_interrupted("the same command continues with what is left"))

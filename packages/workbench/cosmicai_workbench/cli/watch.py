@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cosmicai_workbench.cli.options import Profile, Region
+from cosmicai_workbench.defaults import CLOUD
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -26,7 +27,7 @@ def watch(
     stack: Annotated[
         str | None, typer.Option("--stack", help="Watch an execution on AWS, in this stack.")
     ] = None,
-    cloud: Annotated[str, typer.Option(help="Local cloud, where no stack is given.")] = "local",
+    cloud: Annotated[str, typer.Option(help="Local cloud, where no stack is given.")] = CLOUD,
     browser: Annotated[
         bool,
         typer.Option("--browser/--no-browser", help="Whether to open it."),

@@ -21,7 +21,6 @@ from cosmicai_workbench.cloud.pool import sandbox_environment, streams_folder
 from cosmicai_workbench.cloud.records import LogReader
 from cosmicai_workbench.cloud.session import local_session
 from cosmicai_workbench.cloud.state import (
-    DEFAULT_CLOUD,
     LocalCloudError,
     Settings,
     Status,
@@ -30,6 +29,7 @@ from cosmicai_workbench.cloud.state import (
     state_folder,
 )
 from cosmicai_workbench.cloud.template import load_stack
+from cosmicai_workbench.defaults import CLOUD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +56,7 @@ def cloud_for_a_call(name: str | None, root: Path, template: Path | None) -> Ite
     LocalCloudError
         If the cloud of the name is not up.
     """
-    folder = state_folder(root, name or DEFAULT_CLOUD)
+    folder = state_folder(root, name or CLOUD)
     if Status.read(folder) is not None:
         yield folder
         return

@@ -30,6 +30,7 @@ from cosmicai_workbench.cloud.state import (
     state_folder,
     tell_process,
 )
+from cosmicai_workbench.defaults import STACK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,7 +74,7 @@ class LocalCloud:
         self,
         *,
         template: Path = TEMPLATE,
-        stack: str = "cosmicai",
+        stack: str = STACK,
         parameters: Mapping[str, str] | None = None,
         concurrency: int | None = None,
         buckets: Sequence[str] = (),

@@ -17,12 +17,11 @@ from cosmicai.errors import CosmicAIError, InvalidInput
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cosmicai_workbench.cloud.credentials import Keys
+from cosmicai_workbench.defaults import CLOUD
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-DEFAULT_CLOUD = "local"
-"""Name of the local cloud where none is named."""
 _STATUS = "cloud.json"
 _SETTINGS = "settings.json"
 _LOCK = "lock"
@@ -64,7 +63,7 @@ class LocalCloudError(CosmicAIError):
 
 def not_up(name: str) -> LocalCloudError:
     """Return the error of a local cloud that is asked for and not up."""
-    option = "" if name == DEFAULT_CLOUD else f" --name {name}"
+    option = "" if name == CLOUD else f" --name {name}"
     return LocalCloudError(
         f"no local cloud {name!r} is up in this folder: `cosmicai local up{option}` starts one "
         "that stays (a run's own ends with it, and its buckets too); or name a stack on AWS by "

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from cosmicai.errors import InvalidInput
 
+from cosmicai_workbench.defaults import STACK
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
@@ -80,7 +82,7 @@ class Stack:
 def load_stack(
     template: Path,
     *,
-    name: str = "cosmicai",
+    name: str = STACK,
     parameters: Mapping[str, str] | None = None,
     preferred: Mapping[str, str] | None = None,
     with_policies: bool = False,

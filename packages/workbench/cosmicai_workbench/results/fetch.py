@@ -6,7 +6,6 @@ import json
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
@@ -17,18 +16,19 @@ from cosmicai.whole_files import whole_folder
 
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.connection import PARALLEL_TRANSFERS
+from cosmicai_workbench.defaults import LATEST, RUNS
 from cosmicai_workbench.files import file_errors
 from cosmicai_workbench.results.failed import store_failed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cosmicai.storage import Store
 
     from cosmicai_workbench.bars import Bar
     from cosmicai_workbench.client.connection import Connection
     from cosmicai_workbench.client.execution import Ended
 
-RUNS = Path("runs")
-LATEST = "latest"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _CLAIM = keys.claim("x").removeprefix(keys.folder("x"))
 _NOT_FETCHED = ("map/", "fmi/")
