@@ -482,6 +482,42 @@ def test_other_files_and_missing_ones_are_named(
     assert "expected, found none" in refusal(capsys, tmp_path / "parts", tmp_path / "empty")
 
 
+def test_a_file_of_another_command_names_that_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"image": torch.zeros(2)}, tmp_path / "survey.pt")
+    (tmp_path / "a.fits").write_bytes(b"SIMPLE  =                    T".ljust(2880))
+    (tmp_path / "folder").mkdir()
+    shutil.copy(tmp_path / "survey.pt", tmp_path / "folder/1.pt")
+    out = tmp_path / "parts"
+    assert "`cosmicai data split` makes" in refusal(capsys, out, tmp_path / "survey.pt")
+    assert "`cosmicai data from-fits` makes" in refusal(capsys, out, tmp_path / "a.fits")
+    assert "`cosmicai predict`" in refusal(capsys, out, tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("write", "command"),
+    [(write_hdf5, "convert"), (write_npz, "convert"), (write_parquet, "convert"), (None, "fits")],
+)
+@pytest.mark.parametrize(
+    "words", [("predict",), ("data", "inspect"), ("data", "split", "--galaxies", "9")]
+)
+def test_a_file_that_is_no_partition_names_the_command_that_makes_them(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    write: Callable[..., Path] | None,
+    command: str,
+    words: tuple[str, ...],
+) -> None:
+    path = tmp_path / "a.fits"
+    path.write_bytes(b"SIMPLE  =                    T".ljust(2880))
+    if write is not None:
+        path = write(tmp_path / "survey", columns(3))
+    folder = [str(tmp_path / "parts")] if "split" in words else []
+    assert main([*words, str(path), *folder]) in (1, 2)
+    assert f"{command}` makes partitions of it" in capsys.readouterr().err
+
+
 def test_partitions_that_are_there_are_kept_unless_all_is_well(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -197,8 +197,11 @@ def test_a_damaged_field_leaves_the_folder_as_it_was(
     assert set(before) == {
         "1.pt", "1.catalogue.csv", "2.pt", "2.catalogue.csv", "rejects.csv", "from-fits.json"
     }  # fmt: skip
+    capsys.readouterr()
     assert main(command) == 2
-    assert "--overwrite" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "already holds 2 partitions, such as 1.pt;" in told
+    assert "--overwrite" in told
     damaged = frames / "frame-g-000002.fits"
     damaged.write_bytes(damaged.read_bytes()[:20000])
     assert main([*command, "--overwrite"]) == 2

@@ -212,6 +212,16 @@ def test_keys_that_change_no_prediction_may_differ(stack: Stack) -> None:
     assert resume(stack, max_concurrency=5, tolerated_failure_percentage=50).max_concurrency == 5
 
 
+@pytest.mark.parametrize(("tolerated", "of_the_map"), [(0, 0), (20, 60), (34, 100), (100, 100)])
+def test_what_is_tolerated_counts_among_all_ranks_though_one_alone_runs(
+    stack: Stack, tolerated: float, of_the_map: float
+) -> None:
+    stack.run_ranks(stack.initialize(), [0, 2])
+    plan = resume(stack, tolerated_failure_percentage=tolerated)
+    assert (plan.planned_ranks, plan.tolerated_failure_percentage) == (1, tolerated)
+    assert plan.map_tolerated_failure_percentage == pytest.approx(of_the_map)
+
+
 def test_another_model_is_refused(stack: Stack) -> None:
     stack.run_ranks(stack.initialize(), [0, 2])
     config = storage.store(BUCKET).read("Anomaly Detection/config.json")

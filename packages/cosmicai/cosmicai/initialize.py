@@ -319,6 +319,7 @@ def _plan(
     execution: Execution, request: ExecutionInput, decisions: _Decisions, earlier: Earlier | None
 ) -> Plan:
     path = request.result_path
+    planned, tolerated = len(decisions.ranks), decisions.tolerated_failure_percentage
     return Plan(
         execution=execution,
         input=request,
@@ -329,11 +330,12 @@ def _plan(
         map_results_prefix=keys.map_results(path),
         world_size=decisions.world_size,
         resumes=earlier.resumes if earlier else [],
-        planned_ranks=len(decisions.ranks),
+        planned_ranks=planned,
         num_partitions=len(decisions.partitions),
         num_bytes=sum(item.size for item in decisions.partitions),
         max_concurrency=decisions.max_concurrency,
-        tolerated_failure_percentage=decisions.tolerated_failure_percentage,
+        tolerated_failure_percentage=tolerated,
+        map_tolerated_failure_percentage=min(100, tolerated * decisions.world_size / planned),
         engine=decisions.engine,
         fmi=request.fmi,
         model_version=decisions.model_version,

@@ -343,7 +343,13 @@ class Plan(Contract):
         ge=1, description="Items of the manifest: world_size, or fewer in one that resumes another."
     )
     max_concurrency: int = Field(ge=1)
-    tolerated_failure_percentage: float = Field(ge=0, le=100)
+    tolerated_failure_percentage: float = Field(ge=0, le=100, description="Of world_size.")
+    map_tolerated_failure_percentage: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="The same number of ranks, as share of planned_ranks.",
+    )
     engine: EngineName
     fmi: bool
     model_version: str

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from cosmicai import safe_pickle
 from cosmicai.errors import CosmicAIError
 from cosmicai.facts import MB
+from cosmicai.partition.formats import described, made_by
 from cosmicai.safe_pickle import AllowList, Global, MalformedPickle, build_ordered_dict, kind
 
 if TYPE_CHECKING:
@@ -285,6 +286,9 @@ class TorchArchive:
     def _find_prefix(self) -> str:
         pickles = [name for name in self.members if name.endswith("/data.pkl")]
         pickles = [name for name in pickles if name.count("/") == 1]
+        if not pickles and any(name.endswith(".npy") for name in self.members):
+            found = made_by("an .npz file", "convert")
+            raise CorruptArchive(f"a zip archive of torch.save expected, found {found}")
         if len(pickles) != 1:
             raise CorruptArchive(
                 f"one <name>/data.pkl expected in the zip archive, {len(pickles)} found: "
@@ -406,8 +410,7 @@ def _find_end(source: ByteSource) -> tuple[int, tuple[Any, ...]]:
     if start.startswith(b"\x80"):
         _refuse_bare_pickle(start)
     if not start.startswith(b"PK\x03\x04"):
-        what = "an empty file" if not start else f"a file that starts with {start[:4]!r}"
-        raise CorruptArchive(f"a zip archive of torch.save expected, found {what}")
+        raise CorruptArchive(f"a zip archive of torch.save expected, found {described(start)}")
     # torch writes no comment after the record, so that the last bytes are nearly always enough.
     for length in (_END.size, _END.size + _MAX_COMMENT):
         first = max(0, source.size - length)

@@ -22,7 +22,7 @@ _PLAN = {
     "manifest_key": "results/1/manifest.json",
     "map_results_prefix": "results/1/map",
     "max_concurrency": 10,
-    "tolerated_failure_percentage": 0,
+    "map_tolerated_failure_percentage": 0,
 }
 _ITEM = {"RANK": 0, "FMI": False, "S3_BUCKET": "bucket", "FAILURE_KEY": "k", "EXECUTION": "arn"}
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 _SUFFIX = ".npy"
 
 
-def is_npz(path: Path) -> bool:
-    """Say whether a zip archive holds arrays of NumPy's."""
+def has_member(path: Path, ending: str) -> bool:
+    """Say whether a zip archive has a member whose name ends so: ``.npy`` is an array of NumPy."""
     with named_errors(path), zipfile.ZipFile(path) as archive:
-        return any(name.endswith(_SUFFIX) for name in archive.namelist())
+        return any(name.endswith(ending) for name in archive.namelist())
 
 
 class NpzFile:

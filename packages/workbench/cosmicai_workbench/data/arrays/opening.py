@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cosmicai.errors import InvalidInput
-from cosmicai.sharing import natural_key
+from cosmicai.partition.formats import described, made_by
+from cosmicai.sharing import natural_key, partition_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,10 +35,16 @@ def open_arrays(path: Path) -> ArrayFile:
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
     if start.startswith(b"PK"):
-        from cosmicai_workbench.data.arrays.npz import NpzFile, is_npz
+        from cosmicai_workbench.data.arrays.npz import NpzFile, has_member
 
-        if is_npz(path):
+        if has_member(path, ".npy"):
             return NpzFile(path)
+        if has_member(path, "/data.pkl"):
+            found = made_by("a data set of torch.save", "split")
+            raise InvalidInput(
+                f"{path}: HDF5, Parquet, .npz or Zarr expected, found {found}, and `cosmicai "
+                "predict` takes it as it is"
+            )
         from cosmicai_workbench.data.arrays.zarr_store import ZarrFile
 
         return ZarrFile(path)
@@ -49,9 +56,7 @@ def open_arrays(path: Path) -> ArrayFile:
         from cosmicai_workbench.data.arrays.hdf5 import Hdf5File
 
         return Hdf5File(path)
-    raise InvalidInput(
-        f"{path}: HDF5, Parquet, .npz or Zarr expected, found a file that starts with {start!r}"
-    )
+    raise InvalidInput(f"{path}: HDF5, Parquet, .npz or Zarr expected, found {described(start)}")
 
 
 def find_arrays(inputs: Iterable[Path]) -> list[Path]:
@@ -67,7 +72,11 @@ def find_arrays(inputs: Iterable[Path]) -> list[Path]:
         if path.is_dir() and not is_zarr(path):
             inside = _files_in(path)
             if not inside:
-                raise InvalidInput(f"{path}: files in {', '.join(_SUFFIXES)} expected, found none")
+                ready = "partitions, which `cosmicai predict` and `cosmicai run` take as they are"
+                raise InvalidInput(
+                    f"{path}: files in {', '.join(_SUFFIXES)} expected, found "
+                    f"{ready if partition_files(path) else 'none'}"
+                )
             found += inside
         elif path.exists():
             found.append(path)
