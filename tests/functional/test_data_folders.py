@@ -2,15 +2,28 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cosmicai.partition.catalogue import DEC, RA, Catalogue, ColumnInfo, column_of
 from cosmicai_workbench import files
 from cosmicai_workbench.cli.main import main
+from model_fill import SMALL, filled_bundle
+from run_folders import make_run
 
 OTHER_FILE_SYSTEM = Path("/dev/shm")
+SKY = Catalogue(
+    (
+        column_of(ColumnInfo("object_id", "str"), [f"object {number}" for number in range(200)]),
+        column_of(RA, [number / 10 for number in range(200)]),
+        column_of(DEC, [number / 10 for number in range(200)]),
+    )
+)
+CARRIED = {0: {"catalogue": SKY}}
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +31,16 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("made") / "survey.pt"
     assert main(["data", "make", "-n", "12", str(path)]) == 0
     return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(make_run(tmp_path_factory.mktemp("runs"), ranks=1, samples=200, carried=CARRIED))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return filled_bundle(SMALL, tmp_path_factory.mktemp("model")).path
 
 
 @pytest.fixture
@@ -126,17 +149,53 @@ def test_a_file_or_a_dangling_link_is_no_folder(
     assert file.read_text() == "mine"
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is absent")
+FILLED = """
+import os, sys
+from pathlib import Path
+from cosmicai_workbench.cli.main import main
+disk, *words = sys.argv[1:]
+os.chdir(disk)
+code = main(words)
+print("left:", sorted(os.listdir(disk)))
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="util-linux has unshare")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "data make -n 60 new.pt",
+        "data split {survey} parts --galaxies 6",
+        "data preview {survey} sheet.png",
+        "results export {run} --to csv -o out.csv",
+        "results export {run} --to fits -o out.fits",
+        "results export {run} --to hats -o sky",
+        "report {run} -o report.html",
+        "infer {model} {survey} --engine plain -o run",
+    ],
+)
 def test_a_full_disk_is_named_and_leaves_nothing_unfinished(
-    survey: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    survey: Path, run: Path, model: Path, tmp_path: Path, command: str
 ) -> None:
-    folder = tmp_path / "full"
-    folder.mkdir()
-    # Whatever is written to these names ends with "no space left on device".
-    (folder / "new.pt.partial").symlink_to("/dev/full")
-    assert main(["data", "make", "-n", "3", str(folder / "new.pt")]) == 2
-    assert "No space left on device" in capsys.readouterr().err
-    assert not [*folder.iterdir()]
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    words = command.format(survey=survey, run=run, model=model).split()
+    script = f'mount -t tmpfs -o size=16k none {disk} && exec "$@"'
+    python = [sys.executable, "-c", FILLED, str(disk), *words]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", *python],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if done.stderr.startswith(("mount", "unshare")):
+        pytest.skip(f"no small disk can be made here: {done.stderr}")
+    assert done.returncode == 2, done
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "left: []" in done.stdout
 
 
 def test_a_folder_that_cannot_be_written_is_named(

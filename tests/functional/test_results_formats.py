@@ -133,6 +133,10 @@ def test_only_a_catalogue_is_replaced_by_one(tmp_path):
     assert (precious / "cat.jpg").exists()
     export(run, tmp_path / "sky", "hats")
     assert export(run, tmp_path / "sky", "hats", overwrite=True) == RANKS * SAMPLES
+    (tmp_path / "sky" / "notes.txt").touch()
+    with pytest.raises(InvalidInput, match="not replaced"):
+        export(run, tmp_path / "sky", "hats", overwrite=True)
+    assert (tmp_path / "sky" / "notes.txt").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from cosmicai.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 T = TypeVar("T")
+
+STAGING: Final = ".cosmicai-partitions-"
+"""What the name of a folder begins with in which partitions wait to replace others around it."""
+OLD: Final = "old"
+"""Folder in that one that takes those others up, while they are replaced."""
 
 _MAX_GAPS_NAMED = 10
 _DIGITS = re.compile(r"(\d+)")
@@ -41,7 +48,19 @@ def is_partition(key: str) -> bool:
 
 
 def partition_files(folder: Path) -> list[Path]:
-    """Return the partitions in a local folder, in natural order; none where there is no folder."""
+    """Return the partitions in a local folder, in natural order; none where there is no folder.
+
+    Raises
+    ------
+    InvalidInput
+        Some of them are being replaced, or were when a process was killed: what is there may be of
+        two data sets.
+    """
+    if any(folder.glob(f"{STAGING}*/{OLD}")):
+        raise InvalidInput(
+            f"{folder}: its partitions are being replaced, or were when that was interrupted; run "
+            "the command that writes them again, which completes or undoes it"
+        )
     found = (path for path in folder.glob("*.pt") if is_partition(path.name))
     return sorted(found, key=lambda path: natural_key(path.name))
 

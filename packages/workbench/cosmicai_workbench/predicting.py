@@ -211,7 +211,7 @@ def _summary(record: RankRecord, began: datetime, *, model: str) -> Summary:
 
 def _write(output: Path, record: RankRecord, summary: Summary, predictions: bytes) -> None:
     row = record.model_dump(mode="json", by_alias=True)
-    with file_errors(output), whole_folder(output) as unfinished:
+    with file_errors(output), whole_folder(output, replace=False) as unfinished:
         (unfinished / "predictions").mkdir()
         (unfinished / "predictions" / "0.npz").write_bytes(predictions)
         (unfinished / "0.json").write_text(json.dumps(row))

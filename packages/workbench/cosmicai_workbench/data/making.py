@@ -113,7 +113,7 @@ def make_dataset(
         chosen = [BAND_NAMES.index(band) for band in bands]
         shape = GalaxyShape(len(bands), side, len(bands))
         parts: list[Catalogue] = []
-        with PartitionWriter(path, count, metadata, shape=shape) as writer:
+        with PartitionWriter(path, count, metadata, shape=shape, replace=overwrite) as writer:
             for galaxies in synthesize(count, split, seed, side):
                 parts.append(_catalogue(galaxies, writer.written, metadata["original_galaxies"]))
                 writer.write(

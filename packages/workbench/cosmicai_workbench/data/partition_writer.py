@@ -23,6 +23,7 @@ import numpy as np
 from cosmicai.facts import MB
 from cosmicai.partition.catalogue import REJECTED_RECORD, header_line, lines
 from cosmicai.partition.imaging import CATALOGUE_RECORD, METADATA_RECORD, SDSS_SHAPE, GalaxyShape
+from cosmicai.whole_files import whole_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +62,8 @@ class PartitionWriter:
     rejected
         Objects of the data set that are in no partition; where there are any, one partition of the
         set holds them.
+    replace
+        Put it in the place of a file that appears meanwhile.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class PartitionWriter:
         *,
         shape: GalaxyShape = SDSS_SHAPE,
         rejected: Catalogue | None = None,
+        replace: bool = True,
     ) -> None:
         self.path = path
         self.count = count
@@ -80,21 +84,22 @@ class PartitionWriter:
         self._rejected = rejected
         self._infos: tuple[ColumnInfo, ...] = ()
         self._rows = 0
-        self._partial = path.with_name(f"{path.name}.partial")
+        self._replace = replace
 
     def __enter__(self) -> Self:
         with ExitStack() as files:
-            files.callback(self._partial.unlink, missing_ok=True)
+            partial = files.enter_context(whole_file(self.path, replace=self._replace))
             # Magnitudes and redshifts come with their images but are stored behind them.
             self._magnitude = files.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
             self._redshift = files.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
             self._lines = files.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
-            self._file = files.enter_context(self._partial.open("wb"))
+            self._file = files.enter_context(partial.open("wb"))
             self._zip = files.enter_context(zipfile.ZipFile(self._file, "w"))
             self._put("data.pkl", _pickle(self.count, self.shape))
             self._put("byteorder", b"little")
             self._put(METADATA_RECORD, json.dumps(self._metadata, indent=1).encode())
-            self._image = self._open("data/0", self.count * 4 * prod(self.shape.image))
+            image_bytes = self.count * 4 * prod(self.shape.image)
+            self._image = files.enter_context(self._open("data/0", image_bytes))
             self._files = files.pop_all()
         return self
 
@@ -104,22 +109,20 @@ class PartitionWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        whole = kind is None and self.written == self.count and self._rows in (0, self.count)
+        if kind is not None:
+            self._files.__exit__(kind, error, trace)
+            return
         with self._files:
             self._image.close()
-            if whole:
-                self._put_column("data/1", self._magnitude, self.shape.magnitudes)
-                self._put_column("data/2", self._redshift, 1)
-                self._put_catalogues()
-                self._put("version", b"3\n")
-                self._zip.close()
-                self._file.close()
-                self._partial.replace(self.path)
-        if kind is None and not whole:
-            raise ValueError(
-                f"{self.path}: {self.count} galaxies announced, {self.written} came"
-                + (f", and {self._rows} rows of their catalogue" if self._rows else "")
-            )
+            if self.written != self.count or self._rows not in (0, self.count):
+                raise ValueError(
+                    f"{self.path}: {self.count} galaxies announced, {self.written} came"
+                    + (f", and {self._rows} rows of their catalogue" if self._rows else "")
+                )
+            self._put_column("data/1", self._magnitude, self.shape.magnitudes)
+            self._put_column("data/2", self._redshift, 1)
+            self._put_catalogues()
+            self._put("version", b"3\n")
 
     def write(
         self,

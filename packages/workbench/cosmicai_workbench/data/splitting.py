@@ -212,7 +212,7 @@ def staged_partitions(folder: Path, *, overwrite: bool, keep: Path | None = None
         It holds partitions and ``overwrite`` is not set, ``keep`` is one of them, or the folder
         cannot be written.
     """
-    with file_errors(folder):
+    with file_errors(folder), staging_folder(folder) as staging:
         there = [path for path in folder.glob("*") if _MADE.fullmatch(path.name)]
         if keep is not None and any(path.samefile(keep) for path in there):
             raise InvalidInput(f"{keep} is in {folder}, where its partitions would replace it")
@@ -221,9 +221,8 @@ def staged_partitions(folder: Path, *, overwrite: bool, keep: Path | None = None
                 f"{folder} already holds {_named(there)}; choose an empty folder or pass "
                 "--overwrite"
             )
-        with staging_folder(folder) as staging:
-            yield staging
-            replace_files(staging, folder, there)
+        yield staging
+        replace_files(staging, folder, there)
 
 
 def _named(files: Sequence[Path]) -> str:

@@ -6,10 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cosmicai.errors import InvalidInput
+from cosmicai.model.architectures import ARCHITECTURES
 from cosmicai.model.bundle import Bundle
 from cosmicai.model.interface import Training
 from cosmicai.model.layout import CONFIG_NAME
+from cosmicai.model.prepare import PREPARED_NAME
 from cosmicai.whole_files import whole_folder
+
+from cosmicai_workbench.files import file_errors
 
 
 def require_place(bundle: Bundle, out: Path, *, overwrite: bool = False) -> None:
@@ -26,6 +30,26 @@ def require_place(bundle: Bundle, out: Path, *, overwrite: bool = False) -> None
         raise InvalidInput(f"{out}: exists already; --overwrite replaces it")
     if out.exists() and not (out / CONFIG_NAME).is_file():
         raise InvalidInput(f"{out}: is there, but no model bundle: not replaced")
+    require_only_bundle(out)
+
+
+def require_only_bundle(folder: Path) -> None:
+    """Refuse to replace a folder in which anything but a bundle lies.
+
+    Raises
+    ------
+    InvalidInput
+        Something does; one of it is named.
+    """
+    if not folder.exists():
+        return
+    bundles = ((*one.files, *one.optional_files) for one in ARCHITECTURES.values())
+    known = {PREPARED_NAME}.union(*bundles)
+    if others := sorted(path.name for path in folder.iterdir() if path.name not in known):
+        raise InvalidInput(
+            f"{folder}: holds {others[0]!r}, which is no file of a model bundle, so the folder is "
+            "not replaced; move it away, or choose another"
+        )
 
 
 @contextmanager
@@ -47,7 +71,7 @@ def copied(
         What the block wrote cannot be read.
     """
     require_place(bundle, out, overwrite=overwrite)
-    with whole_folder(out) as folder:
+    with file_errors(out), whole_folder(out, replace=overwrite) as folder:
         for file in bundle.files:
             shutil.copyfile(bundle.path / file, folder / file)
         if training is not None:

@@ -41,6 +41,9 @@ from cosmicai.safe_pickle import AllowList, Stub, build_set, kind, stub
 from cosmicai.whole_files import whole_folder
 from pydantic import ValidationError
 
+from cosmicai_workbench.files import file_errors
+from cosmicai_workbench.modeling.bundle_copies import require_only_bundle
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
@@ -169,7 +172,7 @@ def import_checkpoint(
         except PartitionNotFound as error:
             raise ModelNotFound(str(error)) from error
     _check_values(state, checkpoint)
-    with whole_folder(out) as fresh:
+    with file_errors(out), whole_folder(out, replace=overwrite) as fresh:
         save_tensors(config, state, fresh)
     return Imported(Bundle(out), len(state), sum(array.size for array in state.values()))
 
@@ -184,6 +187,7 @@ def require_free(out: Path, *, overwrite: bool) -> None:
     """
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not overwrite)):
         raise InvalidInput(f"{out} is there already; give another folder, or overwrite it")
+    require_only_bundle(out)
 
 
 @contextlib.contextmanager

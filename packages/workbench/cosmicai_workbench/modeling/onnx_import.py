@@ -28,6 +28,7 @@ from cosmicai.model.interface import Inputs
 from cosmicai.whole_files import whole_folder
 from pydantic import ValidationError
 
+from cosmicai_workbench.files import file_errors
 from cosmicai_workbench.modeling.checkpoint import require_free
 from cosmicai_workbench.modeling.onnx_file import graph_inputs, read_model
 
@@ -126,7 +127,7 @@ def import_onnx(
         "shown": str(path),
     }
     content = model.SerializeToString(deterministic=True)
-    with whole_folder(out) as fresh:
+    with file_errors(out), whole_folder(out, replace=overwrite) as fresh:
         notes += _converted(content, {**request, "out": str(fresh.resolve())}, path)
     return ImportedOnnx(Bundle(out), notes)
 

@@ -227,5 +227,6 @@ def write_figures(page: Page, folder: "Path") -> list["Path"]:
     for section in page.sections:
         for number, picture in enumerate(section.pictures, start=1):
             written.append(folder / f"{section.key}-{number}.svg")
-            written[-1].write_text(page.drawings[picture.plot.name], encoding="utf-8")
+            with whole_text_file(written[-1]) as file:
+                file.write(page.drawings[picture.plot.name])
     return written

@@ -199,7 +199,7 @@ def export_catalogue(
     with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = whole_folder if writer.is_folder else whole_file
-        with whole(path) as unfinished:
+        with whole(path, replace=overwrite) as unfinished:
             rows = writer.write(unfinished, source, provenance)
         if form == "csv":
             csv.write_beside(path.with_name(f"{path.name}.provenance.json"), provenance)

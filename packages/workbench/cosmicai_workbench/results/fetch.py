@@ -60,7 +60,7 @@ def fetch(
     bucket, prefix = execution.input["bucket"], keys.folder(execution.input["result_path"])
     store = connection.store(bucket)
     names = _names(store, prefix)
-    with file_errors(target), whole_folder(target) as partial:
+    with file_errors(target), whole_folder(target, replace=False) as partial:
         with (
             bar("fetching", len(names), "files") as advance,
             ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool,

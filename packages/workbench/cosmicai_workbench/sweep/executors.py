@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 from cosmicai.errors import IncompleteResults, InvalidInput
+from cosmicai.whole_files import whole_folder
 
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.client.execution import check_input, new_name
@@ -157,16 +158,10 @@ class LocalExecutor:
             return target
         each = galaxies_per_partition(point.partition_mb)
         self._on_step(f"painting {count * each:,} galaxies for {count} × {partition}")
-        unfinished = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        survey = self._cache / f".{target.name}.pt"
-        make_dataset(survey, count * each, "test", _SEED, overwrite=True)
-        split_dataset(survey, unfinished, each, overwrite=True)
-        for leftover in self._cache.glob(f".{target.name}.*"):
-            if leftover.is_file():
-                leftover.unlink()
-        unfinished.replace(target)
+        with whole_folder(target) as unfinished:
+            survey = unfinished.with_name("survey.pt")  # the folder around it is removed
+            make_dataset(survey, count * each, "test", _SEED)
+            split_dataset(survey, unfinished, each)
         return target
 
 

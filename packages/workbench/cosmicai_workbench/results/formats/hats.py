@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 INDEX: Final = f"_healpix_{HEALPIX_ORDER}"
 MAX_ROWS: Final = 500_000
 """Of a file."""
+_PROPERTIES: Final = ("hats.properties", "properties")
+_PIXELS: Final = "partition_info.csv"
+_DATA: Final = "dataset"
 _HIGHEST_ORDER: Final = 12
 _PIXELS_A_FOLDER: Final = 10_000
 
@@ -85,8 +88,9 @@ def write(path: Path, catalogue: Source, provenance: Provenance) -> int:
 
 
 def is_catalogue(path: Path) -> bool:
-    """Say whether a folder is a catalogue in this format."""
-    return (path / "hats.properties").is_file()
+    """Say whether a folder is a catalogue in this format, and holds nothing else."""
+    names = {inside.name for inside in path.iterdir()}
+    return _PROPERTIES[0] in names and names <= {*_PROPERTIES, _PIXELS, _DATA}
 
 
 def partition_sky(indices: NDArray[Any], max_rows: int) -> dict[Pixel, int]:
@@ -139,7 +143,7 @@ def _arrow(block: CatalogueTable, catalogue: Source, facts: dict[str, str]) -> p
 def _file(pixel: Pixel) -> str:
     order, number = pixel
     folder = number // _PIXELS_A_FOLDER * _PIXELS_A_FOLDER
-    return f"dataset/Norder={order}/Dir={folder}/Npix={number}.parquet"
+    return f"{_DATA}/Norder={order}/Dir={folder}/Npix={number}.parquet"
 
 
 def _describe(
@@ -151,13 +155,13 @@ def _describe(
     metadata = []
     for file in files.values():
         found = pq.read_metadata(file)
-        found.set_file_path(str(file.relative_to(path / "dataset")))
+        found.set_file_path(str(file.relative_to(path / _DATA)))
         metadata.append(found)
     written = pq.read_schema(next(iter(files.values())))
-    pq.write_metadata(written, path / "dataset/_metadata", metadata_collector=metadata)
-    pq.write_metadata(written, path / "dataset/_common_metadata")
+    pq.write_metadata(written, path / _DATA / "_metadata", metadata_collector=metadata)
+    pq.write_metadata(written, path / _DATA / "_common_metadata")
     lines = [f"{order},{number}" for order, number in pixels]
-    (path / "partition_info.csv").write_text("\n".join(["Norder,Npix", *lines]) + "\n")
+    (path / _PIXELS).write_text("\n".join(["Norder,Npix", *lines]) + "\n")
     sky = sum(1 / (12 * 4**order) for order, _ in pixels)
     ra, dec, _ = catalogue.positions
     properties = {
@@ -177,5 +181,5 @@ def _describe(
         "moc_sky_fraction": f"{sky:.6f}",
     }
     text = "".join(f"{key}={value}\n" for key, value in properties.items())
-    for name in ("hats.properties", "properties"):
+    for name in _PROPERTIES:
         (path / name).write_text(text)
