@@ -370,6 +370,21 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
     "no such column": ({}, ("--keep", "mass"), "--keep: no array 'mass'"),
     "a vector to keep": ({}, ("--keep", "mag"), "one value per row"),
     "other rows": ({"ra": np.zeros(4)}, ("--ra", "ra"), "another number of rows than 23"),
+    "other rows of identifiers": (
+        {"object_id": np.arange(COUNT + 1)},
+        (),
+        "'object_id' has another number of rows than 23",
+    ),
+    "other rows of redshifts": (
+        {"z_spec": np.zeros(COUNT - 1)},
+        (),
+        "'z_spec' has another number of rows than 23",
+    ),
+    "other rows of a magnitude": (
+        {"mag": None, "mag_g": np.zeros(4)},
+        ("--bands", "des-g=g"),
+        "'mag_g' has another number of rows than 23",
+    ),
     "fewer magnitudes": (
         {"mag": np.zeros((COUNT - 1, 3))},
         (),

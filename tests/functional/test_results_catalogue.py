@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from cosmicai.errors import InvalidInput
 from cosmicai.partition.catalogue import DEC, RA, REASON, Catalogue, ColumnInfo, column_of
+from cosmicai_workbench.cli.main import main
 from cosmicai_workbench.data.partition_writer import PartitionWriter
 from cosmicai_workbench.results.catalogue import RunCatalogue
 from cosmicai_workbench.results.export import export
@@ -95,6 +96,34 @@ def test_never_overwrites_unless_told(run, tmp_path):
     with pytest.raises(InvalidInput, match="exists already"):
         export(run, path, "csv")
     assert export(run, path, "csv", overwrite=True) == 150
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("c.fits", b"SIMPLE"), ("C.CSV", b"object_id"), ("c.parquet", b"PAR1"), ("c.vot", b"<?xml")],
+)
+def test_the_ending_says_the_format(run, tmp_path, name, first):
+    output = tmp_path / name
+    assert main(["results", "export", str(run.path), "-o", str(output)]) == 0
+    assert output.read_bytes().startswith(first)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["-o", "c.csv", "--to", "fits"], "csv by its ending, and --to says fits"),
+        (["-o", "c.hdf5", "--to", "parquet"], "qp by its ending, and --to says parquet"),
+        (["-o", "c.fits.gz"], "an ending that says the format expected"),
+        (["-o", "catalogue"], "or add --to"),
+    ],
+)
+def test_an_ending_of_no_or_another_format_is_refused(
+    run, tmp_path, capsys, monkeypatch, words, told
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["results", "export", str(run.path), *words]) == 2
+    assert told in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
 
 
 def test_unknown_format_and_missing_folder_are_named(run, tmp_path):

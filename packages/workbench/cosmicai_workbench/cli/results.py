@@ -75,7 +75,13 @@ def plot(run: RunFolder = RUNS / LATEST) -> None:
 @app.command()
 def export(
     run: RunFolder = RUNS / LATEST,
-    to: Annotated[str, typer.Option(help="parquet, fits, csv, votable, qp or hats.")] = "parquet",
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="parquet, fits, csv, votable, qp or hats. Default: what the ending of --output "
+            "says, else parquet."
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="What to write; RUN/catalogue.(format) by default."),
@@ -94,27 +100,27 @@ def export(
     `hats` is a folder that LSDB opens, `qp` an ensemble of p(z) for RAIL; astropy, TOPCAT, pandas
     and polars open the others as they are.
 
-    Example: `cosmicai results export runs/latest --to fits -o galaxies.fits`
+    Example: `cosmicai results export -o galaxies.fits`
     """
     from typing import cast
 
     from cosmicai.flags import FAILED_RANK
 
-    from cosmicai_workbench.results.export import Columns, Format, export_catalogue
+    from cosmicai_workbench.results.export import Columns, export_catalogue
     from cosmicai_workbench.results.run_folder import load_run
 
     loaded = load_run(run)
     done = export_catalogue(
         loaded,
         output,
-        cast("Format", to),
+        to,
         data=data,
         overwrite=overwrite,
         columns=cast("Columns", columns),
     )
     typer.echo(f"{done.path}: {done.rows:,} rows, one per object")
     if done.left_out:
-        lacking = "a prediction" if to == "qp" else "a position"
+        lacking = "a prediction" if done.form == "qp" else "a position"
         typer.echo(f"  left out: {done.left_out:,} objects without {lacking}")
     summary = loaded.summary
     if failed := summary.num_failed_ranks:

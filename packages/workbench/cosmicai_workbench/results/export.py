@@ -33,20 +33,25 @@ class Writer:
     """How a format is written."""
 
     write: Callable[[Path, Source, Provenance], int]
-    file: str
-    """What it is called where no name is given."""
+    endings: tuple[str, ...]
+    """Of its files' names, the usual one first."""
     library: str
     """An optional one, that it needs."""
     is_folder: bool = False
 
+    @property
+    def file(self) -> str:
+        """What it is called where no name is given."""
+        return f"catalogue{self.endings[0]}"
+
 
 WRITERS: Final[dict[Format, Writer]] = {
-    "parquet": Writer(parquet.write, "catalogue.parquet", "pyarrow"),
-    "fits": Writer(fits.write, "catalogue.fits", "astropy"),
-    "csv": Writer(csv.write, "catalogue.csv", "pandas"),
-    "votable": Writer(votable.write, "catalogue.vot", "astropy"),
-    "qp": Writer(qp.write, "catalogue.qp.hdf5", "h5py"),
-    "hats": Writer(hats.write, "catalogue.hats", "pyarrow", is_folder=True),
+    "parquet": Writer(parquet.write, (".parquet", ".pq"), "pyarrow"),
+    "fits": Writer(fits.write, (".fits", ".fit", ".fts"), "astropy"),
+    "csv": Writer(csv.write, (".csv",), "pandas"),
+    "votable": Writer(votable.write, (".vot", ".votable", ".xml"), "astropy"),
+    "qp": Writer(qp.write, (".qp.hdf5", ".hdf5", ".h5"), "h5py"),
+    "hats": Writer(hats.write, (".hats",), "pyarrow", is_folder=True),
 }
 
 
@@ -56,8 +61,8 @@ class Exported:
 
     Attributes
     ----------
-    path
-        The file or folder.
+    path, form
+        The file or folder, and its format.
     rows
         Objects in it.
     left_out
@@ -68,6 +73,7 @@ class Exported:
     """
 
     path: Path
+    form: Format
     rows: int
     left_out: int
     unlisted: list[str]
@@ -122,6 +128,34 @@ def as_format(name: str) -> Format:
     return form
 
 
+def fitting_format(output: Path | None, name: str | None) -> Format:
+    """Return the format of that name, by default the one that the output's ending says.
+
+    Raises
+    ------
+    InvalidInput
+        If there is no such format, or the ending says another one, or none.
+    ModuleNotFoundError
+        If its library is not installed.
+    """
+    if output is None:
+        return as_format(name or "parquet")
+    written = [
+        form for form, writer in WRITERS.items() if output.name.lower().endswith(writer.endings)
+    ]
+    if name is None and not written:
+        endings = ", ".join(writer.endings[0] for writer in WRITERS.values())
+        raise InvalidInput(
+            f"--output {output}: an ending that says the format expected ({endings}); or add --to"
+        )
+    form = as_format(name or written[0])
+    if written and form not in written:
+        raise InvalidInput(
+            f"--output {output}: {written[0]} by its ending, and --to says {form}; leave out one"
+        )
+    return form
+
+
 def export(
     run: Run,
     output: Path,
@@ -138,7 +172,7 @@ def export(
 def export_catalogue(
     run: Run,
     output: Path | None,
-    form: Format,
+    form: str | None,
     *,
     data: Path | None = None,
     overwrite: bool = False,
@@ -155,7 +189,7 @@ def export_catalogue(
     output
         File or folder to write; by default in the run folder.
     form
-        Format.
+        Format, by default the one that the output's ending says, or Parquet.
     data
         Folder with the partitions of failed ranks; see :class:`RunCatalogue`.
     overwrite
@@ -166,12 +200,13 @@ def export_catalogue(
     Raises
     ------
     InvalidInput
-        If the output exists or cannot be written, the format is unknown or does not suit the run,
-        the predictions cannot be read, or the run failed and predicted nothing.
+        If the output exists or cannot be written, the format is unknown or does not suit the run
+        or the output's ending, the predictions cannot be read, or the run failed and predicted
+        nothing.
     PartitionNotFound, CorruptPartition, UnsafePickle
         A failed rank's partition cannot be read.
     """
-    as_format(form)
+    form = fitting_format(output, form)
     if columns not in get_args(Columns):
         raise InvalidInput(
             f"--columns: expected one of {', '.join(get_args(Columns))}, found {columns!r}"
@@ -203,4 +238,4 @@ def export_catalogue(
             rows = writer.write(unfinished, source, provenance)
         if form == "csv":
             csv.write_beside(path.with_name(f"{path.name}.provenance.json"), provenance)
-    return Exported(path, rows, catalogue.num_rows - rows, catalogue.unlisted)
+    return Exported(path, form, rows, catalogue.num_rows - rows, catalogue.unlisted)

@@ -285,8 +285,11 @@ class Finder:
     def _scalar(self, names: Sequence[str], rows: int) -> str | None:
         for name in names:
             found = self._by_name.get(name.lower())
-            if found is not None and self._file.columns[found].shape == (rows,):
-                return found
+            if found is None or len(self._file.columns[found].shape) != 1:
+                continue
+            if self._file.columns[found].shape[0] != rows:  # not passed over: whose are they?
+                raise self._unknown(f"{found!r} has another number of rows than {rows}")
+            return found
         return None
 
     def _magnitudes(self, columns: dict[str, str], given: list[str], choice: BandChoice) -> int:
