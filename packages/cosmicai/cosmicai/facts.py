@@ -21,10 +21,19 @@ IMAGE_SIZE: Final = 32
 """Pixels on a side of a cutout."""
 PIXEL_SCALE: Final = 0.396
 """Arcseconds of an SDSS pixel."""
+ZERO_POINT: Final = 22.5
+"""AB magnitude of one nanomaggy."""
 GALAXY_BYTES: Final = 4 * (BANDS * IMAGE_SIZE**2 + BANDS + 1)
 """Image, magnitudes and redshift of one galaxy in float32."""
 ARCHIVE_BYTES: Final = 4096
 """Upper bound of what a partition holds besides its galaxies."""
+
+BATCH_SIZE: Final = 512
+"""Galaxies per batch, unless another size is asked for."""
+PART_BYTES: Final = 4 * MB
+"""Of a partition, read by one request."""
+MAX_CHILDREN: Final = 10_000
+"""Children of a Distributed Map that Step Functions runs at once."""
 
 INPUT_LIMIT: Final = 1e9
 """A galaxy with a pixel or magnitude that is NaN or beyond ± this limit is not predicted.

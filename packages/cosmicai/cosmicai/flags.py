@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
+from cosmicai.facts import ZERO_POINT
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -63,7 +65,6 @@ _WIDENED: Final = 0.07
 """Part of the range that is added at each end; redshifts are not widened."""
 _LEAST_FLUX: Final = 1e-3
 """What a band without light counts as: magnitude 30, if pixels are nanomaggies."""
-_ZERO_POINT: Final = 22.5
 _RANGES: Final = {
     "magnitude": MAGNITUDE,
     "colour": COLOUR,
@@ -222,7 +223,7 @@ def _measured(
     given = dict(zip(bands, magnitude.T, strict=False))
     with np.errstate(invalid="ignore", over="ignore"):
         flux = _pixels(image).sum(axis=2).astype(np.float64)
-        light = _ZERO_POINT - 2.5 * np.log10(np.maximum(flux, _LEAST_FLUX))
+        light = ZERO_POINT - 2.5 * np.log10(np.maximum(flux, _LEAST_FLUX))
         # What the image shows beyond the given magnitudes, where there are any.
         shown = {
             band: values - given[band] if band in given else values

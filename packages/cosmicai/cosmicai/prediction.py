@@ -11,11 +11,11 @@ import math
 import time
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from cosmicai.columns import PredictedBatch, columns_of, columns_with, magnitude_in
 from cosmicai.errors import InvalidInput
-from cosmicai.facts import INPUT_LIMIT
+from cosmicai.facts import BATCH_SIZE, INPUT_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from cosmicai.partition.reader import Batch, PartitionReader
     from cosmicai.partition.sources import RequestStatistics, S3Object
     from cosmicai.schema import Origin, Quality
-
-BATCH_SIZE: Final = 512
-"""Galaxies of a batch where nothing else is asked for."""
 
 
 @dataclass

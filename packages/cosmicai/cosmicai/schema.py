@@ -32,7 +32,7 @@ from cosmicai.engines.registry import (
     precision_name,
 )
 from cosmicai.errors import InvalidInput, load_json, problems_of, readable
-from cosmicai.facts import OUTLIER_LIMIT, WIDE_OUTLIER_LIMIT
+from cosmicai.facts import MAX_CHILDREN, OUTLIER_LIMIT, WIDE_OUTLIER_LIMIT
 from cosmicai.fmi_channels import channel_name
 
 ValueT = TypeVar("ValueT", str, int)
@@ -169,7 +169,7 @@ class ExecutionInput(Contract):
         description="Inference engine; default the stack's parameter, or one that runs the model.",
     )
     precision: Precision = Field(default="float32", description="Arithmetic of the engine.")
-    max_concurrency: Annotated[Integer, Field(ge=1, le=10_000)] | None = Field(
+    max_concurrency: Annotated[Integer, Field(ge=1, le=MAX_CHILDREN)] | None = Field(
         default=None, description="Ranks at once; default and upper bound the stack's parameter."
     )
     tolerated_failure_percentage: Annotated[float, Field(ge=0, le=100)] | None = Field(

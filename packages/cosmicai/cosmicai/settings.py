@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from cosmicai.engines.registry import BUILT_IN, DEFAULT_ENGINE
-from cosmicai.facts import Architecture, threads
+from cosmicai.facts import MAX_CHILDREN, Architecture, threads
 from cosmicai.fmi_channels import DEFAULT_CHANNEL
 from cosmicai.machine import available_cores
 from cosmicai.schema import Contract, EngineName, FmiChannel, Integer, parse
@@ -71,7 +71,7 @@ class InitializeSettings(FunctionSettings):
     available_engines: Annotated[list[EngineName], BeforeValidator(_comma_separated)] = Field(
         default=list(BUILT_IN), alias="AVAILABLE_ENGINES"
     )
-    max_concurrency: Annotated[Integer, Field(ge=1, le=10_000)] = Field(
+    max_concurrency: Annotated[Integer, Field(ge=1, le=MAX_CHILDREN)] = Field(
         default=1000, alias="MAX_CONCURRENCY"
     )
     tolerated_failure_percentage: Annotated[float, Field(ge=0, le=100)] = Field(

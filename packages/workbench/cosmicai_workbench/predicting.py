@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cosmicai.errors import InvalidInput, PartitionNotFound
+from cosmicai.facts import BATCH_SIZE
 from cosmicai.keys import folder
 from cosmicai.measured import measured_fields
 from cosmicai.models import open_model
-from cosmicai.prediction import BATCH_SIZE, npz_bytes
+from cosmicai.prediction import npz_bytes
 from cosmicai.quality import figures, warnings
 from cosmicai.schema import Execution, RankRecord, Summary
 from cosmicai.sharing import is_partition, natural_key, partition_files

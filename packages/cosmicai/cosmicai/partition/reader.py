@@ -28,7 +28,7 @@ from cosmicai.errors import (
     PartitionMismatch,
     UnsafePickle,
 )
-from cosmicai.facts import GALAXY_BYTES, MB
+from cosmicai.facts import GALAXY_BYTES, MB, PART_BYTES
 from cosmicai.partition import catalogue
 from cosmicai.partition.archive import (
     ByteSource,
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 _BLOCK_BYTES: Final = 4 * MB  # of images; a batch that is larger is its own block
 _BATCH_BYTES: Final = 64 * MB  # of images larger than SDSS's; a few batches are held
 _SMALL_BLOCK_BYTES: Final = MB  # of magnitudes and redshifts
-_PART_BYTES: Final = 4 * MB  # of one request
 _AHEAD_BYTES: Final = 16 * MB
 _THREADS: Final = 4
 
@@ -480,8 +479,8 @@ class _Column:
             raw: NDArray[np.uint8] = np.empty(length, np.uint8)
             buffer = memoryview(raw.data)
             parts = [
-                self._pool.submit(self._source.readinto, offset + at, buffer[at : at + _PART_BYTES])
-                for at in range(0, length, _PART_BYTES)
+                self._pool.submit(self._source.readinto, offset + at, buffer[at : at + PART_BYTES])
+                for at in range(0, length, PART_BYTES)
             ]
             self._blocks.append(_Block(start, stop, raw, parts))
             self._next = stop

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from cosmicai.facts import DEFAULT_INFERENCE_MEMORY_MB, MAX_MEMORY_MB, MIN_MEMORY_MB
+from cosmicai.facts import DEFAULT_INFERENCE_MEMORY_MB, MAX_CHILDREN, MAX_MEMORY_MB, MIN_MEMORY_MB
 
 from cosmicai_workbench.cli.options import Json
 
@@ -48,7 +48,7 @@ def plan(
             help="Ranks that the Map starts at once. Default: as many as the account runs; more "
             "shows what throttling does.",
             min=1,
-            max=10_000,
+            max=MAX_CHILDREN,
         ),
     ] = None,
     barrier: Annotated[

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from cosmicai.engines.registry import BUILT_IN
+from cosmicai.facts import BATCH_SIZE
 
 from cosmicai_workbench.cli.options import Json, Runs
 from cosmicai_workbench.defaults import RUNS
@@ -48,7 +49,9 @@ def predict(
         typer.Option(help=f"{', '.join(BUILT_IN)}. Default: the first of them that is installed."),
     ] = None,
     precision: Annotated[str, typer.Option(help="Arithmetic of the engine.")] = "float32",
-    batch_size: Annotated[int, typer.Option(help="Galaxies predicted at once.", min=1)] = 512,
+    batch_size: Annotated[
+        int, typer.Option(help="Galaxies predicted at once.", min=1)
+    ] = BATCH_SIZE,
     threads: Annotated[
         int | None, typer.Option(help="Threads; by default one per core.", min=1)
     ] = None,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosmicai.errors import InvalidInput, load_json
+from cosmicai.facts import BATCH_SIZE
 from cosmicai.keys import folder
 from cosmicai.model.architectures import bundle_files
 from cosmicai.sharing import is_partition, partition_files
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 LOCAL_BUCKET = "cosmicai-data"
 """Bucket of a local cloud that nothing else names."""
-DEFAULT_BATCH_SIZE = 512
 
 
 def read_input(source: str | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def complete(
         "bucket": bucket,
         "data_bucket": outputs.get("DataBucketName", bucket),
         "object_type": "folder",
-        "batch_size": DEFAULT_BATCH_SIZE,
+        "batch_size": BATCH_SIZE,
         "script": "inference.py",
         "result_path": f"{prefix or 'results/'}{name}",
     }

@@ -12,13 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import ZERO_POINT
 from numpy.typing import NDArray
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 
-ZERO_POINT = 22.5
-"""AB magnitude of one nanomaggy."""
 
 SOURCE = "SDSS main galaxy sample, kcorrect data/test/gst_tests_small.fits"
 

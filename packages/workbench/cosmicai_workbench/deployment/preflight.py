@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cosmicai import keys, sharing
 from cosmicai.engines.registry import DEFAULT_ENGINE, fitting_engine
 from cosmicai.errors import CosmicAIError, InvalidInput, ModelMismatch, PartitionNotFound
-from cosmicai.facts import ARCHIVE_BYTES, MB, NEW_ACCOUNT_MEMORY_MB
+from cosmicai.facts import ARCHIVE_BYTES, MAX_CHILDREN, MB, NEW_ACCOUNT_MEMORY_MB
 from cosmicai.model.architectures import (
     ARCHITECTURES,
     DEFAULT,
@@ -28,7 +28,6 @@ from cosmicai_workbench.deployment.account import (
 )
 from cosmicai_workbench.deployment.checks import Check, Level
 from cosmicai_workbench.deployment.definition_check import definition_checks
-from cosmicai_workbench.simulation.parameters import MAX_CHILDREN
 from cosmicai_workbench.simulation.service import plan_execution
 
 if TYPE_CHECKING:

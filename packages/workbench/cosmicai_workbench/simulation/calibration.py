@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from cosmicai.errors import InvalidInput
+from cosmicai.facts import MAX_CHILDREN
 
 from cosmicai_workbench.results.run_folder import Run, load_run
 from cosmicai_workbench.simulation.parameters import Limits, Profile
@@ -157,7 +158,10 @@ def limits_of(run: Run) -> Limits:
     """Return the limits of the place of a local run: as many sandboxes as it used, at once."""
     slots = slots_of(run)
     return Limits(
-        concurrency=slots, burst=slots, map_concurrency=min(slots, 10_000), dispatch_rate=1000.0
+        concurrency=slots,
+        burst=slots,
+        map_concurrency=min(slots, MAX_CHILDREN),
+        dispatch_rate=1000.0,
     )
 
 

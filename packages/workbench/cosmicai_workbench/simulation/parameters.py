@@ -2,10 +2,8 @@
 
 from typing import Annotated
 
+from cosmicai.facts import MAX_CHILDREN
 from pydantic import BaseModel, ConfigDict, Field
-
-MAX_CHILDREN = 10_000
-"""Children of a Distributed Map that Step Functions runs at once."""
 
 Seconds = Annotated[float, Field(ge=0)]
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from cosmicai.errors import InvalidInput
-from cosmicai.facts import DEFAULT_INFERENCE_MEMORY_MB, Architecture
+from cosmicai.facts import DEFAULT_INFERENCE_MEMORY_MB, MAX_CHILDREN, Architecture
 from cosmicai.model.architectures import DEFAULT
 from cosmicai.model.interface import sdss_inputs
 
 from cosmicai_workbench.simulation.calibration import profile_of
-from cosmicai_workbench.simulation.parameters import MAX_CHILDREN, Limits, Profile
+from cosmicai_workbench.simulation.parameters import Limits, Profile
 from cosmicai_workbench.simulation.planning import Plan, plan, work_for
 from cosmicai_workbench.simulation.published import calibrate_scale
 

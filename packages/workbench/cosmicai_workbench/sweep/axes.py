@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cosmicai.errors import InvalidInput
-from cosmicai.facts import MAX_MEMORY_MB, MIN_MEMORY_MB
+from cosmicai.facts import BATCH_SIZE, MAX_MEMORY_MB, MIN_MEMORY_MB
 from cosmicai.schema import EngineName
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
@@ -143,7 +143,7 @@ register(
         Annotated[int, Field(ge=1)],
         folder="batchsize-{}",
         text="batch {:,}",
-        default=512,
+        default=BATCH_SIZE,
         enters=lambda value: {"batch_size": value},
     )
 )

@@ -15,8 +15,8 @@ from cosmicai.cost import cost, execution_usage, round_up_express
 from cosmicai.facts import (
     GALAXY_BYTES,
     MAX_MEMORY_MB,
-    MB,
     MIN_MEMORY_MB,
+    PART_BYTES,
     Architecture,
     galaxies_in,
 )
@@ -25,8 +25,6 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-READ_BYTES = 4 * MB
-"""Of one ranged GET."""
 STEP_SECONDS = 1.0
 """Of Initialize, and of Summarize, generously."""
 
@@ -155,7 +153,7 @@ def _price(
 ) -> Any:
     usage = execution_usage(
         ranks=ranks,
-        partition_requests=math.ceil(read_bytes / READ_BYTES),
+        partition_requests=math.ceil(read_bytes / PART_BYTES),
         cold_starts=ranks,
         inference_seconds=billed_seconds,
         inference_memory_mb=memory_mb,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import cosmicai
 import numpy as np
 from cosmicai.errors import InvalidInput
-from cosmicai.facts import ARCHIVE_BYTES, MB
+from cosmicai.facts import ARCHIVE_BYTES, MB, ZERO_POINT
 from cosmicai.partition.catalogue import Catalogue, ColumnInfo, concatenate
 from cosmicai.partition.imaging import Imaging
 from cosmicai.partition.reader import Batch
@@ -144,7 +144,7 @@ def convert_arrays(
         pixel_scale=first.pixel_scale,
         photometric_system=photometric_system,
     )
-    factor = None if zero_point is None else np.float32(10 ** (0.4 * (22.5 - zero_point)))
+    factor = None if zero_point is None else np.float32(10 ** (0.4 * (ZERO_POINT - zero_point)))
     metadata = imaging.to_metadata() | {
         "notice": "Images converted from arrays.",
         "units": {"image": "as in the source" if factor is None else "nanomaggy"},

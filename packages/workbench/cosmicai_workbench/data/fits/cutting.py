@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from cosmicai.facts import BAND_NAMES, IMAGE_SIZE
+from cosmicai.facts import BAND_NAMES, IMAGE_SIZE, R_BAND, ZERO_POINT
 from numpy.typing import NDArray
 
 from cosmicai_workbench.data.fits.fields import BandImage, Field
@@ -13,7 +13,6 @@ Registration = Literal["subpixel", "nearest"]
 
 _MARGIN = 8
 """Pixels around a cutout that the cubic spline is fitted on; its reach fades tenfold in two."""
-_R = BAND_NAMES.index("r")
 _READY_CUT = 2.0
 """How far, in pixels, the object may be from the middle of an image that is a cutout already."""
 _SUBPIXELS = 10
@@ -64,7 +63,7 @@ class FieldCutter:
         self, ra: NDArray[np.float64], dec: NDArray[np.float64]
     ) -> dict[int, Cutout | Rejected]:
         """Cut out the objects on the field's r image; keys are indices into ``ra``."""
-        reference = self._field.bands[_R]
+        reference = self._field.bands[R_BAND]
         place = _world_to_pixel(reference, ra, dec)
         rows = np.flatnonzero(_inside(reference, place))
         if not len(rows):
@@ -85,7 +84,7 @@ class FieldCutter:
         corner: NDArray[np.int64],
     ) -> list[NDArray[np.float32] | None]:
         """Cut every object out of one band; None where the image ends."""
-        reference = self._field.bands[_R]
+        reference = self._field.bands[R_BAND]
         if band is reference:
             return [self._whole_pixels(band, place) for place in corner]
         if self._registration == "nearest":
@@ -180,7 +179,7 @@ def aperture_magnitudes(
     )
     share = circle.to_image(cutout.image.shape[1:])
     flux = (cutout.image * share).sum(axis=(1, 2), dtype=np.float64)
-    magnitude: NDArray[np.float64] = 22.5 - 2.5 / np.log(10) * (
+    magnitude: NDArray[np.float64] = ZERO_POINT - 2.5 / np.log(10) * (
         np.arcsinh(flux / (2 * softening)) + np.log(softening)
     )
     return magnitude

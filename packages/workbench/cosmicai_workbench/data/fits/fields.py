@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from cosmicai.errors import InvalidInput
-from cosmicai.facts import BAND_NAMES
+from cosmicai.facts import BAND_NAMES, ZERO_POINT
 from numpy.typing import NDArray
 
 _SUFFIX = re.compile(r"\.(fits|fit|fts)(\.(gz|bz2|fz))?$", re.IGNORECASE)
@@ -287,7 +287,7 @@ def _nanomaggies_per_unit(path: Path, header: Any, zero_point: float | None) -> 
     from astropy import units
 
     if zero_point is not None:
-        return float(10 ** (0.4 * (22.5 - zero_point)))
+        return float(10 ** (0.4 * (ZERO_POINT - zero_point)))
     name = str(header.get("BUNIT", "")).strip()
     plain = _PER_PIXEL.sub("", name)
     try:
