@@ -408,6 +408,30 @@ def test_logs_shows_the_lines_that_sam_logs_shows_by_time(
     assert sorted(re.findall(r"line \d", theirs)) == sorted(re.findall(r"line \d", "".join(ours)))
 
 
+def test_logs_of_a_stack_without_lines_say_so(
+    stack: dict[str, str],
+    calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # moto does not know the patterns of JSON fields.
+    monkeypatch.setitem(deployed_stack.ANSWERS, "FilterLogEvents", lambda _: {"events": []})
+    assert main(["logs", "--stack", STACK, "--execution", "none", "--rank", "4"]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "no lines of an invocation that served rank 4 of execution none in" in told.err
+
+
+def test_log_lines_of_a_stack_cannot_control_the_terminal(
+    stack: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_lines(stack["LogGroups"].split(",")[-1], [(int(time.time() * 1000), "a\x1b[2J\rb")])
+    assert main(["logs", "--stack", STACK]) == 0
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert "\n    b\n" in told
+
+
 def test_followed_logs_read_each_line_once_and_only_what_is_new(stack: dict[str, str]) -> None:
     """Late lines are still found; what is long read is not asked for again."""
     connection = connect(STACK)

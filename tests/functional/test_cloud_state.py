@@ -142,6 +142,13 @@ def test_logs_of_nothing_say_so(tmp_path: Path) -> None:
     (tmp_path / ".cosmicai/local/logs/probe/0.log").write_text("t\tline\n")
     found = cosmicai(tmp_path, "logs")
     assert (found.returncode, found.stdout) == (0, "t probe/0 line\n")
+    (line,) = cosmicai(tmp_path, "logs", "--json").stdout.splitlines()
+    assert json.loads(line) == {"timestamp": "t", "stream": "probe/0", "text": "line"}
+    other = cosmicai(tmp_path, "logs", "--execution", "none")
+    assert (other.returncode, other.stdout) == (1, "")
+    assert "no lines of execution none in" in other.stderr
+    both = cosmicai(tmp_path, "logs", "--execution", "none", "--follow")
+    assert (both.returncode, both.stdout) == (2, "")
     nothing = cosmicai(tmp_path, "logs", "--rank", "99")
     assert nothing.returncode == 1
     assert "no lines of an invocation that served rank 99" in nothing.stderr
