@@ -94,7 +94,7 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["sdssr_cut.fits"], "1 FITS files in .*sdssr_cut.fits.*differ in the band"),
+        (["sdssr_cut.fits"], "1 FITS files in .*sdssr_cut.fits.*differ only in the band"),
         (["notes.txt"], "no FITS files"),
         (["obj_r.fits", "obj_g.fits"], r"none found in u, i, z"),
         ([f"obj_{b}.fits" for b in BANDS] + ["obj_r.fits.bz2"], "both the r band"),

@@ -41,7 +41,7 @@ class PredictedBatch:
     model: Interface
     """What the model takes and gives."""
     magnitude_bands: tuple[str, ...] = BAND_NAMES
-    """Empty where nobody says."""
+    """Empty where unknown."""
 
     def __len__(self) -> int:
         return len(self.redshift)

@@ -1,4 +1,4 @@
-"""Predict one's own partitions on this machine: what ``cosmicai predict`` calls.
+"""Predict partitions on this machine: what ``cosmicai predict`` calls.
 
 One process without orchestration: a rank's own code, and the same metrics.
 """

@@ -18,7 +18,7 @@ def approve(
     max_cost: float,
     yes: bool,
 ) -> dict[str, Any]:
-    """Refuse a run that cannot work on AWS, ask before one that is dear, and return its input.
+    """Refuse a run that cannot work on AWS, ask before an expensive one, and return its input.
 
     Its ``max_concurrency`` is bounded by what the account can run at once.
     """

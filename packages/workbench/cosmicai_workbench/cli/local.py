@@ -151,7 +151,7 @@ def invoke(
         typer.Option("--debug", help="Call it in this process, so that `breakpoint()` works."),
     ] = False,
 ) -> None:
-    """Call one function alone, in the local cloud that is up or in one for this call.
+    """Call a single function, in the local cloud that is up or in one for this call.
 
     Prints its answer; its log lines go to standard error.
     """

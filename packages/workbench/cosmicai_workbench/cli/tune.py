@@ -52,7 +52,7 @@ def tune(
 
     The recommended setting is the fastest of those that cost at most 5 % more than the cheapest.
     Measured at one memory size, every vCPU beyond the first makes a rank faster and, as it scales,
-    a little dearer.
+    a little more expensive.
     """
     from cosmicai_workbench.tuning.grid import tune as run
     from cosmicai_workbench.tuning.grid import write_parameters

@@ -1,1 +1,1 @@
-"""Drives executions through boto3 alone; AWS and the local cloud differ in the endpoint only."""
+"""Drives executions through boto3; AWS and the local cloud differ only in the endpoint."""

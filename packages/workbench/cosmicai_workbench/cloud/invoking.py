@@ -1,4 +1,4 @@
-"""Call one function alone: in a sandbox of a local cloud, or in this process for a debugger."""
+"""Call a single function: in a sandbox of a local cloud, or in this process for a debugger."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Run a command that dies with its parent: ``python tether.py COMMAND ...``.
 
-Run by path, with the standard library alone. PR_SET_PDEATHSIG survives ``exec``, so the command
-itself is what the kernel kills, however the parent went. The command's process id is printed first,
-since the parent may be somebody else's program.
+Run by path, so with the standard library only. PR_SET_PDEATHSIG survives ``exec``, so the kernel
+kills the command itself, however the parent ended. The command's process id is printed first,
+since the parent may be another program.
+
 """
 
 import ctypes

@@ -49,7 +49,7 @@ def choose_bands(
     names
         Of all channels; None where the file does not say: then ``asked`` names all of them.
     count
-        How many channels there are; None where nobody says.
+        How many channels there are; None where unknown.
     asked
         Those to take, in order, by name, or as ``NAME=NEW`` to call them otherwise; by default all.
     where

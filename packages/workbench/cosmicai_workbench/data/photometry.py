@@ -151,7 +151,7 @@ def is_test_parent(parent: int) -> bool:
     """Tell whether a survey row belongs to the test split.
 
     By a hash of the row number, so that it depends on no seed, no order and no other row: a
-    galaxy made from this row, by whatever command, is always on the same side.
+    galaxy made from this row, by any command, is always on the same side.
     """
     return _hash_below("gst", parent, _TEST_SHARE)
 

@@ -73,7 +73,7 @@ def synthesize(count: int, split: Split, seed: int, side: int = IMAGE_SIZE) -> "
     """Yield ``count`` galaxies of one side of the train/test split, in blocks.
 
     Every survey row comes once, in an order drawn by the seed, before the first resampled galaxy.
-    The galaxy at a position depends on split, seed and position alone, not on ``count``.
+    The galaxy at a position depends only on split, seed and position, not on ``count``.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ RESIDUAL = "Δz / (1 + z)"
 _BINS = 12
 _FEWEST_IN_BIN = 5
 _MOST_POINTS = 3000
-"""Above so many galaxies, a density is drawn below the sample's points."""
+"""Above this many galaxies, a density is drawn below the sample's points."""
 
 
 def reach(values: "Floats", spare: float = 0.04) -> tuple[float, float]:

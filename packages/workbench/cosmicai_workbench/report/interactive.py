@@ -104,7 +104,7 @@ def _axis(axis: "Axis") -> dict[str, Any]:
 
 
 def _step(least: float) -> int:
-    """Return a distance between whole numbers to mark: 1, 2, 5, 10, 20, …, at least so much."""
+    """Return a distance between marked whole numbers: 1, 2, 5, 10, 20, …, ``least`` or more."""
     power = 1
     while 10 * power < least:
         power *= 10

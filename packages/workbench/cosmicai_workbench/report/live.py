@@ -31,7 +31,7 @@ REPORT = "report.html"
 _INTERVAL = 1.5
 """Seconds between two looks; more where a look takes long."""
 _REST = 4
-"""A look is followed by a pause of so many times its own length, at least."""
+"""The pause after a look is at least this many times as long as the look."""
 _LAST_LOOK = 5.0
 """Seconds that a browser has to fetch the last page."""
 _AT_ONCE = 0.5

@@ -154,7 +154,7 @@ def render(page: Page, *, live: bool = False) -> str:
 
 
 def main(page: Page, *, static: bool = True) -> str:
-    """Return the content alone, which changes during a run; ``static`` with drawings."""
+    """Return only the content, which changes during a run; ``static`` with drawings."""
     return _template("main.html.j2").render(
         page=page, tabulated=tabulated, drawings=page.drawings if static else {}
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Indices = NDArray[np.integer]
 
 SIZE = 1500
-"""Galaxies of a sample: a browser draws so many points in several figures at once."""
+"""Galaxies of a sample: as many points as a browser draws in several figures at once."""
 _EXTREME = 300
 _FLAGGED = 300
 _WITH_BARS = 300

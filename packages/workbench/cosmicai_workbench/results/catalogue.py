@@ -34,7 +34,7 @@ FAILED: Final = "its rank failed"
 _DAMAGED: Final = (CorruptPartition.__name__, UnsafePickle.__name__)
 """Errors of a rank after which what could not be read was damaged: no good copy has its content."""
 BLOCK_ROWS: Final = 65_536
-"""Ranks are read together until they have about so many galaxies."""
+"""Ranks are read together until they have about this many galaxies."""
 HEALPIX_ORDER: Final = 29
 """Of the column ``healpix``: the finest order that fits 64 bits, and that of HATS."""
 

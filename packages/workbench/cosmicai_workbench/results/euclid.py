@@ -76,7 +76,7 @@ class EuclidCatalogue:
         if catalogue.output is None:
             raise InvalidInput(
                 "--columns euclid: intervals of 70 and 90 % and PHZ_PDF need p(z) of each galaxy, "
-                "and the model of this run gives a redshift alone; export without --columns, or "
+                "and the model of this run gives only a redshift; export without --columns, or "
                 "run a model with a distribution"
             )
         self._source = catalogue

@@ -30,7 +30,7 @@ from cosmicai_workbench.simulation.parameters import Limits, Profile, Work
 _READ_BYTES_PER_SECOND = 80e6
 """S3 to one Lambda function; not published, so the usual figure."""
 _COLD_START_SECONDS = 2.0
-"""Not published apart; what it is off by ends up in the fitted constant."""
+"""Not published separately; its error ends up in the fitted constant."""
 _VCPUS = vcpus(MAX_MEMORY_MB)
 _SEEDS = range(5)
 _SPREADS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -159,7 +159,7 @@ register(
     )
 )
 register(
-    Axis(  # as many partitions as hold so much (GB of 2^30 bytes)
+    Axis(  # as many partitions as hold this much (GB of 2^30 bytes)
         "data_gb",
         "data (GB)",
         Annotated[float, Field(gt=0)],

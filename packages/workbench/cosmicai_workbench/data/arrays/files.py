@@ -81,7 +81,7 @@ def bounded_memory() -> Iterator[None]:
     """Let this process take ``MAX_MEMORY_BYTES`` more than it has, and no more.
 
     A compressed chunk may hold any number of bytes, whatever its file declares, and the libraries
-    that read files of arrays unpack all of it before they look. Linux alone has such a bound.
+    that read files of arrays unpack all of it before they look. Only Linux has such a bound.
 
     Raises
     ------

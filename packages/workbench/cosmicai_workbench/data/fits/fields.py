@@ -2,7 +2,7 @@
 
 A field is one patch of the sky in all five bands. SDSS frames
 (``frame-r-002583-2-0136.fits.bz2``) and single-band cutouts (``object7_r.fits``) are the same
-thing here: files whose names differ in the band alone.
+thing here: files whose names differ only in the band.
 """
 
 import bz2
@@ -189,7 +189,7 @@ def _none_found(images: Iterable[Path], files: list[Path]) -> InvalidInput:
         )
     return InvalidInput(
         f"{len(files)} FITS files in {_listed(images)}, such as {files[0].name}, but no five whose "
-        "names differ in the band (u, g, r, i, z) alone, such as object7_r.fits"
+        "names differ only in the band (u, g, r, i, z), such as object7_r.fits"
     )
 
 

@@ -1,6 +1,6 @@
 """HATS: a folder of Parquet files by place on the sky, which LSDB opens and cross-matches.
 
-The layout is that of HATS, written with pyarrow alone: every file holds the objects of one HEALPix
+The layout is that of HATS, written with pyarrow only: every file holds the objects of one HEALPix
 pixel, sorted by their index at order 29, and pixels are as small as it takes to keep files short.
 """
 

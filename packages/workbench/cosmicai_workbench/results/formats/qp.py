@@ -1,6 +1,6 @@
 """qp: the probability distributions as an ensemble in HDF5, which RAIL and qp read.
 
-The file is written with h5py alone: qp itself, which the tests read it with, brings PyTables and a
+The file is written with h5py only: qp itself, which the tests read it with, brings PyTables and a
 client for HTTP.
 """
 
