@@ -1,5 +1,6 @@
 """Galaxies unlike the training set are flagged, those like it are not; counts add up."""
 
+import dataclasses
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,9 +10,15 @@ import pytest
 from cosmicai.flags import FLAGS, TrainingRanges, add_counts, count_flags, flags_of
 from cosmicai.model.interface import Inputs, sdss_inputs
 from cosmicai.models import open_model
+from cosmicai.schema import Origin
+from cosmicai.totals import totals
 from cosmicai_workbench.application import SMALL_MODEL
+from cosmicai_workbench.data.partition_writer import write_partition
 from cosmicai_workbench.data.synthesis import synthesize
-from cosmicai_workbench.modeling.ranges import ranges_of
+from cosmicai_workbench.modeling.ranges import folders_of, ranges_of
+from cosmicai_workbench.results.run_folder import load_run
+from cosmicai_workbench.results.table import print_flags
+from run_folders import make_run
 
 SDSS_INPUTS = sdss_inputs()
 IMAGES_ONLY = Inputs(image=SDSS_INPUTS.image)
@@ -166,3 +173,61 @@ def test_counts_add_up():
         "empty_band": 1,
         "duplicate": 2,
     }
+
+
+ORIGIN = Origin(bands=("g",), side=8, pixel_scale=0.2, photometric_system="DES", output="point")
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        ({}, ORIGIN),
+        ({"pixel_scale": 0.4}, ORIGIN.model_copy(update={"pixel_scale": None})),
+        ({"photometric_system": None}, ORIGIN.model_copy(update={"photometric_system": None})),
+        ({"output": "pdf"}, None),
+    ],
+)
+def test_what_ranks_say_alike_of_the_images_is_kept(tmp_path, other, found):
+    records = load_run(make_run(tmp_path, ranks=3)).records
+    origins = [ORIGIN, ORIGIN.model_copy(update=other), ORIGIN]
+    said = [
+        record.model_copy(update={"origin": each})
+        for record, each in zip(records, origins, strict=True)
+    ]
+    assert totals(said)["origin"] == found
+
+
+def test_a_run_says_that_nothing_was_compared_with_a_training_set(tmp_path, capsys):
+    summary = load_run(make_run(tmp_path)).summary
+    for training, says in (("", True), ("painted", False)):
+        origin = ORIGIN.model_copy(update={"training": training})
+        print_flags(summary.model_copy(update={"origin": origin}))
+        assert ("Nothing was compared with the training set" in capsys.readouterr().out) == says
+
+
+def test_the_pixel_scale_is_the_partitions_where_the_model_says_none(tmp_path):
+    model = open_model(SMALL_MODEL)
+    image = model.interface.inputs.image.model_copy(update={"pixel_scale": None})
+    inputs = model.interface.inputs.model_copy(update={"image": image})
+    model.interface = dataclasses.replace(model.interface, inputs=inputs)
+    for number, scales in ((1, [0.3]), (2, [0.3, 0.5])):
+        paths = [tmp_path / f"{number}-{scale}.pt" for scale in scales]
+        for path, scale in zip(paths, scales, strict=True):
+            write_partition(path, next(synthesize(4, "test", 0)), {"pixel_scale": scale})
+        origin = model.predict_partitions(paths).origin()
+        assert origin.pixel_scale == (0.3 if number == 1 else None)
+
+
+@pytest.mark.parametrize(
+    ("partitions", "name"),
+    [
+        (["1.pt"], "here"),
+        (["parts/1.pt", "parts/2.pt"], "parts"),
+        (["s3://bucket/a/b/1.pt", "parts/1.pt"], "b, parts"),
+        (["s3://bucket/1.pt"], "bucket"),
+    ],
+)
+def test_a_set_is_called_as_its_folders(tmp_path, monkeypatch, partitions, name):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert folders_of(partitions) == name

@@ -65,7 +65,8 @@ class Predictions:
     partitions: list[str] = field(default_factory=list)
     """Paths or S3 addresses of the partitions, in the order of the column ``partition``."""
     photometric_systems: set[str] = field(default_factory=set)
-    """As the partitions say."""
+    pixel_scales: set[float] = field(default_factory=set)
+    """Both as the partitions say; scales in arcseconds."""
     catalogues: list[Catalogue] = field(default_factory=list)
     """One per partition: which object each galaxy is."""
     rejected: list[Catalogue] = field(default_factory=list)
@@ -172,13 +173,14 @@ class Predictions:
             return None
         image, training = self.model.inputs.image, self.model.training
         labelled = self.model.calibration and self.model.calibration.labelled
+        stated = tuple(self.pixel_scales) if len(self.pixel_scales) == 1 else (None,)
         return Origin(
             bands=image.bands,
             side=image.side,
-            pixel_scale=image.pixel_scale,
+            pixel_scale=image.pixel_scale or stated[0],
             photometric_system=", ".join(sorted(self.photometric_systems)) or None,
             output=self.model.output.kind,
-            training=training.name if training else "",
+            training=(training.name or "unnamed") if training else "",
             training_digest=training.digest if training else "",
             calibration=labelled.name if labelled else "",
             calibration_digest=labelled.digest if labelled else "",
@@ -460,6 +462,8 @@ class Predictor:
             predictions.partitions.append(reader.name)
             if system := reader.imaging.photometric_system:
                 predictions.photometric_systems.add(system)
+            if scale := reader.imaging.pixel_scale:
+                predictions.pixel_scales.add(scale)
             predictions.catalogues.append(reader.catalogue() or Catalogue((), reader.num_samples))
             if rejected := reader.rejected():
                 predictions.rejected.append(rejected)

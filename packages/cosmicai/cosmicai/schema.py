@@ -539,12 +539,16 @@ class Origin(Contract):
 
     bands: tuple[str, ...] = Field(description="Of the images.")
     side: int = Field(ge=1, description="Pixels on a side of an image.")
-    pixel_scale: float | None = Field(description="Arcseconds of a pixel.")
+    pixel_scale: float | None = Field(
+        description="Arcseconds of a pixel, as the model says, or else the partitions."
+    )
     photometric_system: str | None = Field(
         description="As the partitions say; several, joined by commas."
     )
     output: str = Field(description="Kind of the model's output, such as point or mixture.")
-    training: str = Field(default="", description="Name of the training set.")
+    training: str = Field(
+        default="", description="Name of the training set; none where its ranges are unknown."
+    )
     training_digest: str = Field(default="", description="Its SHA-256.")
     calibration: str = Field(default="", description="Name of the set the intervals are from.")
     calibration_digest: str = Field(default="", description="Its SHA-256.")

@@ -11,13 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from cosmicai.schema import RankRecord
+    from cosmicai.schema import Origin, RankRecord
 
 
 def totals(records: Sequence[RankRecord]) -> dict[str, Any]:
     """Return what ranks read and predicted, and with which model, where all had the same."""
     digests = {record.model_digest for record in records if record.num_samples}
-    origins = {record.origin for record in records if record.origin}
     return {
         "num_samples": sum(record.num_samples for record in records),
         "num_bytes": sum(record.num_bytes for record in records),
@@ -25,9 +24,26 @@ def totals(records: Sequence[RankRecord]) -> dict[str, Any]:
         "num_nonfinite_magnitudes": sum(record.num_nonfinite_magnitudes for record in records),
         "num_unpredicted": sum(record.num_unpredicted for record in records),
         "flag_counts": add_counts(record.flag_counts for record in records),
-        "origin": origins.pop() if len(origins) == 1 else None,
+        "origin": _origin({record.origin for record in records if record.origin}),
         "model_digest": digests.pop() if len(digests) == 1 else None,
     }
+
+
+def _origin(origins: set[Origin]) -> Origin | None:
+    """Return what the origins say alike of the images; None where models differ."""
+    common = origins.pop() if origins else None
+    for other in origins:
+        if common is None:
+            break
+        unlike = {
+            name: None
+            for name in ("pixel_scale", "photometric_system")
+            if getattr(common, name) != getattr(other, name)
+        }
+        common = common.model_copy(update=unlike)
+        if common != other.model_copy(update=unlike):
+            common = None
+    return common
 
 
 def pace(records: Sequence[RankRecord]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from cosmicai.models import open_model
 
 from cosmicai_workbench.modeling.bundle_copies import copied, require_place
 from cosmicai_workbench.modeling.conformal import MINIMUM, fit
-from cosmicai_workbench.modeling.ranges import training_of
+from cosmicai_workbench.modeling.ranges import folders_of, training_of
 
 if TYPE_CHECKING:
     from cosmicai.model.interface import Training
@@ -66,7 +66,7 @@ def predicted(
     """
     predictor = open_model(bundle.path, engine=engine, threads=threads)
     found = predictor.predict_partitions(partitions, on_partition=on_partition)
-    name = _common_name(partitions)
+    name = folders_of(partitions)
     training = None
     if bundle.config.training is None:
         training = training_of(bundle, partitions, name=name)
@@ -171,8 +171,3 @@ def _span(edges: Sequence[float], bins: Sequence[int]) -> list[float | None]:
     """Return the outer edges of neighbouring bins; None where a bin is open."""
     limits = (None, *edges, None)
     return [limits[min(bins)], limits[max(bins) + 1]]
-
-
-def _common_name(partitions: Sequence[str]) -> str:
-    folders = {str(partition).rstrip("/").rpartition("/")[0] for partition in partitions}
-    return ", ".join(sorted({folder.rpartition("/")[2] or "." for folder in folders}))

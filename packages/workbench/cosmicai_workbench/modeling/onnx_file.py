@@ -164,8 +164,8 @@ def _check_model(model: ModelProto, path: Path) -> None:
         raise UnsafeModel(
             f"{path}: ONNX's own operators for numbers expected, found {shown}"
             f"{f' and {len(refused) - _MAX_SHOWN} more' if len(refused) > _MAX_SHOWN else ''}; "
-            "nothing was executed. Export the model without custom operators, control flow and "
-            "random numbers"
+            "nothing was executed. Export the model without custom operators, quantisation, "
+            "control flow and random numbers"
         )
     for node in graph.node:
         _check_node(node, path)

@@ -44,11 +44,20 @@ def training_of(
                 yield from reader
             on_partition(partition)
 
-    folders = sorted({partition.rpartition("/")[0] or "." for partition in partitions})
+    folders = folders_of(partitions)
     try:
-        return ranges_of(batches(), inputs, name or ", ".join(folders))
+        return ranges_of(batches(), inputs, name or folders)
     except ValueError:
-        raise InvalidInput(f"{', '.join(folders)}: no galaxy has a known redshift") from None
+        raise InvalidInput(f"{folders}: no galaxy has a known redshift") from None
+
+
+def folders_of(partitions: Sequence[str]) -> str:
+    """Return the names of the folders that partitions are in, which is what their set is called."""
+    places = (
+        place if (place := str(partition)).startswith("s3://") else str(Path(place).resolve())
+        for partition in partitions
+    )
+    return ", ".join(sorted({place.split("/")[-2] for place in places}))
 
 
 def ranges_of(batches: Iterable[Any], inputs: Inputs, name: str) -> Training:

@@ -85,6 +85,11 @@ def print_flags(summary: Summary) -> None:
         if count := summary.flag_counts.get(flag.name):
             table.add_row(flag.name, str(flag.value), f"{count:,}", flag.description)
     Console().print(table if table.row_count else "No galaxy has a flag.")
+    if summary.origin and not summary.origin.training:
+        Console(markup=False).print(
+            "Nothing was compared with the training set, whose ranges the model does not say: "
+            "cosmicai model ranges"
+        )
 
 
 def print_summary(summary: Summary) -> None:
