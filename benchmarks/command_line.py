@@ -10,8 +10,6 @@ run folder; with `--to` the catalogue, with `--report` the page.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import resource
 import subprocess
@@ -23,7 +21,7 @@ from typing import Any
 from cosmicai_workbench.application import SMALL_MODEL
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.demo import dataset
-from measuring import machine, spread
+from measuring import machine, main_with_limits, spread
 
 GALAXIES = 2500
 PARTITIONS = 11
@@ -93,20 +91,5 @@ def missed(found: dict[str, Any]) -> list[str]:
     return over
 
 
-def main() -> int:
-    """Measure, print, and say whether a limit was missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--json", type=Path, help="Write the figures there.")
-    options = parser.parse_args()
-    found = measure(options.rounds)
-    found["missed"] = missed(found)
-    text = json.dumps(found, indent=2)
-    if options.json:
-        options.json.write_text(text + "\n")
-    print(text)
-    return len(found["missed"])
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_with_limits(__doc__, measure, missed))

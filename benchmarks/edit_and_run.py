@@ -11,7 +11,6 @@ busy machine the processor time, of command, cloud and sandboxes, says more than
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -30,7 +29,7 @@ from cosmicai_workbench.application import ROOT
 from cosmicai_workbench.bars import no_bar
 from cosmicai_workbench.demo import dataset
 from cosmicai_workbench.place import running_cloud
-from measuring import machine, spread
+from measuring import machine, main_with_limits, spread
 
 LIMIT = 3.0
 """Seconds from a saved edit to the answer, at most."""
@@ -176,20 +175,5 @@ def missed(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def main() -> int:
-    """Measure, print, and say whether a limit was missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--json", type=Path, help="Write the figures there.")
-    options = parser.parse_args()
-    found = measure(options.rounds)
-    found["missed"] = missed(found)
-    text = json.dumps(found, indent=2)
-    if options.json:
-        options.json.write_text(text + "\n")
-    print(text)
-    return len(found["missed"])
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_with_limits(__doc__, measure, missed))

@@ -1,9 +1,11 @@
-"""What every benchmark says the same way: the spread of its rounds, and the machine."""
+"""What benchmarks share: the spread of rounds, the machine, a command line with limits."""
 
+import argparse
+import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,25 @@ def spread(values: Sequence[float], digits: int | None = None) -> dict[str, floa
     if digits is not None:
         found = {name: round(value, digits) for name, value in found.items()}
     return {**found, "n": len(values)}
+
+
+def main_with_limits(
+    description: str | None,
+    measure: Callable[[int], dict[str, Any]],
+    missed: Callable[[dict[str, Any]], list[str]],
+) -> int:
+    """Parse the command line, measure, print; return how many limits were missed."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", type=Path, help="Write the figures there.")
+    options = parser.parse_args()
+    found = measure(options.rounds)
+    found["missed"] = missed(found)
+    text = json.dumps(found, indent=2)
+    if options.json:
+        options.json.write_text(text + "\n")
+    print(text)
+    return len(found["missed"])
 
 
 def machine(*packages: str) -> dict[str, Any]:
