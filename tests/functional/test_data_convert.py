@@ -395,7 +395,11 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
         (),
         "--magnitude: 'mag' has another number of rows than 23",
     ),
-    "names twice": ({"object_id": np.array(["a"] * COUNT)}, (), "names 22 objects twice"),
+    "names twice": (
+        {"object_id": np.array(["a"] * COUNT)},
+        (),
+        "found 'a' twice; names repeated: 22",
+    ),
     "flat, of no square": (
         {"image_array": np.zeros((COUNT, 100)), "image_band": None},
         ("--bands", "g,r,i"),

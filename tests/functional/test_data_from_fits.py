@@ -148,7 +148,7 @@ def test_extinction_is_subtracted_from_measured_magnitudes(frames: Path, tmp_pat
         ("ra,dec", "", "at least one object"),
         ("ra,dec", "north,2", "not numbers"),
         ("ra,dec,mag_u,mag_g", "150,2,17,18", "mag_r"),
-        ("ra,dec,id", "150,2,a\n150,2,a", "twice"),
+        ("ra,dec,id", "150,2,a\n150,2,b\n150,2,a", "found 'a' twice; names repeated: 1"),
     ],
 )
 def test_bad_catalogues_are_named(

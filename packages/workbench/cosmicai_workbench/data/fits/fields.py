@@ -218,7 +218,9 @@ def read_band(path: Path, zero_point: float | None = None) -> BandImage:
             pixels, header = np.asarray(hdu.data), hdu.header
             primary = hdus[0].header
     except (OSError, EOFError, TypeError, ValueError, zlib.error) as error:
-        raise InvalidInput(f"{path} is not a whole FITS file: {error}") from error
+        raise InvalidInput(
+            f"{path} is not a whole FITS file: {str(error).split('. ')[0]}"
+        ) from error
     # Some programs describe the image in the primary header, and put its pixels behind it.
     wcs = _coordinates(path, header if "CTYPE1" in header else primary)
     scale = _nanomaggies_per_unit(path, header if "BUNIT" in header else primary, zero_point)

@@ -187,9 +187,13 @@ class UserTable:
             field = Field(field.name, np.ma.MaskedArray(whole, missing))
         column = self.carried(field, "object_id")
         names = column.values[~column.missing]
-        repeated = len(names) - len(np.unique(names))
-        if repeated:
-            raise InvalidInput(f"{self.path}: column {field.name} names {repeated} objects twice")
+        found, counts = np.unique(names, return_counts=True)
+        if len(found) < len(names):
+            first = found[counts > 1][0]
+            raise InvalidInput(
+                f"{self.path}: column {field.name}: a name of its own for every object expected, "
+                f"found {str(first)!r} twice; names repeated: {len(names) - len(found):,}"
+            )
         return column
 
 
