@@ -44,9 +44,10 @@ def overhead(found: Figures) -> list[str]:
 
 def edit_and_run(found: Figures) -> list[str]:
     """Show how long an edit takes to run."""
+    clock = "by the clock" + ", before other processes" * found["before_other_processes"]
     return [
         _row(
-            f"`cosmicai local invoke model_inference`, {what}: by the clock; processor time",
+            f"`cosmicai local invoke model_inference`, {what}: {clock}; processor time",
             f"{_spread(found['seconds'][key], '.1f')} s; "
             f"{_spread(found['cpu_seconds'][key], '.1f')} s",
             "edit_and_run",
