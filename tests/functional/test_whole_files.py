@@ -227,5 +227,5 @@ def test_only_a_bundle_is_replaced_by_a_bundle(
     (out / "chapter.tex").write_text("two years")
     rest = [str(out)] if command == "import" else [str(tmp_path), "-o", str(out)]
     assert main(["model", command, str(bundle.path), *rest, "--overwrite"]) == 2
-    assert "holds 'chapter.tex', which is no file of a model bundle" in capsys.readouterr().err
+    assert "holds 'chapter.tex', which is not a file of a model bundle" in capsys.readouterr().err
     assert (out / "chapter.tex").read_text() == "two years"

@@ -342,7 +342,7 @@ def _results(
 
 
 def _clear(owner: Ownership, *, claimed: bool) -> None:
-    """Delete what the earlier execution wrote, its plan last: that tells how many ranks it had.
+    """Delete what the earlier execution wrote, its plan last: that says how many ranks it had.
 
     The claim is checked before every request, as a delete cannot be made on a condition everywhere:
     an execution that lost the path meanwhile must not delete what its successor writes.

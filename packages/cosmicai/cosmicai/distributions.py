@@ -47,7 +47,7 @@ _BLOCK: Final = 2**22
 _IN_CACHE: Final = 2**15
 """Numbers at once where many operations follow one another."""
 _LARGEST_LOG: Final = 50.0
-"""Beyond ± this, the logarithm of a sigma is no number that a model means."""
+"""Beyond ± this, the logarithm of a sigma is not one that a model means."""
 
 
 def usable(output: Distribution, rows: Array) -> NDArray[np.bool_]:

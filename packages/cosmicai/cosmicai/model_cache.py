@@ -168,7 +168,7 @@ def current_version(bucket: str, folder: str) -> str:
     ModelNotFound
         If a file of the bundle is missing.
     ModelMismatch
-        If its config is none, or a file is larger than the config lets it be.
+        If its config is not valid, or a file is larger than the config lets it be.
     """
     return _look_up(bucket, folder).version
 
@@ -223,7 +223,7 @@ def with_bundle(bucket: str, folder: str, version: str, build: Callable[[Bundle]
     Raises
     ------
     ModelNotFound, ModelMismatch
-        The bundle is gone, was changed meanwhile, or is none; or what ``build`` raises.
+        The bundle is gone, was changed meanwhile, or is not valid; or what ``build`` raises.
     """
     from cosmicai.model.bundle import Bundle
 

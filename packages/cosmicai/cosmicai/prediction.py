@@ -611,7 +611,7 @@ def npz_columns(body: bytes, skip: Collection[str] = ()) -> dict[str, NDArray[An
     Raises
     ------
     ValueError
-        If it is none, or damaged.
+        If it is not an .npz file, or damaged.
     """
     import zipfile
     import zlib

@@ -182,7 +182,7 @@ def _record_failure(event: SummarizeEvent, failure: Failure) -> Summary:
                 failure=failure,
                 **_figures(event, plan, found, _fmi(plan), started=started),
             )
-    except InvalidInput as error:  # the reason is recorded even where the rest cannot be told
+    except InvalidInput as error:  # the reason is recorded even where the rest is unknown
         logger.warning("the ranks are not known", extra={"reason": str(error)})
         summary = summary.model_copy(update={"warnings": [str(error)]})
     except _NO_PATH as error:

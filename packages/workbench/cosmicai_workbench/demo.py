@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,11 @@ from cosmicai_workbench.application import SMALL_MODEL
 from cosmicai_workbench.client.execution import check_input, new_name
 from cosmicai_workbench.client.inputs import complete
 from cosmicai_workbench.defaults import DEMO_GALAXIES, DEMO_PARTITIONS, RUNS
-from cosmicai_workbench.locking import locked
 from cosmicai_workbench.performing import perform
 from cosmicai_workbench.place import own_cloud
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from cosmicai_workbench.bars import Bar
     from cosmicai_workbench.performing import Outcome
@@ -87,7 +87,7 @@ def dataset(galaxies: int, partitions: int, *, bar: Bar, cache: Path) -> Path:
     target = cache / f"{galaxies}-galaxies-{partitions}-partitions"
     marker = target / "made.json"
     made = repr(describe(galaxies, "test", _SEED))
-    with locked(cache / f".{target.name}.lock"):  # several demos may begin at once
+    with _locked(cache / f".{target.name}.lock"):  # several demos may begin at once
         if marker.is_file() and marker.read_text() == made:
             return target / "partitions"
         shutil.rmtree(target, ignore_errors=True)
@@ -101,3 +101,15 @@ def dataset(galaxies: int, partitions: int, *, bar: Bar, cache: Path) -> Path:
         survey.unlink()  # its partitions hold the same galaxies
         marker.write_text(made)
     return target / "partitions"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, which is made if need be; wait while another process holds it.
+
+    The kernel releases the lock of a process that ends, however it ends.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -14,7 +14,7 @@ from cosmicai.sharing import OLD, STAGING
 from cosmicai.whole_files import locked_folder, whole_file
 
 _ALL_OLD: Final = "all-old"
-"""A file that stands for: everything that is to be replaced lies in the folder ``old``."""
+"""A file that marks that everything that is to be replaced is in the folder ``old``."""
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def replace_files(staging: Path, folder: Path, replaced: list[Path]) -> None:
 
 
 def _move(paths: list[Path], folder: Path, done: list[tuple[Path, Path]]) -> None:
-    """Move files into a folder; ``done`` tells which were, and where to."""
+    """Move files into a folder; ``done`` records which were, and where to."""
     for path in paths:
         target = folder / path.name
         path.rename(target)

@@ -40,7 +40,7 @@ PARTS = (
     "embedding",
     "other products",
 )
-"""What :meth:`NativeEngine.seconds` tells apart, in the library's order."""
+"""The parts whose time :meth:`NativeEngine.seconds` gives, in the library's order."""
 
 _Floats = ctypes.POINTER(ctypes.c_float)
 _SIZES = (

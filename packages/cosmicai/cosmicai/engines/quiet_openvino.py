@@ -18,7 +18,7 @@ __all__ = ["compile_model", "op", "ov"]
 def compile_model(core: ov.Core, model: ov.Model, threads: int) -> ov.CompiledModel:
     """Compile a model for the CPU, to compute in float32."""
     settings = {
-        # Where the processor has bfloat16, the plugin would use it unasked.
+        # Where the processor has bfloat16, the plugin would use it by default.
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,

@@ -1,4 +1,4 @@
-"""Files that are no partitions, told by their first bytes, and what makes partitions of them."""
+"""Files of other formats, recognized by their first bytes, and what makes partitions of them."""
 
 _COMMANDS = {
     b"\x89HDF": ("an HDF5 file", "convert"),

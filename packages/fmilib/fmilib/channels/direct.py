@@ -174,7 +174,7 @@ class DirectChannel(PeerToPeer, Channel):
     def _send_control(self, connection: Connection, kind: int, payload: bytes) -> None:
         packet = Packet(NOTHING, payload, 0)
         frame = pack_header(packet, kind, self.rank, 0, self.epoch, self.session, 0, 0) + payload
-        # If it is gone or does not read, there is no better way to tell it.
+        # If it is gone or does not read, there is no better way to reach it.
         if connection.rank not in self._behind:
             with contextlib.suppress(OSError):
                 connection.sock.send(frame, SEND_FLAGS)

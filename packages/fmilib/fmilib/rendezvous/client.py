@@ -98,7 +98,7 @@ class Rendezvous:
     def listening_host(self) -> str:
         """Return the address that a rank should listen on.
 
-        It is the loopback address where the server is on it: the server then sees and tells
+        It is the loopback address where the server is on it: the server then sees and reports
         loopback addresses only, so that no peer on another machine could come. Else it is all
         addresses (an empty string).
 

@@ -47,8 +47,8 @@ def require_only_bundle(folder: Path) -> None:
     known = {PREPARED_NAME}.union(*bundles)
     if others := sorted(path.name for path in folder.iterdir() if path.name not in known):
         raise InvalidInput(
-            f"{folder}: holds {others[0]!r}, which is no file of a model bundle, so the folder is "
-            "not replaced; move it away, or choose another"
+            f"{folder}: holds {others[0]!r}, which is not a file of a model bundle, so the "
+            "folder is not replaced; move it away, or choose another"
         )
 
 

@@ -99,7 +99,7 @@ def _representable(values: Mapping[str, Any]) -> dict[str, Masked]:
 
 
 def _rows(block: CatalogueTable, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """Return a block's rows as they are stored, which missing values are told in front of each."""
+    """Return a block's rows as stored: in front of each, a mask of its missing values."""
     rows = np.zeros(len(block), dtype)
     missing = np.zeros((len(block), len(block.values)), np.bool_)
     for number, (name, found) in enumerate(_representable(block.values).items()):
