@@ -1,5 +1,6 @@
 """A damaged run folder ends every command in a named error of one line."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +86,48 @@ def test_an_input_that_is_no_json_is_named(
     error = capsys.readouterr().err
     assert "InvalidInput" in error
     assert error.count("\n") == 1
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """Give a run whose second rank's predictions have no flags, as earlier releases left them."""
+    run = make_run(tmp_path / "runs", ranks=2, samples=20, nan=2, straggler=None)
+    for rank in (0, 1):
+        file = run / "predictions" / f"{rank}.npz"
+        with np.load(file) as stored:
+            arrays = {name: stored[name] for name in stored.files if name != "flags"}
+        if not rank:
+            lost = np.isnan(arrays["redshift"])
+            arrays["flags"] = np.where(lost, 1, 0).astype(np.int32)
+        np.savez(file, **arrays)
+    return run
+
+
+def test_results_without_flags_are_not_shown_as_if_nothing_were_wrong(earlier, capsys):
+    assert main(["results", "show", str(earlier)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "20 galaxies were predicted by an earlier release, which computed no flags" in shown
+    assert "No galaxy has a flag" not in shown
+    assert main(["results", "show", str(earlier), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_unflagged"] == 20
+
+
+@pytest.mark.parametrize("form", ["csv", "fits", "parquet"])
+def test_flags_that_nobody_computed_are_missing_in_the_catalogue(earlier, tmp_path, capsys, form):
+    import pyarrow.parquet as pq
+    from astropy.table import Table
+
+    target = tmp_path / f"out.{form}"
+    assert main(["results", "export", str(earlier), "--to", form, "-o", str(target)]) == 0
+    assert "no flags: 20 objects" in capsys.readouterr().out
+    if form == "parquet":
+        flags = pq.read_table(target)["flags"].to_pylist()
+    else:
+        flags = np.ma.asarray(Table.read(target)["flags"]).tolist()
+    assert flags == [1, 1] + [0] * 18 + [None] * 20
+
+
+def test_the_report_says_whose_flags_nobody_computed(earlier, tmp_path):
+    assert main(["report", str(earlier), "-o", str(tmp_path / "report.html")]) == 0
+    text = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
+    assert "20 were predicted by a release that computed no flags" in text

@@ -43,9 +43,10 @@ def show(
 
     loaded = load_run(run)
     known = bool(loaded.predictions.known.any())
+    unflagged = int(loaded.predictions.unflagged.sum())
     quality = quality_by_bin(loaded, bins) if known else figures(QualityStatistics())
     if as_json:
-        flags = {"flag_counts": loaded.summary.flag_counts}
+        flags = {"flag_counts": loaded.summary.flag_counts, "num_unflagged": unflagged}
         typer.echo(json.dumps(quality.model_dump(mode="json") | flags, indent=2))
         return
     if known:
@@ -53,7 +54,7 @@ def show(
     else:
         print_summary(loaded.summary)
         typer.echo("No galaxy has a known redshift: there is no quality to show.")
-    print_flags(loaded.summary)
+    print_flags(loaded.summary, unflagged)
 
 
 @app.command()
@@ -128,6 +129,8 @@ def export(
             f"  {summary.status}: {failed} of {summary.world_size} ranks failed; their objects "
             f"have no redshift and the flag {FAILED_RANK.value}"
         )
+    if done.unflagged:
+        typer.echo(f"  no flags: {done.unflagged:,} objects, which an earlier release predicted")
     if done.unlisted:
         typer.echo(
             f"  not listed: the objects of {len(done.unlisted)} partition(s) of failed ranks, such "

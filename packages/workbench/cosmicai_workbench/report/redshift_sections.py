@@ -69,6 +69,8 @@ def flags(run: "Run", prefix: str) -> Section | None:
         f"{text.count(flagged)} of {text.count(total)} galaxies ({text.share(flagged / total)}) "
         "have at least one. Look at why before you use their redshifts."
     )
+    if unflagged := int(run.predictions.unflagged.sum()):
+        note += f" {text.count(unflagged)} were predicted by a release that computed no flags."
     table = Table("Galaxies by flag", ("reason", "flag", "value", "galaxies", "share"), rows)
     return Section(f"{prefix}-flags", "Flags", note, tables=(table,))
 

@@ -90,7 +90,7 @@ class _Rows:
         for name, column in self.carried.columns.items():
             yield name, column.values, int(column.missing.sum())
         for name, values in self.known.items():
-            yield f"known {name}", values, 0
+            yield f"known {name}", values, int(np.sum(np.ma.getmask(values)))
 
     def named(self) -> NDArray[np.bool_]:
         """Say of each row whether its object has an identifier of its own."""
@@ -211,6 +211,7 @@ class RunCatalogue:
         self._empty = Catalogue(())
         self.num_rows = 0
         self.unlisted: list[str] = []
+        self.unflagged = 0
         filled: Counter[str] = Counter()
         widths: Counter[str] = Counter()
         escaped: set[str] = set()
@@ -223,6 +224,7 @@ class RunCatalogue:
             stored |= dict.fromkeys(rows.known)
             for key, values, missing in rows.columns():
                 filled[key] += len(values) - missing
+                self.unflagged += missing if key == "known flags" else 0
                 widths[key] = max(widths[key], _width(values))
                 escaped |= set() if _is_ascii(values) else {key}
             ids = rows.ids()
@@ -334,7 +336,8 @@ class RunCatalogue:
         if not len(self._duplicates) or not named.any():
             return flags
         twice = named & np.isin(object_keys(carried.columns["object_id"].values), self._duplicates)
-        return np.ma.MaskedArray(flags | np.where(twice, DUPLICATE.value, 0).astype(np.int32))
+        found = np.ma.getdata(flags) | np.where(twice, DUPLICATE.value, 0).astype(np.int32)
+        return np.ma.MaskedArray(found, np.ma.getmaskarray(flags) & ~twice)
 
 
 def _predicted(found: Predictions) -> _Rows:
@@ -345,6 +348,8 @@ def _predicted(found: Predictions) -> _Rows:
         "reason": np.where(np.isnan(found.redshift), UNPREDICTABLE, "").astype(object),
         **found.stored,
     }
+    if found.unflagged.any():
+        known["flags"] = np.ma.MaskedArray(found.stored["flags"], found.unflagged)
     return _Rows(found.catalogue, known, found.nameless, found.raw)
 
 
@@ -437,7 +442,7 @@ def _labels(carried: Sequence[str], computed: set[str]) -> dict[str, str]:
 def _known(column: Column, values: NDArray[Any] | None, count: int) -> Masked:
     """Return the values of one of our columns, missing where the run does not know them."""
     if values is not None:
-        return np.ma.MaskedArray(values, np.zeros(len(values), bool))
+        return np.ma.MaskedArray(np.ma.getdata(values), np.ma.getmaskarray(values))
     dtype = np.dtype(object if column.dtype == "str" else column.dtype)
     filler: Any = "" if dtype.kind == "O" else np.nan if dtype.kind == "f" else 0
     # A real number that is missing is NaN everywhere, as where a galaxy could not be predicted.

@@ -70,6 +70,8 @@ class Exported:
         prediction in ``qp``.
     unlisted
         Partitions of failed ranks whose objects nobody could list.
+    unflagged
+        Objects without flags, since an earlier release predicted them.
     """
 
     path: Path
@@ -77,6 +79,7 @@ class Exported:
     rows: int
     left_out: int
     unlisted: list[str]
+    unflagged: int
 
 
 def catalogue_of(run: Run, data: Path | None = None) -> CatalogueTable:
@@ -238,4 +241,5 @@ def export_catalogue(
             rows = writer.write(unfinished, source, provenance)
         if form == "csv":
             csv.write_beside(path.with_name(f"{path.name}.provenance.json"), provenance)
-    return Exported(path, form, rows, catalogue.num_rows - rows, catalogue.unlisted)
+    left_out = catalogue.num_rows - rows
+    return Exported(path, form, rows, left_out, catalogue.unlisted, catalogue.unflagged)

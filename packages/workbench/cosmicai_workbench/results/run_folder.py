@@ -53,6 +53,9 @@ class Predictions:
         bool: galaxies whose ``object_id`` is made up, since their partition names none.
     rejected
         Objects of the data set that are in no partition, with reasons.
+    unflagged
+        bool: predicted galaxies that nothing is known to be wrong or right with, since the release
+        that predicted them computed no flags.
     output, raw
         Of models with distributions: what their values mean (``cosmicai.outputs``), and the values
         (N, n), where they were asked for; else None.
@@ -65,6 +68,7 @@ class Predictions:
     catalogue: Catalogue
     nameless: "NDArray[np.bool_]"
     rejected: Catalogue
+    unflagged: "NDArray[np.bool_]"
     output: "Distribution | None" = None
     raw: "NDArray[Any] | None" = None
 
@@ -260,6 +264,7 @@ def _read_predictions(
         catalogue=concatenate([part.catalogue for part in parts]),
         nameless=of_each((np.full(len(p.partition), p.nameless) for p in parts), np.bool_),
         rejected=concatenate([part.rejected for part in parts]),
+        unflagged=of_each((part.unflagged for part in parts), np.bool_),
         output=output,
         raw=np.concatenate([p.rows(output) for p in parts]) if output and distributions else None,
     )
@@ -275,6 +280,7 @@ class _Part:
     catalogue: Catalogue
     nameless: bool
     rejected: Catalogue
+    unflagged: "NDArray[np.bool_]"
     output: "Distribution | None"
     raw: "NDArray[Any] | None"
 
@@ -296,8 +302,9 @@ def _read_part(
     }
     if missing := [name for name in _NEEDED if name not in stored]:
         raise LookupError(f"no array {missing[0]!r}")
+    lost = np.isnan(stored["redshift"])
+    unflagged = np.full(lost.shape, "flags" not in stored) & ~lost
     if "flags" not in stored:  # an earlier release wrote it
-        lost = np.isnan(stored["redshift"])
         stored["flags"] = np.where(lost, NO_PREDICTION.value, 0).astype(np.int32)
     partition = arrays["partition"].astype(np.int32, copy=False)
     paths = [str(key) for key in arrays["data_paths"]]
@@ -323,6 +330,7 @@ def _read_part(
         ),
         nameless=carried is None,
         rejected=from_arrays(arrays, "rejected") or Catalogue(()),
+        unflagged=unflagged,
         output=None if output is None else parse_output(str(output)),
         raw=arrays.get("pdf"),
     )

@@ -71,8 +71,14 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
     return rows
 
 
-def print_flags(summary: Summary) -> None:
-    """Print how many galaxies have each flag, and what it means, on standard output."""
+def print_flags(summary: Summary, unflagged: int = 0) -> None:
+    """Print how many galaxies have each flag, and what it means, on standard output.
+
+    Parameters
+    ----------
+    unflagged
+        Galaxies that an earlier release predicted, which computed no flags.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -84,7 +90,12 @@ def print_flags(summary: Summary) -> None:
     for flag in FLAGS:
         if count := summary.flag_counts.get(flag.name):
             table.add_row(flag.name, str(flag.value), f"{count:,}", flag.description)
-    Console().print(table if table.row_count else "No galaxy has a flag.")
+    if table.row_count or not unflagged:
+        Console().print(table if table.row_count else "No galaxy has a flag.")
+    if unflagged:
+        Console().print(
+            f"{unflagged:,} galaxies were predicted by an earlier release, which computed no flags."
+        )
     if summary.origin and not summary.origin.training:
         Console(markup=False).print(
             "Nothing was compared with the training set, whose ranges the model does not say: "
