@@ -61,6 +61,21 @@ def edit_and_run(found: Figures) -> list[str]:
     ]
 
 
+def command_line(found: Figures) -> list[str]:
+    """Show what the command line costs beside the Python API."""
+    what = f"`cosmicai predict` of {found['galaxies']:,} galaxies, of the API's processor time"
+    ratio, seconds = found["predict_to_loop"], found["cpu_seconds"]["help"]
+    return [
+        _row(what, _spread(ratio, ".2f"), "command_line", ratio["n"]),
+        _row(
+            "`cosmicai --help`, processor time",
+            f"{_spread(seconds, '.2f')} s",
+            "command_line",
+            seconds["n"],
+        ),
+    ]
+
+
 def planning(found: Figures) -> list[str]:
     """Show how long Initialize plans."""
     figure = f"{_spread(found['seconds'], '.1f')} s, {found['peak_rss_mb']['median']:.0f} MB"
@@ -162,6 +177,7 @@ SECTIONS = {
     "gpu": gpu,
     "fmi": fmi,
     "overhead": overhead,
+    "command_line": command_line,
     "edit_and_run": edit_and_run,
     "planning": planning,
     "coverage": coverage,
