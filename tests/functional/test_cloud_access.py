@@ -350,15 +350,19 @@ from cosmicai_workbench.cloud.sandbox import loopback_host
 cloud = LocalCloud(template=Path({str(TEMPLATE)!r}), root=Path({str(tmp_path)!r}), concurrency=1)
 status = cloud.start()
 (cloud.folder / "tmp/left").write_text("behind")
-print(cloud.folder, flush=True)
+print(status.process_id, cloud.folder, flush=True)
 os.kill(status.process_id, signal.SIGKILL)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     killed = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
-    folder = Path(killed.stdout.strip())
-    time.sleep(0.1)
+    server, _, name = killed.stdout.strip().partition(" ")
+    folder, process = Path(name), Path("/proc", server)
+    deadline = time.monotonic() + 60
+    while process.exists() and "(zombie)" not in (process / "status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert (folder / "cloud.json").exists()
     assert (folder / "tmp/left").exists()
     with LocalCloud(template=TEMPLATE, root=tmp_path, concurrency=1):

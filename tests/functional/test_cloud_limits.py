@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -24,8 +25,13 @@ FAILS = {"mode": "raise", "error": "oops"}
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    with limited_cloud(tmp_path_factory.mktemp("limits"), Limits(account_concurrency=2)) as local:
+        yield local
+
+
+@contextmanager
+def limited_cloud(folder: Path, limits: Limits) -> Iterator[LocalCloud]:
     """A cloud with narrow limits, whose Map tolerates the share of failures that its input says."""
-    folder = tmp_path_factory.mktemp("limits")
     shutil.copytree(STACK, folder / "stack")
     definition = folder / "stack/machine.asl.json"
     text = definition.read_text().replace(
@@ -36,7 +42,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
         template=folder / "stack/template.yaml",
         root=folder / "state",
         concurrency=2,
-        limits=Limits(express_seconds=1, account_concurrency=2),
+        limits=limits,
     ) as local:
         yield local
 
@@ -91,15 +97,16 @@ def test_a_map_ends_when_more_failed_than_it_tolerates(
         assert len(json.loads(ended["output"])) == 4
 
 
-def test_an_express_child_ends_at_its_limit(cloud: LocalCloud) -> None:
+def test_an_express_child_ends_at_its_limit(tmp_path: Path) -> None:
     slow = {"mode": "sleep", "seconds": 1.6}
-    ended, map_run = run_map(cloud, [slow, {"rank": 1}], tolerated=50)
-    assert ended["status"] == "SUCCEEDED", ended
-    assert map_run["itemCounts"]["timedOut"] == 1
-    assert map_run["itemCounts"]["succeeded"] == 1
-    assert json.loads(ended["output"])[0] is None
-    ended, _ = run_map(cloud, [slow])
-    assert ended["error"] == "States.ExceedToleratedFailureThreshold"
+    with limited_cloud(tmp_path, Limits(express_seconds=1, account_concurrency=2)) as cloud:
+        ended, map_run = run_map(cloud, [slow, {"rank": 1}], tolerated=50)
+        assert ended["status"] == "SUCCEEDED", ended
+        assert map_run["itemCounts"]["timedOut"] == 1
+        assert map_run["itemCounts"]["succeeded"] == 1
+        assert json.loads(ended["output"])[0] is None
+        ended, _ = run_map(cloud, [slow])
+        assert ended["error"] == "States.ExceedToleratedFailureThreshold"
 
 
 def test_calls_above_the_accounts_concurrency_are_throttled(cloud: LocalCloud) -> None:

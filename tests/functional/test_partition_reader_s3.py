@@ -287,7 +287,7 @@ def reading_threads() -> list[str]:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, reading_threads()
         time.sleep(0.02)

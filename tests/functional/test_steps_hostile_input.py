@@ -188,8 +188,8 @@ BAD_MODELS: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "an unknown key": ("config.json", change_config(layers=3), "layers"),
     "no JSON": ("config.json", lambda _: b"{", "does not describe an architecture"),
     "heads that do not divide": ("config.json", change_config(heads=5), "not divisible by heads"),
-    "cut off": ("model.safetensors", lambda b: b[:-100], "bytes or more expected, found"),
-    "empty": ("model.safetensors", lambda _: b"", "not a whole safetensors file"),
+    "cut off": ("model.safetensors", lambda b: b[:-100], "bytes expected, found"),
+    "empty": ("model.safetensors", lambda _: b"", "is empty: writing it was cut short"),
     "a hostile pickle": (
         "model.safetensors",
         lambda _: pickle.dumps(Touch("canary")),

@@ -73,7 +73,7 @@ def test_a_calibration_is_part_of_the_bundle(tmp_path):
     ]
     file.write_text("{}")
     with pytest.raises(
-        ModelMismatch, match=r"no calibration: key 'cell_of' is missing; .*; remove it"
+        ModelMismatch, match=r"is not a calibration: key 'cell_of' is missing; .*; remove it"
     ):
         _ = Bundle(tmp_path).interface
     os.truncate(file, MAX_CALIBRATION_BYTES + 1)
