@@ -4,6 +4,13 @@
 
 #include "vector.h"
 
+/* A polynomial by Horner's rule, its highest coefficient first. */
+INLINE vec polynomial(vec x, const float *coefficients, int count) {
+    vec sum = all(coefficients[0]);
+    for (int i = 1; i < count; i++) sum = sum * x + all(coefficients[i]);
+    return sum;
+}
+
 /* exp(x) = 2^n exp(r) with r = x - n ln 2 in [-ln2/2, ln2/2]; the polynomial is a least-maximum fit
  * (relative error 1e-8). Beyond [-87, 88] the ends' values are returned; a NaN stays one. */
 INLINE vec exponential(vec x) {
@@ -11,13 +18,8 @@ INLINE vec exponential(vec x) {
     const vec magic = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
     vec n = x * all(1.44269504f) + magic - magic;
     vec r = x - n * all(0.693359375f) - n * all(-2.12194440e-4f); /* ln 2 in two parts */
-    vec e = all(1.39486e-3f);
-    e = e * r + all(8.37513e-3f);
-    e = e * r + all(4.166622e-2f);
-    e = e * r + all(1.6666415e-1f);
-    e = e * r + all(0.5f);
-    e = e * r + all(1.0f);
-    e = e * r + all(1.0f);
+    const float series[] = {1.39486e-3f, 8.37513e-3f, 4.166622e-2f, 1.6666415e-1f, 0.5f, 1.0f, 1.0f};
+    vec e = polynomial(r, series, 7);
     ivec exponent = (__builtin_convertvector(n, ivec) + 127) << 23;
     return e * (vec)exponent;
 }
@@ -31,21 +33,12 @@ INLINE vec silu(vec x) { return x / (all(1.0f) + exponential(-x)); }
 INLINE vec gelu(vec x) {
     vec z = x * all(0.70710678f);
     z = choose(z > all(4.0f), all(4.0f), z);
-    vec s = z * z;
-    vec p = all(1.9748351860471303e-06f);
-    p = p * s + all(0.00028804183239117265f);
-    p = p * s + all(0.004003644920885563f);
-    p = p * s + all(0.05346747115254402f);
-    p = p * s + all(0.1962488889694214f);
-    p = p * s + all(1.128378987312317f);
-    vec q = all(3.748094241018407e-05f);
-    q = q * s + all(0.0012163606006652117f);
-    q = q * s + all(0.015444417484104633f);
-    q = q * s + all(0.1164763942360878f);
-    q = q * s + all(0.5072522163391113f);
-    q = q * s + all(1.0f);
-    vec half = all(0.5f) * x;
-    return choose(x < all(-5.65685f), x * all(0), half + half * (z * p / q));
+    const float p[] = {1.9748351860471303e-06f, 0.00028804183239117265f, 0.004003644920885563f,
+                       0.05346747115254402f,    0.1962488889694214f,     1.128378987312317f};
+    const float q[] = {3.748094241018407e-05f, 0.0012163606006652117f, 0.015444417484104633f,
+                       0.1164763942360878f,    0.5072522163391113f,    1.0f};
+    vec s = z * z, erf = z * polynomial(s, p, 6) / polynomial(s, q, 6), half = all(0.5f) * x;
+    return choose(x < all(-5.65685f), x * all(0), half + half * erf);
 }
 
 #endif
