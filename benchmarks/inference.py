@@ -32,9 +32,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cosmicai.engines.registry import DEFAULT_ENGINE
-from cosmicai.facts import BANDS
+from cosmicai.facts import BANDS, IMAGE_SIZE
 from cosmicai.machine import multiplies_bfloat16, processor_features
-from cosmicai.model.config import PATCH_SIZE
+from cosmicai.model.config import PATCH_SIZE, PATCHES, TOKENS
 from inference_baselines import AS_PUBLISHED, baselines, fill, galaxies
 from inference_report import print_tables
 from measuring import spread
@@ -196,24 +196,25 @@ def product_operations(config: ModelConfig) -> dict[str, float]:
     The scores and the weighted sums of attention are products too, but small ones: they count as
     attention.
     """
-    tokens, width = 17, config.width
-    other = 16 * BANDS * PATCH_SIZE**2 * width  # the patches
-    other += 16 * 16 * BANDS * config.stem_width
-    inputs, pooled, side = BANDS, config.stem_width, 16
+    width, side = config.width, IMAGE_SIZE // 2  # pixels on a side of the first maps
+    other = PATCHES * BANDS * PATCH_SIZE**2 * width
+    other += side**2 * BANDS * config.stem_width
+    inputs, pooled = BANDS, config.stem_width
+    last = len(config.inception_widths) - 1
     for index, channels in enumerate(config.inception_widths):
-        branches, kernels = (2, 3 * 3) if index == 4 else (3, 3 * 3 + 5 * 5)
+        branches, kernels = (2, 3 * 3) if index == last else (3, 3 * 3 + 5 * 5)
         other += side**2 * channels * (inputs * branches + channels * kernels + pooled)
         inputs = pooled = 4 * channels
         side //= 2 if index in (1, 3) else 1
-    flat = 3 * config.inception_widths[-1] * 16
+    flat = 3 * config.inception_widths[-1] * side**2
     other += (width + flat) * config.branch_width
     other += (BANDS + 3 * config.magnitude_width) * config.magnitude_width
     other += (2 * config.branch_width + config.magnitude_width) * config.head_width
     other += config.head_width * config.output.values
-    mlp_rows = 2 * tokens * (config.depth - 1) + tokens + 1  # the last layer is applied to a mean
+    mlp_rows = 2 * TOKENS * (config.depth - 1) + TOKENS + 1  # the last layer is applied to a mean
     multiplications = {
         "convolutions": 2 * 36 * width * config.conv_width * config.depth,
-        "qkv and proj": tokens * 4 * width * width * config.depth,
+        "qkv and proj": TOKENS * 4 * width * width * config.depth,
         "mlp": mlp_rows * width * config.mlp_width,
         "other products": other,
     }
