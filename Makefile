@@ -12,7 +12,7 @@ help: ## show the targets
 
 setup: $(VENV)/.installed ## create .venv with everything pinned
 
-NATIVE := $(wildcard packages/cosmicai/native/*)
+NATIVE := $(wildcard packages/cosmicai/native/*.[ch] packages/cosmicai/native/*.py)
 
 $(VENV)/.installed: requirements.txt requirements-torch.txt $(PACKAGES:%=%/pyproject.toml) $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -18,7 +18,6 @@ from cosmicai.errors import ModelMismatch
 from cosmicai.facts import MB
 from cosmicai.model.layout import MAX_CONSTANT_BYTES, MAX_GRAPH_BYTES
 
-"""A function's /tmp, which holds a bundle while it loads, has 512 MB."""
 MAX_LAYERS: Final = 50_000
 _MAX_ELEMENTS: Final = 4_000_000
 _MAX_DEPTH: Final = 8

@@ -20,7 +20,7 @@ MAX_CONFIG_BYTES = MB
 MAX_GRAPH_BYTES = 16 * MB
 """Of ``model.xml``."""
 MAX_CONSTANT_BYTES = 400 * MB
-"""Of ``model.bin``."""
+"""Of ``model.bin``: a function's /tmp, which holds a bundle while it loads, has 512 MB."""
 MAX_CALIBRATION_BYTES = 64 * MB
 MAX_HEADER_BYTES = 16 * MB
 """Of the JSON that ``model.safetensors`` begins with."""
