@@ -4,10 +4,10 @@
 
 Works on a copy of the application, with a Python environment that imports the copy. A round calls
 Model Inference once each: as it is, after an edit of its handler, and after an edit of a module of
-the core package. Each call predicts the same partition of 100 galaxies anew. The time runs from
+the core package. Each call predicts the same partition of 100 galaxies again. The time runs from
 the saved file to the end of the command, and the command must print what the edit added. On a
-busy machine the processor time, of command, cloud and sandboxes, says more than the clock; or root
-runs it before other processes, by ``chrt --rr 1``, which the results then say.
+busy machine the processor time of command, cloud and sandboxes says more than the clock. Root can
+give the script priority over other processes, by ``chrt --rr 1``; the results then say so.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ def overhead(found: Figures) -> list[str]:
 
 def edit_and_run(found: Figures) -> list[str]:
     """Show how long an edit takes to run."""
-    clock = "by the clock" + ", before other processes" * found["before_other_processes"]
+    priority = ", with priority over other processes" if found["before_other_processes"] else ""
+    clock = f"by the clock{priority}"
     return [
         _row(
             f"`cosmicai local invoke model_inference`, {what}: {clock}; processor time",

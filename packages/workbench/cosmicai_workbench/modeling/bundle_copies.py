@@ -34,12 +34,12 @@ def require_place(bundle: Bundle, out: Path, *, overwrite: bool = False) -> None
 
 
 def require_only_bundle(folder: Path) -> None:
-    """Refuse to replace a folder in which anything but a bundle lies.
+    """Refuse to replace a folder that holds anything but a bundle.
 
     Raises
     ------
     InvalidInput
-        Something does; one of it is named.
+        If it does; the message names one such file.
     """
     if not folder.exists():
         return
